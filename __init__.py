@@ -1,0 +1,6 @@
+"""ComfyUI-D3PO: train LoRAs from your own picks, inside the graph."""
+
+
+async def comfy_entrypoint():
+    from .nodes import D3POExtension
+    return D3POExtension()

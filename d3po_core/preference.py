@@ -1,0 +1,111 @@
+"""Judgements over the candidates of one set, and the strict preference pairs they imply.
+
+Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties make no pair: their D3PO loss is a
+constant.
+"""
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from .trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """One judged set: its recorded candidates and the strict pairs among them."""
+
+    trajectory: Trajectory
+    pairs: tuple[tuple[int, int], ...]
+    source: str = ""
+    scores: tuple = field(default=())
+
+    def __post_init__(self):
+        _check_candidates(self.pairs, self.trajectory.candidates)
+
+
+def dominates(a, b):
+    """a is at least as good as b in every objective and better in one (Pareto; arXiv 2311.13231, section 5)."""
+    a, b = np.atleast_1d(a), np.atleast_1d(b)
+    return bool((a >= b).all() and (a > b).any())
+
+
+def pairs_from_scores(scores):
+    """All strict pairs of N scores (higher is better), [N] or [N, objectives] with Pareto dominance.
+
+    Raises ValueError for a score that is not finite.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not a finite number")
+    pairs = []
+    for a, b in combinations(range(len(scores)), 2):
+        if dominates(scores[a], scores[b]):
+            pairs.append((a, b))
+        elif dominates(scores[b], scores[a]):
+            pairs.append((b, a))
+    return pairs
+
+
+def pairs_from_ranking(ranking):
+    """All pairs of a ranking, best first. An entry is a candidate, or a list of candidates that tie."""
+    return [(w, l) for better, worse in combinations(_levels(ranking), 2) for w in better for l in worse]
+
+
+def _levels(ranking):
+    return [level if isinstance(level, (list, tuple)) else [level] for level in ranking]
+
+
+def pairs_from_judgement(judgement, candidates):
+    """Strict pairs of one set's judgement, a mapping with any of
+
+    - "pairs": [[winner, loser], ...]
+    - "ties": [[a, b], ...]            (kept for the record; no pair)
+    - "ranking": [best, ..., worst]    (an entry may be a list of candidates that tie)
+    - "scores": [s0, ..., sN-1]        (higher is better)
+
+    in that order of precedence for a pair judged twice. Raises ValueError where the judgement is malformed, names a
+    candidate that does not exist or scores another number of candidates.
+    """
+    if not isinstance(judgement, dict) or not judgement:
+        raise ValueError('a set\'s picks must be an object with "pairs", "ties", "ranking" or "scores"')
+    unknown = set(judgement) - {"pairs", "ties", "ranking", "scores"}
+    if unknown:
+        raise ValueError(f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking or scores")
+    try:
+        given = [tuple(pair) for pair in judgement.get("pairs", [])]
+        ties = [tuple(pair) for pair in judgement.get("ties", [])]
+        ranked = pairs_from_ranking(judgement.get("ranking", []))
+        scores = judgement.get("scores", [])
+        scored = pairs_from_scores(scores)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the picks cannot be read: {error}") from error
+    if scores and len(scores) != candidates:
+        raise ValueError(f"{len(scores)} scores for {candidates} candidates")
+    _check_candidates(given + ties + ranked, candidates)
+    for level in _levels(judgement.get("ranking", [])):
+        _check_numbers(level, candidates)
+    judged = {}
+    for pair in given:
+        if judged.setdefault(frozenset(pair), pair) != pair:
+            raise ValueError(f"candidates {pair[0]} and {pair[1]} are each picked over the other")
+    for tie in ties:
+        judged.setdefault(frozenset(tie), None)
+    for pair in ranked + scored:
+        judged.setdefault(frozenset(pair), pair)
+    return [pair for pair in judged.values() if pair is not None]
+
+
+def _check_candidates(pairs, candidates):
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise ValueError(f"{list(pair)} is not a pair of two different candidates")
+        _check_numbers(pair, candidates)
+
+
+def _check_numbers(indices, candidates):
+    for index in indices:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < candidates:
+            raise ValueError(f"there is no candidate {index!r}: this set has {candidates}, "
+                             f"numbered 0 to {candidates - 1}")

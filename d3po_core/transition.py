@@ -1,0 +1,92 @@
+"""Gaussian transition kernels p(x'|x) = N(mean, std^2 I) of stochastic samplers, and what a loss needs of them.
+
+x is the latent at noise level sigma, x0 the denoiser's estimate there, x_next the latent at sigma_next < sigma. Latents
+are [N, C, H, W], or [N, C, F, H, W] for video; sigmas are scalars (0-d tensors or floats). Everything that follows a
+mean is float32 or better.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+def per_candidate_mean(values):
+    """Mean over every axis but the first: [N, ...] -> [N]."""
+    return values.flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """The euler_ancestral step for epsilon- and v-prediction, in coordinates where x = x0 + sigma * noise.
+
+    Equals DDIM(eta) (Song et al., arXiv 2010.02502, eq. 12 and 16) in the coordinates x / sqrt(1 + sigma^2); eta = 1 is
+    the setting of D3PO (arXiv 2311.13231). eta lies in (0, 1]: at 0 a step is deterministic and has no log-prob.
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta is {self.eta:g}, but must lie in (0, 1]: at 0 a step is deterministic, and a "
+                             "deterministic step has no log-probability to train on")
+
+    def std(self, sigma, sigma_next):
+        """Standard deviation of the step (the noise level it adds), a 0-d tensor."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        up = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).clamp_min(0).sqrt()
+        return torch.minimum(sigma_next, up)
+
+    def drift(self, sigma, sigma_next):
+        """d mean / d x0, a 0-d tensor: how far the step follows the denoiser."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        down = (sigma_next ** 2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
+        return 1 - down / sigma
+
+    def mean(self, x, x0, sigma, sigma_next):
+        """x0 + (sigma_down / sigma) (x - x0), shaped as x."""
+        x0 = _wide(x0)
+        return x0 + (1 - self.drift(sigma, sigma_next)).to(x0) * (x - x0)
+
+    def pull(self, sigma, sigma_next):
+        """std / |d mean / d epsilon|, a 0-d tensor: log-ratios times this weigh every step's gradient alike.
+
+        The gradient of a step's log-ratio with respect to the predicted noise is z |d mean / d epsilon| / std with
+        z ~ N(0, I); over a schedule this factor varies by more than an order of magnitude.
+        """
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return self.std(sigma, sigma_next) / (sigma * self.drift(sigma, sigma_next))
+
+
+def log_prob(x_next, mean, std):
+    """log N(x_next; mean, std^2) by mean over the latent's elements, [N]."""
+    (std,) = _scalars(std)
+    z = (_wide(x_next) - _wide(mean)) / std.to(x_next.device)
+    return per_candidate_mean(-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi))
+
+
+def log_ratio(x_next, mean, ref_mean, std):
+    """log p(x_next | mean) - log p(x_next | ref_mean) by mean over the latent's elements, [N].
+
+    Factored so that no two large numbers are subtracted: exactly 0 where the means are equal.
+    """
+    (std,) = _scalars(std)
+    x_next, mean, ref_mean = _wide(x_next), _wide(mean), _wide(ref_mean)
+    product = (mean - ref_mean) * ((x_next - mean) + (x_next - ref_mean))
+    return per_candidate_mean(product) / (2 * std ** 2).to(product)
+
+
+def kl(mean, ref_mean, std):
+    """KL(N(mean, std^2) || N(ref_mean, std^2)) by mean over the latent's elements, [N]."""
+    (std,) = _scalars(std)
+    squared = (_wide(mean) - _wide(ref_mean)).square()
+    return per_candidate_mean(squared) / (2 * std ** 2).to(squared)
+
+
+def _wide(x):
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _scalars(*values):
+    """0-d float64 tensors: schedule arithmetic is exact enough for any latent's dtype."""
+    return [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in values]

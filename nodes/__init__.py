@@ -1,0 +1,25 @@
+"""The pack's nodes: thin translations between ComfyUI and d3po_core."""
+
+from comfy_api.latest import ComfyExtension, io
+from typing_extensions import override
+
+from .judging import D3POObjectivePreference
+from .library import D3POLoadRun, D3POSaveLoRA, D3POSaveRun
+from .picking import D3POPairPreference
+from .sampling import D3POKSampler, D3POPrompts
+from .training import D3POTrainStep
+
+
+class D3POExtension(ComfyExtension):
+    @override
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            D3POPrompts,
+            D3POKSampler,
+            D3POPairPreference,
+            D3POObjectivePreference,
+            D3POTrainStep,
+            D3POLoadRun,
+            D3POSaveRun,
+            D3POSaveLoRA,
+        ]

@@ -1,0 +1,217 @@
+"""The seam to ComfyUI: recording its sampling, and denoisers to train through inside it."""
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.k_diffusion.sampling import sample_euler_ancestral
+
+from ..d3po_core.trajectory import Trajectory
+from ..d3po_core.transition import Ancestral
+
+
+@dataclass
+class Conditioning:
+    """What the host's denoiser needs of a prompt besides x and sigma."""
+
+    positive: list
+    negative: list
+    cfg: float
+    latent_image: torch.Tensor
+    seed: int
+
+
+# --- names ---
+
+def fingerprint(model):
+    """Name of a MODEL's base weights, without the patches on it: shapes and a few values of every layer."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.model.diffusion_model.state_dict().items()):
+        backup = model.backup.get(f"diffusion_model.{name}")
+        weight = backup.weight if backup is not None else weight
+        digest.update(f"{name} {tuple(weight.shape)} ".encode())
+        if type(weight) in (torch.Tensor, torch.nn.Parameter) and not weight.is_meta:
+            stride = max(1, weight.numel() // 16)
+            digest.update(weight.detach().flatten()[::stride][:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def policy_name(model):
+    """Name of the weights that a MODEL samples with, patches included; good while the host runs."""
+    return str(model.patches_uuid)
+
+
+def set_name(graph, node_id, *extra):
+    """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
+
+    The same on every machine, whatever the ids of the nodes.
+    """
+    seen = {}
+
+    def digest(node_id):
+        if node_id not in seen:
+            node = graph.get_node(node_id)
+            inputs = {name: [digest(value[0]), value[1]] if _is_link(value) else value
+                      for name, value in sorted(node["inputs"].items())}
+            seen[node_id] = _sha(json.dumps([node["class_type"], inputs], sort_keys=True))
+        return seen[node_id]
+
+    return _sha(json.dumps([digest(node_id), *extra]))[:16]
+
+
+def _is_link(value):
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- recording ---
+
+def record(model, conditioning, sigmas, eta, candidates, name, settings, callback):
+    """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W])."""
+    latent = conditioning.latent_image
+    noise = comfy.sample.prepare_noise(latent[:1], conditioning.seed).repeat_interleave(candidates, 0)
+    latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
+    recorder = Recorder()
+    samples = comfy.sample.sample_custom(
+        model, noise, conditioning.cfg, comfy.samplers.KSAMPLER(recorder, {"eta": eta}), sigmas,
+        conditioning.positive, conditioning.negative, latent, callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=conditioning.seed)
+    trajectory = Trajectory(
+        states=torch.stack(recorder.states), denoised=torch.stack(recorder.denoised), sigmas=sigmas.float().cpu(),
+        kernel=Ancestral(eta), set_id=name, model=fingerprint(model), policy=policy_name(model), settings=settings,
+        conditioning=conditioning)
+    return trajectory, samples
+
+
+class Recorder:
+    """The host's euler_ancestral, keeping x and the denoised x of every step."""
+
+    __name__ = "euler_ancestral, recorded"
+
+    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        self.states, self.denoised = [], []
+
+        def keep(step):
+            self.states.append(step["x"].float().cpu())
+            self.denoised.append(step["denoised"].float().cpu())
+            callback(step)
+
+        x = sample_euler_ancestral(model, x, sigmas, extra_args, keep, disable, **options)
+        self.states.append(x.float().cpu())
+        return x
+
+
+def require_epsilon_or_v(model):
+    """Raise ValueError for a model whose steps the ancestral kernel does not describe."""
+    if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+        raise ValueError("model: this is a flow model (such as SD3 or Flux); the recording sampler takes epsilon- and "
+                         "v-prediction models (such as SD1.5, SD2 and SDXL)")
+
+
+# --- training ---
+
+class Session(comfy.samplers.Sampler):
+    """Runs `work(session)` where the host would sample: the model is loaded and patched, its conditioning ready.
+
+    Inside, `session.network` is the module to adapt and `session.denoiser(trajectory)` its denoiser with gradients.
+    """
+
+    def __init__(self, work):
+        self.work = work
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+               disable_pbar=False):
+        self.guider, self.extra_args = model_wrap, extra_args
+        self.network = model_wrap.inner_model.diffusion_model
+        self.device = noise.device
+        self.result = self.work(self)
+        return latent_image
+
+    def denoiser(self, trajectory, guidance=None):
+        """denoise(x, sigma) -> x0 under a trajectory's conditioning; guidance replaces its recorded cfg."""
+        conditioning = trajectory.conditioning
+        conds = {"positive": comfy.sampler_helpers.convert_cond(_own(conditioning.positive)),
+                 "negative": comfy.sampler_helpers.convert_cond(_own(conditioning.negative))}
+        noise = torch.zeros_like(trajectory.states[0], device=self.device)
+        latent = conditioning.latent_image.to(noise).clone()
+        conds = comfy.samplers.process_conds(self.guider.inner_model, noise, conds, self.device, latent, None,
+                                             conditioning.seed)
+        options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
+        options["transformer_options"]["sample_sigmas"] = trajectory.sigmas.to(self.device)
+        cfg = conditioning.cfg if guidance is None else guidance
+
+        def denoise(x, sigma):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self.guider.conds, self.guider.cfg = conds, cfg
+            return self.guider(x, sigma, model_options=options, seed=conditioning.seed).float()
+
+        return denoise
+
+
+def train_inside(model, trajectories, work):
+    """Run `work(session)` in the host's sampling of `model`, with gradients; its result.
+
+    The MODEL's weights and modules are the work's to leave as they were.
+    """
+    with torch.inference_mode(False), _in_training():
+        if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
+            model = model.clone(disable_dynamic=True, force_deepcopy=True)
+        _own_weights(model.model)
+        first = trajectories[0]
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds([c for t in trajectories for c in _own(t.conditioning.positive)],
+                         [c for t in trajectories for c in _own(t.conditioning.negative)])
+        guider.set_cfg(first.conditioning.cfg)
+        session = Session(work)
+        noise = torch.zeros_like(first.states[0])
+        try:
+            guider.sample(noise, noise.clone(), session, first.sigmas.clone(), disable_pbar=True,
+                          seed=first.conditioning.seed)
+        except comfy.model_management.OOM_EXCEPTION as error:
+            raise RuntimeError(
+                "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
+                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images") from error
+        return session.result
+
+
+@contextmanager
+def _in_training():
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = False
+
+
+def _own_weights(model):
+    """The host loads weights under inference mode, and such tensors cannot take part in a backward pass: make each an
+    ordinary tensor with the same bits."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                module._parameters[name] = torch.nn.Parameter(parameter.clone(), requires_grad=False)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.clone()
+
+
+def _own(value):
+    """A copy of nested lists and dicts in which no tensor belongs to inference mode."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_own(item) for item in value)
+    return value

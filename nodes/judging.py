@@ -1,0 +1,87 @@
+"""Judges that are rules: objectives measured on the images."""
+
+import numpy as np
+from comfy_api.latest import io
+
+from ..d3po_core import objective
+from ..d3po_core.preference import Preferences, pairs_from_scores
+from .types import CATEGORY, PreferencesType, Trajectories
+
+# name in the node -> (measure of images and target colour, +1 where more is better)
+OBJECTIVES = {
+    "compressibility (smaller JPEG)": (lambda images, target: objective.jpeg_size(images), -1),
+    "incompressibility (larger JPEG)": (lambda images, target: objective.jpeg_size(images), 1),
+    "brightness (brighter)": (lambda images, target: objective.brightness(images), 1),
+    "darkness (darker)": (lambda images, target: objective.brightness(images), -1),
+    "colour (closer to the target)": (lambda images, target: objective.colour_distance(images, target), -1),
+}
+
+
+def preferred_and_rejected(preferences, images):
+    """The candidate with the most wins and the one with the most losses, [1, H, W, 3] each."""
+    wins = np.zeros(len(images))
+    for winner, loser in preferences.pairs:
+        wins[winner] += 1
+        wins[loser] -= 1
+    best, worst = int(wins.argmax()), int(wins.argmin())
+    return images[best:best + 1], images[worst:worst + 1]
+
+
+def require_one_image_each(trajectory, images):
+    if len(images) != trajectory.candidates:
+        raise ValueError(f"images: there are {len(images)} images for {trajectory.candidates} candidates; wire the "
+                         "sampler's latent through VAE Decode to this input")
+
+
+class D3POObjectivePreference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="D3POObjectivePreference",
+            display_name="D3PO Objective Preference",
+            category=CATEGORY,
+            search_aliases=["auto preference", "reward", "judge", "compressibility", "brightness"],
+            description="Prefers candidates by something measurable in place of a person. With a second objective only "
+                        "a candidate that is no worse in either and better in one is preferred; all else is a tie.",
+            inputs=[
+                Trajectories.Input("trajectory", tooltip="The recorded candidates."),
+                io.Image.Input("images", tooltip="The same candidates as images, from VAE Decode."),
+                io.Combo.Input("objective", options=list(OBJECTIVES), default="brightness (brighter)",
+                               tooltip="What makes one candidate better than another."),
+                io.Combo.Input("second_objective", options=["none", *OBJECTIVES], default="none",
+                               tooltip="A second wish. A preference then needs both to agree."),
+                io.String.Input("target_colour", default="#ff8800",
+                                tooltip="The target of the colour objective, as #rrggbb. The others ignore it."),
+                io.Float.Input("least_difference", default=0.0, min=0.0, max=1e9, step=0.001, round=False,
+                               tooltip="Candidates that differ by this much or less in the first objective tie. In its "
+                                       "unit: kB, brightness (0 to 1) or colour distance (0 to 1.7)."),
+            ],
+            outputs=[
+                PreferencesType.Output(display_name="preferences", tooltip="Wire to the train step."),
+                io.Image.Output(display_name="preferred", tooltip="The candidate preferred most often."),
+                io.Image.Output(display_name="rejected", tooltip="The candidate rejected most often."),
+                io.Int.Output(display_name="pairs", tooltip="How many strict preferences were found."),
+                io.Float.Output(display_name="mean", tooltip="The objective's mean over the candidates, in its own unit."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, trajectory, images, objective, second_objective, target_colour, least_difference):
+        require_one_image_each(trajectory, images)
+        names = [objective] + ([] if second_objective == "none" else [second_objective])
+        measured, scores = measure(images, names, target_colour)
+        pairs = [(w, l) for w, l in pairs_from_scores(scores) if scores[w, 0] - scores[l, 0] > least_difference]
+        preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names),
+                                  scores=tuple(map(tuple, measured.tolist())))
+        best, worst = preferred_and_rejected(preferences, images)
+        text = "\n".join(f"candidate {i + 1}: " + ", ".join(f"{v:.4g}" for v in row) for i, row in enumerate(measured))
+        return io.NodeOutput(preferences, best, worst, len(preferences.pairs), float(measured[:, 0].mean()),
+                             ui={"text": [text], "objective": measured[:, 0].tolist()})
+
+
+def measure(images, names, target_colour):
+    """(values in the objectives' own units, scores where more is better), [N, objectives] each."""
+    target = objective.parse_colour(target_colour)
+    measures = [OBJECTIVES[name] for name in names]
+    values = np.stack([function(images.cpu(), target) for function, _ in measures], axis=1)
+    return values, values * [sign for _, sign in measures]
