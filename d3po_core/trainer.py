@@ -64,11 +64,13 @@ class Trainer:
 
     reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
     reference, and its recorded x0 is used in place of a reference pass.
+
+    loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they overflow.
     """
 
-    def __init__(self, adapter, settings, reference_policy=None, device="cpu"):
+    def __init__(self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0):
         self.adapter, self.settings, self.device = adapter, settings, device
-        self.reference_policy = reference_policy
+        self.reference_policy, self.loss_scale = reference_policy, loss_scale
         self.step = 0
         self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate,
                                            weight_decay=settings.weight_decay)
@@ -100,6 +102,23 @@ class Trainer:
 
     def update(self, batch):
         """One optimizer step over a batch of examples: its metrics, floats by name."""
+        metrics, norm = self._gradient(batch)
+        while not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed, not the loss
+            self.loss_scale /= 2
+            metrics, norm = self._gradient(batch)
+        metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
+        if not all(torch.isfinite(torch.tensor([metrics["loss"], metrics["gradient norm"]]))):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteLoss(
+                f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient {metrics['gradient norm']:g}. "
+                "Training stopped before this update and kept the LoRA as it was. Lower learning_rate or beta, or run "
+                "the model in bf16 or fp32")
+        self.optimizer.step()
+        self.step += 1
+        return metrics
+
+    def _gradient(self, batch):
+        """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
         generator = self._generator()
         pairs = sum(len(example.preferences.pairs) for example in batch)
@@ -112,17 +131,10 @@ class Trainer:
                 for i in steps:
                     for name, value in self._accumulate(example, i, share).items():
                         metrics[name] += share * value
-        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm)
-        metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
-        if not all(torch.isfinite(torch.tensor([metrics["loss"], metrics["gradient norm"]]))):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteLoss(
-                f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient {metrics['gradient norm']:g}. "
-                "Training stopped before this update and kept the LoRA as it was. Lower learning_rate or beta, or run "
-                "the model in bf16 or fp32")
-        self.optimizer.step()
-        self.step += 1
-        return metrics
+        for parameter in self.adapter.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.loss_scale
+        return metrics, torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm)
 
     def _accumulate(self, example, i, share):
         """Add share * d loss / d LoRA of step i of one example; its metrics as 0-d tensors."""
@@ -150,13 +162,13 @@ class Trainer:
         if len(chunks) == 1:
             log_ratio = log_ratios(slice(None))
             value = objective(log_ratio)
-            (share * value).backward()
+            (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
             with torch.no_grad():
                 log_ratio = torch.cat([log_ratios(chunk) for chunk in chunks])
             log_ratio.requires_grad_()
             value = objective(log_ratio)
-            (slope,) = torch.autograd.grad(share * value, log_ratio)
+            (slope,) = torch.autograd.grad(self.loss_scale * share * value, log_ratio)
             for chunk in chunks:
                 (slope[chunk] * log_ratios(chunk)).sum().backward()
             kls = kls[:len(chunks)]

@@ -135,6 +135,8 @@ class Session(comfy.samplers.Sampler):
         self.guider, self.extra_args = model_wrap, extra_args
         self.network = model_wrap.inner_model.diffusion_model
         self.device = noise.device
+        model = model_wrap.inner_model
+        self.half_precision = (model.manual_cast_dtype or model.get_dtype()) == torch.float16
         self.result = self.work(self)
         return latent_image
 

@@ -75,7 +75,7 @@ class D3POSaveRun(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["save training", "checkpoint"],
             description="Keeps a trained LoRA with its optimizer under a name, so that the next run of the workflow goes "
-                        "on from there. The LoRA also appears in Load LoRA's list, as d3po/runs/NAME/lora.",
+                        "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
                 io.String.Input("run", default="my run", tooltip="Name of the run: the same as in Load Run."),
@@ -90,7 +90,9 @@ class D3POSaveRun(io.ComfyNode):
         folder = run_folder(runs_root(), run)
         save_run(folder, training.tensors, {"step": training.step, "settings": training.settings,
                                             "model": training.model, "history": training.history})
-        replace_whole(folder / "lora.safetensors", lambda path: save_lora(lora, path, metadata(training, run)))
+        shelf = Path(folder_paths.get_output_directory()) / "loras" / "d3po"
+        shelf.mkdir(parents=True, exist_ok=True)
+        replace_whole(shelf / f"{run}.safetensors", lambda path: save_lora(lora, path, metadata(training, run)))
         return io.NodeOutput(training.step, ui={"text": [f"{run}: {training.step} steps"]})
 
 

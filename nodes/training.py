@@ -95,7 +95,7 @@ class D3POTrainStep(io.ComfyNode):
         settings = trainer.Settings(**values)
         base = host.fingerprint(model)
         trajectories = [p.trajectory for p in preferences]
-        require_same_model(base, trajectories)
+        require_same_model(model, base, trajectories)
         previous = require_continuable(lora, base, shape)
         policy = previous.policy if settings.reference == "round start" and previous else host.policy_name(model)
         began = time.monotonic()
@@ -103,7 +103,8 @@ class D3POTrainStep(io.ComfyNode):
         def work(session):
             adapter = Adapter(session.network, seed=settings.seed, device=session.device, **shape)
             try:
-                steps = trainer.Trainer(adapter, settings, policy if guidance is None else None, session.device)
+                steps = trainer.Trainer(adapter, settings, policy if guidance is None else None, session.device,
+                                        loss_scale=2.0 ** 16 if session.half_precision else 1.0)
                 if previous:
                     steps.load_state(previous.tensors, previous.step)
                 examples = [trainer.Example(p, session.denoiser(p.trajectory, guidance)) for p in preferences]
@@ -124,8 +125,12 @@ class D3POTrainStep(io.ComfyNode):
         return io.NodeOutput(tuned, TrainedLora(tensors_out, state), losses, step, text, ui={"text": [text]})
 
 
-def require_same_model(base, trajectories):
+def require_same_model(model, base, trajectories):
+    channels = model.get_model_object("latent_format").latent_channels
     for trajectory in trajectories:
+        if trajectory.states.shape[2] != channels:
+            raise ValueError(f"preferences: these candidates have latents of {trajectory.states.shape[2]} channels, and "
+                             f"the model wired to 'model' wants {channels}: they come from another kind of model")
         if trajectory.model != base:
             raise ValueError("preferences: these candidates were recorded on another model than the one wired to "
                              "'model'. Wire the same base model to both the sampler and the train step")

@@ -272,7 +272,7 @@ def text_modules():
     return prompts, Text(sorted({t for row in prompts.values() for t in row}))
 
 
-def train_unet(work, minutes, batch=32):
+def train_unet(work, minutes, batch=24):
     """Epsilon prediction on SD1.5's schedule, min-SNR weighting (arXiv 2303.09556), 10% caption dropout."""
     latents, labels = encode_dataset(work)
     torch.manual_seed(0)
