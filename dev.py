@@ -310,11 +310,11 @@ def test(arguments) -> int:
 
 
 def demo(arguments) -> int:
-    return run(PYTHON, ROOT / "tools" / "demo.py", *arguments, cwd=ROOT)
+    return run(PYTHON, "-m", "tools.demo", *arguments, cwd=ROOT)
 
 
 def bench(arguments) -> int:
-    return run(PYTHON, ROOT / "tools" / "bench.py", *arguments, cwd=ROOT)
+    return run(PYTHON, "-m", "tools.bench", *arguments, cwd=ROOT)
 
 
 COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench}

@@ -6,7 +6,6 @@ autoencoder, and a CLIP-L whose layers are the identity. Every stage saves as it
     python tools/make_model.py COMFYUI WORK autoencoder --minutes 15
     python tools/make_model.py COMFYUI WORK unet --minutes 90
     python tools/make_model.py COMFYUI WORK pack
-    python tools/make_model.py COMFYUI WORK card
 
 COMFYUI is a ComfyUI checkout (its UNet, TAESD and tokenizer are used), WORK a folder for data and training state.
 """
@@ -322,7 +321,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("stage", choices=["autoencoder", "unet", "pack", "card"])
+    parser.add_argument("stage", choices=["autoencoder", "unet", "pack"])
     parser.add_argument("--minutes", type=float, default=15)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
