@@ -10,6 +10,7 @@ import time
 from d3po_core import objective as measures
 from tools import sheet
 from tools.host import BASE, ROOT, Host, make_base
+from tools.stock import stock_images
 from tools.workflow import load, to_api
 
 OUT = ROOT / "demo_output"
@@ -35,7 +36,7 @@ def prepare(host):
     return prompt
 
 
-def train(host, prompt, rounds):
+def train(host, prompt, rounds, first_seed=1000):
     """Queue the workflow `rounds` times. Returns the objective's values, [round][set][candidate]."""
     prompts, judge = node_of(prompt, "D3POPrompts"), node_of(prompt, "D3POObjectivePreference")
     step = node_of(prompt, "D3POTrainStep")
@@ -43,7 +44,7 @@ def train(host, prompt, rounds):
     values = []
     for round_ in range(rounds):
         began = time.monotonic()
-        prompt[prompts]["inputs"]["seed"] = 1000 + round_
+        prompt[prompts]["inputs"]["seed"] = first_seed + round_
         outputs = host.run(prompt)["outputs"]
         flat = outputs[judge]["objective"]
         values.append([flat[i:i + candidates] for i in range(0, len(flat), candidates)])
@@ -53,38 +54,13 @@ def train(host, prompt, rounds):
     return values
 
 
-def evaluation(prompt, lora=None):
-    """An API prompt of stock nodes only: one image for each of EVALUATED seeds, with a LoRA file or without."""
-    loader = prompt[node_of(prompt, "CheckpointLoaderSimple")]
-    texts = prompt[node_of(prompt, "D3POPrompts")]["inputs"]["prompts"].splitlines()
+def evaluate(host, prompt, lora=None):
+    """One image for each of EVALUATED seeds by stock nodes, with the workflow's prompts and sampling; PIL."""
+    lines = prompt[node_of(prompt, "D3POPrompts")]["inputs"]["prompts"].splitlines()
     sampler = prompt[node_of(prompt, "D3POKSampler")]["inputs"]
-    latent = prompt[node_of(prompt, "EmptyLatentImage")]
-    nodes = {"loader": loader, "latent": latent,
-             "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": ""}}}
-    model = ["loader", 0]
-    if lora:
-        nodes["lora"] = {"class_type": "LoraLoaderModelOnly",
-                         "inputs": {"model": model, "lora_name": lora, "strength_model": 1.0}}
-        model = ["lora", 0]
-    same = {name: sampler[name] for name in ("steps", "cfg", "sampler_name", "scheduler")}
-    for seed in range(1, EVALUATED + 1):
-        nodes |= {
-            f"text{seed}": {"class_type": "CLIPTextEncode",
-                            "inputs": {"clip": ["loader", 1], "text": texts[seed % len(texts)]}},
-            f"sample{seed}": {"class_type": "KSampler", "inputs": same | {
-                "model": model, "seed": seed, "positive": [f"text{seed}", 0], "negative": ["negative", 0],
-                "latent_image": ["latent", 0], "denoise": 1.0}},
-            f"decode{seed}": {"class_type": "VAEDecode",
-                              "inputs": {"samples": [f"sample{seed}", 0], "vae": ["loader", 2]}},
-            f"save{seed}": {"class_type": "PreviewImage", "inputs": {"images": [f"decode{seed}", 0]}},
-        }
-    return nodes
-
-
-def sample_images(host, nodes):
-    """The evaluation's images by seed, PIL."""
-    outputs = host.run(nodes)["outputs"]
-    return [host.image(outputs[f"save{seed}"]["images"][0]) for seed in range(1, EVALUATED + 1)]
+    seeds = range(1, EVALUATED + 1)  # far below the seeds that D3PO Prompts draws for training
+    return stock_images(host, [lines[seed % len(lines)] for seed in seeds], seeds, lora=lora,
+                        **{name: sampler[name] for name in ("steps", "cfg", "sampler_name", "scheduler")})
 
 
 def summary(values):
@@ -104,10 +80,10 @@ def main():
     with Host(make_base(BASE)) as host:
         prompt = prepare(host)
         print(f"sampling {EVALUATED} seeds before training", flush=True)
-        before = sample_images(host, evaluation(prompt))
+        before = evaluate(host, prompt)
         values = train(host, prompt, rounds)
         print(f"sampling {EVALUATED} seeds with the LoRA", flush=True)
-        after = sample_images(host, evaluation(prompt, f"d3po/{RUN}.safetensors"))
+        after = evaluate(host, prompt, f"d3po/{RUN}.safetensors")
     lora = BASE / "output" / "loras" / "d3po" / f"{RUN}.safetensors"
     shutil.copyfile(lora, OUT / "lora.safetensors")
     measured = [getattr(measures, MEASURE)(sheet.as_batch(images)).tolist() for images in (before, after)]

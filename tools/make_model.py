@@ -3,9 +3,9 @@
 The result is a checkpoint in SD1.5's layout that ComfyUI's stock loader takes: a 26 M UNet on 8x8 latents, a TAESD
 autoencoder, and a CLIP-L whose layers are the identity. Every stage saves as it goes and resumes where it stopped:
 
-    python tools/make_model.py COMFYUI WORK autoencoder --minutes 15
-    python tools/make_model.py COMFYUI WORK unet --minutes 90
-    python tools/make_model.py COMFYUI WORK pack
+    python -m tools.make_model COMFYUI WORK autoencoder --minutes 15
+    python -m tools.make_model COMFYUI WORK unet --minutes 90
+    python -m tools.make_model COMFYUI WORK pack
 
 COMFYUI is a ComfyUI checkout (its UNet, TAESD and tokenizer are used), WORK a folder for data and training state.
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save
 
-from expand_model import quantise
+from tools.expand_model import quantise
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "model"
 EMOJI_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
@@ -242,6 +243,21 @@ def new_unet():
     return unet.to(memory_format=torch.channels_last)
 
 
+def convolve_by_product(unet):
+    """Compute 3x3 convolutions as matrix products while training: on a CPU in bfloat16 their backward pass is several
+    times faster so."""
+    def forward(conv, x):
+        height, width = x.shape[-2:]
+        padded = F.pad(x.movedim(1, -1).to(torch.bfloat16), (0, 0, 1, 1, 1, 1))
+        patches = torch.cat([padded[:, i:i + height, j:j + width] for i in range(3) for j in range(3)], -1)
+        weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.bfloat16)
+        return (patches @ weight + conv.bias.to(torch.bfloat16)).movedim(-1, 1)
+
+    for module in unet.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            module.forward = partial(forward, module)
+
+
 def alphas_cumprod():
     betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(0).float()
@@ -277,6 +293,7 @@ def train_unet(work, minutes, batch=24):
     torch.manual_seed(0)
     unet, (prompts, text), abar = new_unet(), text_modules(), alphas_cumprod()
     snr = abar / (1 - abar)
+    convolve_by_product(unet)
 
     def loss_of(rng):
         pick = torch.tensor([rng.randrange(len(labels)) for _ in range(batch)])

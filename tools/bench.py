@@ -1,0 +1,125 @@
+"""Measurements on the shipped workflow in a real ComfyUI. Machines are noisy: rivals run in turn, and what is printed
+is the median of the pairs' ratios with its smallest and largest.
+
+    python dev.py bench speed       what recording, the kept reference and the shared passes save or cost
+    python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
+"""
+
+import argparse
+import copy
+import statistics
+import time
+
+from tools.demo import WORKFLOW, evaluate, node_of
+from tools.demo import train as train_rounds
+from tools.host import BASE, Host, make_base
+from tools.workflow import load, to_api
+
+SIZES = {"steps": 10, "candidates": 4}
+LEARNING = {
+    "as shipped": {},
+    "paper weighting": {"weighting": "paper", "beta": 0.1, "clip": 0.1},
+    "guidance off": {"guidance": "off (faster)"},
+    "half of the steps": {"step_fraction": 0.5},
+    "reference: round start": {"reference": "round start"},
+}
+
+
+def timed(host, prompt):
+    began = time.monotonic()
+    host.run(prompt)
+    return time.monotonic() - began
+
+
+def compare(host, name, ours, theirs, repeats):
+    """Run two prompts in turn; each is a function of the repeat, so that nothing comes from the cache."""
+    timed(host, ours(-1)), timed(host, theirs(-1))
+    pairs = [(timed(host, ours(i)), timed(host, theirs(i))) for i in range(repeats)]
+    ratios = sorted(a / b for a, b in pairs)
+    seconds = [statistics.median(side) for side in zip(*pairs)]
+    print(f"{name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+          f"{seconds[0]:.2f} s against {seconds[1]:.2f} s", flush=True)
+
+
+def variation(prompt, **changes):
+    """A copy of an API prompt with inputs changed: Type__input=value."""
+    prompt = copy.deepcopy(prompt)
+    for key, value in changes.items():
+        class_type, name = key.split("__")
+        prompt[node_of(prompt, class_type)]["inputs"][name] = value
+    return prompt
+
+
+def upstream(prompt, class_type, output):
+    """Only what one node needs, ended by an output node that looks at one of its outputs."""
+    wanted, todo = {}, [node_of(prompt, class_type)]
+    while todo:
+        node_id = todo.pop()
+        wanted[node_id] = prompt[node_id]
+        todo += [value[0] for value in prompt[node_id]["inputs"].values() if isinstance(value, list)]
+    return wanted | {"end": {"class_type": "PreviewAny", "inputs": {"source": [node_of(prompt, class_type), output]}}}
+
+
+def speed(host, prompt, repeats):
+    prompt = variation(prompt, D3POPrompts__count=1, D3POLoadRun__run="bench, never saved",
+                       D3POKSampler__steps=SIZES["steps"], D3POKSampler__candidates=SIZES["candidates"])
+    recording = upstream(prompt, "D3POKSampler", 1)
+    sampler, latent = node_of(prompt, "D3POKSampler"), node_of(prompt, "EmptyLatentImage")
+    stock = copy.deepcopy(recording)
+    stock[sampler]["class_type"] = "KSampler"
+    for name in ("candidates", "eta"):
+        del stock[sampler]["inputs"][name]
+    stock[latent]["inputs"]["batch_size"] = SIZES["candidates"]
+    stock["end"]["inputs"]["source"] = [sampler, 0]
+    seeded = lambda base: lambda i: variation(base, D3POPrompts__seed=100 + i)
+    compare(host, "recording against the stock KSampler, the same batch", seeded(recording), seeded(stock), repeats)
+
+    training = upstream(prompt, "D3POTrainStep", 3)
+    step = lambda **changes: lambda i: variation(training, D3POTrainStep__seed=100 + i, **changes)
+    compare(host, "a train step with all steps against half of them", step(), step(D3POTrainStep__step_fraction=0.5),
+            repeats)
+    compare(host, "a train step with guidance off against as recorded", step(D3POTrainStep__guidance="off (faster)"),
+            step(), repeats)
+    compare(host, "a train step, candidates one by one against together", step(D3POTrainStep__candidates_per_pass=1),
+            step(), repeats)
+
+
+def learning(host, prompt, seeds, rounds):
+    from d3po_core.objective import brightness
+    from tools.sheet import as_batch
+
+    before = brightness(as_batch(evaluate(host, prompt)))
+    print(f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, with its 95% interval over seeds")
+    for name, changes in LEARNING.items():
+        gains, seconds = [], []
+        for seed in range(seeds):
+            run = f"bench {time.time_ns()}"
+            trial = variation(prompt, D3POLoadRun__run=run, D3POSaveRun__run=run, D3POTrainStep__seed=seed,
+                              **{f"D3POTrainStep__{k}": v for k, v in changes.items()})
+            began = time.monotonic()
+            train_rounds(host, trial, rounds, first_seed=1000 * (seed + 1))
+            seconds.append(time.monotonic() - began)
+            gains.append((brightness(as_batch(evaluate(host, trial, f"d3po/{run}.safetensors"))) - before).mean())
+        half = 1.96 * statistics.stdev(gains) / seeds ** 0.5 if seeds > 1 else float("nan")
+        mean = statistics.fmean(gains)
+        print(f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] in {statistics.fmean(seconds):.0f} s, "
+              f"{60 * mean / statistics.fmean(seconds):+.4f} a minute", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["speed", "learning"], default="speed")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
+    arguments = parser.parse_args()
+    with Host(make_base(BASE)) as host:
+        prompt = to_api(load(WORKFLOW), host.object_info())
+        if arguments.what == "speed":
+            speed(host, prompt, arguments.repeats)
+        else:
+            learning(host, prompt, arguments.seeds, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
