@@ -4,6 +4,7 @@ The frozen reference is the same network with the adapter off.
 """
 
 import json
+import re
 from contextlib import contextmanager
 
 import torch
@@ -46,7 +47,8 @@ class Adapter:
         paths = target_modules(root, targets)
         self._attributes = set(vars(root))
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=paths)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout,
+                            target_modules="|".join(map(re.escape, paths)))  # in a list PEFT matches by ending
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2 ** 63)
             inject_adapter_in_model(config, root, adapter_name=ADAPTER)
@@ -77,12 +79,16 @@ class Adapter:
 
     @contextmanager
     def using(self, weights):
-        """Inside, the network has another state of this LoRA (a `weights()` of it)."""
+        """Inside, the network has another state of this LoRA (a `weights()` of it), and no dropout."""
         mine = self.weights()
         self.load(weights)
+        for layer in self.layers.values():
+            layer.lora_dropout.eval()
         try:
             yield
         finally:
+            for layer in self.layers.values():
+                layer.lora_dropout.train()
             self.load(mine)
 
     def weights(self):

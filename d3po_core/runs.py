@@ -39,7 +39,7 @@ def load_run(folder):
             if record["format"] != FORMAT:
                 raise KeyError(record["format"])
             return {name: file.get_tensor(name) for name in file.keys()}, record
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a run of this pack, or is damaged ({error}). It was left as it is: give this "
                          "run another name, or move the file away") from error
 

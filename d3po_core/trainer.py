@@ -78,11 +78,13 @@ class Trainer:
 
     # --- the loop ---
 
-    def updates_in(self, examples):
-        return self.settings.epochs * -(-len(examples) // self.settings.sets_per_update)
+    def steps_in(self, examples):
+        """How many denoising steps `fit` trains on."""
+        return self.settings.epochs * sum(self._share_of_steps(example.trajectory) for example in examples
+                                          if example.preferences.pairs)
 
-    def fit(self, examples, on_update=lambda metrics: None):
-        """Use every example `epochs` times. Calls on_update(metrics) after each optimizer step; returns all metrics.
+    def fit(self, examples, on_step=lambda: None):
+        """Use every example `epochs` times. Calls on_step() after each denoising step; returns every update's metrics.
 
         Raises ValueError if no example has a strict preference, NonFiniteLoss before a step that would spoil the LoRA.
         """
@@ -96,16 +98,15 @@ class Trainer:
         for _ in range(self.settings.epochs):
             order = torch.randperm(len(examples), generator=self._generator()).tolist()
             for first in range(0, len(order), size):
-                history.append(self.update([examples[i] for i in order[first:first + size]]))
-                on_update(history[-1])
+                history.append(self.update([examples[i] for i in order[first:first + size]], on_step))
         return history
 
-    def update(self, batch):
+    def update(self, batch, on_step=lambda: None):
         """One optimizer step over a batch of examples: its metrics, floats by name."""
-        metrics, norm = self._gradient(batch)
+        metrics, norm = self._gradient(batch, on_step)
         while not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed, not the loss
             self.loss_scale /= 2
-            metrics, norm = self._gradient(batch)
+            metrics, norm = self._gradient(batch, lambda: None)
         metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
         if not all(torch.isfinite(torch.tensor([metrics["loss"], metrics["gradient norm"]]))):
             self.optimizer.zero_grad(set_to_none=True)
@@ -117,7 +118,7 @@ class Trainer:
         self.step += 1
         return metrics
 
-    def _gradient(self, batch):
+    def _gradient(self, batch, on_step):
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
         generator = self._generator()
@@ -131,6 +132,7 @@ class Trainer:
                 for i in steps:
                     for name, value in self._accumulate(example, i, share).items():
                         metrics[name] += share * value
+                    on_step()
         for parameter in self.adapter.parameters():
             if parameter.grad is not None:
                 parameter.grad /= self.loss_scale
@@ -228,6 +230,7 @@ class Trainer:
     def load_state(self, tensors, step):
         """Take up what `state` returned. Raises ValueError if it belongs to a LoRA of another shape."""
         self.adapter.load({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
+        self.optimizer.state.clear()
         for name, parameter in self.adapter.named_parameters():
             state = {k.rpartition(".")[2]: v for k, v in tensors.items()
                      if k.rpartition(".")[0] == f"optimizer.{name}"}
@@ -247,8 +250,11 @@ class Trainer:
 
     def _steps(self, trajectory, generator):
         actions = trajectory.actions
-        count = max(1, round(self.settings.step_fraction * len(actions)))
-        return sorted(actions[i] for i in torch.randperm(len(actions), generator=generator)[:count].tolist())
+        drawn = torch.randperm(len(actions), generator=generator)[:self._share_of_steps(trajectory)]
+        return sorted(actions[i] for i in drawn.tolist())
+
+    def _share_of_steps(self, trajectory):
+        return max(1, round(self.settings.step_fraction * len(trajectory.actions)))
 
     def _to_device(self, tensor):
         return tensor.to(self.device)

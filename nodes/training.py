@@ -108,8 +108,8 @@ class D3POTrainStep(io.ComfyNode):
                 if previous:
                     steps.load_state(previous.tensors, previous.step)
                 examples = [trainer.Example(p, session.denoiser(p.trajectory, guidance)) for p in preferences]
-                bar = comfy.utils.ProgressBar(steps.updates_in(examples))
-                history = steps.fit(examples, on_update=lambda metrics: bar.update(1))
+                bar = comfy.utils.ProgressBar(steps.steps_in(examples))
+                history = steps.fit(examples, on_step=lambda: bar.update(1))
                 return adapter.weights(), steps.state(), history
             finally:
                 adapter.eject()
