@@ -6,6 +6,7 @@ The frozen reference is the same network with the adapter off.
 import json
 import re
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -49,13 +50,21 @@ class Adapter:
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout,
                             target_modules="|".join(map(re.escape, paths)))  # in a list PEFT matches by ending
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2 ** 63)
-            inject_adapter_in_model(config, root, adapter_name=ADAPTER)
-        self.layers = {path: layer for path, layer in root.named_modules() if isinstance(layer, LoraLayer)}
-        for layer in self.layers.values():
-            for part in (layer.lora_A, layer.lora_B):
-                part.to(device=device, dtype=torch.promote_types(part[ADAPTER].weight.dtype, torch.float32))
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed % 2 ** 63)
+                inject_adapter_in_model(config, root, adapter_name=ADAPTER)
+            for layer in self.layers.values():
+                for part in (layer.lora_A, layer.lora_B):
+                    part.to(device=device, dtype=torch.promote_types(part[ADAPTER].weight.dtype, torch.float32))
+        except BaseException:  # out of memory half way, say
+            self.eject()
+            raise
+
+    @cached_property
+    def layers(self):
+        """The LoRA layers by path."""
+        return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, LoraLayer)}
 
     def named_parameters(self):
         """(path.lora_down.weight, A) and (path.lora_up.weight, B) of every layer."""

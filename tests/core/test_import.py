@@ -1,0 +1,69 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "d3po_core"} | set(sys.stdlib_module_names)
+
+WITHOUT_HOST = """
+import sys
+
+HOST = ("comfy", "folder_paths", "server", "nodes", "execution")
+
+class NoHost:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HOST or name.startswith("comfy_"):
+            raise ModuleNotFoundError(f"{name} was asked for", name=name)
+
+sys.meta_path.insert(0, NoHost())
+from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
+if torch_is_cpu_build():
+    mend_torchvision()
+    mend_torchaudio()
+
+import importlib, pkgutil
+import d3po_core
+for module in pkgutil.iter_modules(d3po_core.__path__):
+    importlib.import_module(f"d3po_core.{module.name}")
+
+import torch
+from d3po_core.lora import Adapter
+from d3po_core.preference import Preferences, pairs_from_scores
+from d3po_core.trainer import Example, Settings, Trainer
+from d3po_core.trajectory import Trajectory
+from d3po_core.transition import Ancestral
+
+torch.set_num_threads(1)
+net = torch.nn.Sequential(torch.nn.Linear(4, 4))
+adapter = Adapter(net, rank=2, targets="all linear")
+denoise = lambda x, sigma: net(x)
+trajectory = Trajectory(torch.randn(3, 2, 1, 4, 4), torch.zeros(2, 2, 1, 4, 4), torch.tensor([3.0, 1.0, 0.0]),
+                        Ancestral(1.0), "set", "net", "elsewhere")
+metrics = Trainer(adapter, Settings(weighting="standardised")).fit(
+    [Example(Preferences(trajectory, tuple(pairs_from_scores([0.0, 1.0]))), denoise)])
+assert abs(metrics[0]["loss"] - 0.693147) < 1e-4
+assert not [name for name in sys.modules if name.split(".")[0] in HOST or name.startswith("comfy_")]
+print("trained without the host")
+"""
+
+
+def test_the_core_imports_and_trains_where_the_host_is_not_installed():
+    run = subprocess.run([sys.executable, "-c", WITHOUT_HOST], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.endswith("trained without the host\n"), run.stderr
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module, "d3po_core", "what lies above the package")[node.level]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "d3po_core").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_core_module_imports_only_what_the_core_may(path):
+    tops = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+    assert tops <= ALLOWED, tops - ALLOWED

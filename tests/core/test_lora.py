@@ -1,0 +1,187 @@
+import math
+
+import pytest
+import torch
+from peft import inject_adapter_in_model
+from torch import nn
+
+from d3po_core import loss, transition
+from d3po_core.lora import TARGETS, Adapter, target_modules
+
+WIDEST = "all linear and convolutions"
+
+
+def inputs(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(3, 2, 4, 4, generator=generator).to(dtype), torch.tensor([9.0, 2.0, 0.5], dtype=dtype)
+
+
+def anatomy(net):
+    """What must be as before: the tree, whose modules they are, attributes, weights and what trains."""
+    return ([(path, id(module), type(module), module.training) for path, module in net.named_modules()],
+            [set(vars(module)) for module in net.modules()],
+            [(name, id(p), p.requires_grad, p.clone().tolist()) for name, p in net.named_parameters()],
+            list(net.state_dict()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("targets", TARGETS)
+def test_at_first_the_network_computes_what_it_did_to_the_bit(toy, targets, dtype):
+    net = toy.net(dtype=dtype)
+    x, sigma = inputs(dtype)
+    before = net(x, sigma)
+    adapter = Adapter(net, rank=2, alpha=3.0, targets=targets)
+    assert torch.equal(net(x, sigma), before)
+    assert {p.dtype for p in adapter.parameters()} == {torch.float64 if dtype == torch.float64 else torch.float32}
+
+
+def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup):
+    denoise, adapter = setup()
+    trajectory = toy.record(denoise)
+    for i in trajectory.actions:
+        step = trajectory.sigmas[i], trajectory.sigmas[i + 1]
+        x, sigma = trajectory.states[i], step[0].expand(trajectory.candidates)
+        mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)
+        with adapter.off():
+            ref_mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)
+        ratio = transition.log_ratio(trajectory.states[i + 1], mean, ref_mean, trajectory.kernel.std(*step))
+        assert (ratio == 0).all()
+        assert loss.d3po(ratio[:1], ratio[1:2]).item() == pytest.approx(math.log(2), abs=1e-7)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_eject_restores_the_network_to_the_bit_also_after_training(toy, targets):
+    net = toy.net()
+    net.conv_in.weight.requires_grad_(True)
+    x, sigma = inputs()
+    before, output = anatomy(net), net(x, sigma).detach()
+    adapter = Adapter(net, rank=2, targets=targets)
+    assert anatomy(net)[0] != before[0]
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=1.0)
+    toy.stir(adapter)
+    net(x, sigma).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(net(x, sigma), output)
+    adapter.eject()
+    assert anatomy(net) == before
+    assert torch.equal(net(x, sigma), output)
+
+
+def test_an_ejected_network_takes_another_adapter(toy, setup):
+    denoise, adapter = setup()
+    adapter.eject()
+    again = Adapter(denoise.net, rank=2, alpha=3.0, targets=WIDEST)
+    assert all(torch.equal(a, b) for a, b in zip(adapter.weights().values(), again.weights().values(), strict=True))
+
+
+def test_only_the_lora_trains(toy, setup):
+    denoise, adapter = setup()
+    trained = {id(p) for p in denoise.net.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in adapter.parameters()} and len(trained) == 2 * len(adapter.layers)
+
+
+def test_off_is_the_base_and_ends_also_on_an_exception(toy, setup):
+    denoise, adapter = setup()
+    base = denoise.net(*inputs())
+    toy.stir(adapter)
+    tuned = denoise.net(*inputs())
+    with adapter.off():
+        assert torch.equal(denoise.net(*inputs()), base)
+    with pytest.raises(KeyboardInterrupt), adapter.off():
+        raise KeyboardInterrupt
+    assert torch.equal(denoise.net(*inputs()), tuned) and not torch.equal(tuned, base)
+    assert all(p.requires_grad for p in adapter.parameters())
+
+
+def test_using_other_weights_ends_also_on_an_exception(toy, setup):
+    denoise, adapter = setup()
+    toy.stir(adapter, seed=1)
+    earlier, was = adapter.weights(), denoise.net(*inputs())
+    toy.stir(adapter, seed=2)
+    now = denoise.net(*inputs())
+    with adapter.using(earlier):
+        assert torch.equal(denoise.net(*inputs()), was)
+    assert torch.equal(denoise.net(*inputs()), now) and not torch.equal(was, now)
+    with pytest.raises(KeyboardInterrupt), adapter.using(earlier):
+        raise KeyboardInterrupt
+    assert torch.equal(denoise.net(*inputs()), now)
+
+
+def test_weights_are_copies(toy, setup):
+    _, adapter = setup()
+    before = adapter.weights()
+    kept = {name: tensor.clone() for name, tensor in before.items()}
+    toy.stir(adapter)
+    assert all(torch.equal(before[name], kept[name]) for name in kept)
+
+
+ATTENTION = {f"transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
+FEED_FORWARD = {"transformer_blocks.0.ff.net.0.proj", "transformer_blocks.0.ff.net.2"}
+
+
+@pytest.mark.parametrize("targets, paths", [
+    ("attention", ATTENTION),
+    ("attention and feed-forward", ATTENTION | FEED_FORWARD),
+    ("all linear", ATTENTION | FEED_FORWARD | {"time_embed"}),
+    (WIDEST, ATTENTION | FEED_FORWARD | {"time_embed", "conv_in", "conv_out"}),
+])
+def test_plain_names_choose_layers(toy, targets, paths):
+    net = toy.net()
+    assert set(target_modules(net, targets)) == paths
+    assert set(Adapter(net, targets=targets).layers) == paths
+
+
+def test_only_the_chosen_layers_are_adapted_where_other_paths_end_alike():
+    net = nn.ModuleDict({"proj": nn.Linear(4, 4), "block": nn.ModuleDict({"proj": nn.Conv2d(4, 4, 1)})})
+    assert target_modules(net, "all linear") == ["proj"]
+    assert set(Adapter(net, targets="all linear").layers) == {"proj"}
+
+
+def test_every_chosen_layer_of_a_large_network_is_adapted():
+    net = nn.ModuleDict({f"block{i}": nn.ModuleDict({"attn": nn.Linear(4, 4), "skip": nn.Linear(4, 4)})
+                         for i in range(40)})
+    assert set(Adapter(net).layers) == {f"block{i}.attn" for i in range(40)}
+
+
+def test_targets_without_a_match_are_an_error_that_says_what_to_do():
+    net = nn.ModuleDict({"conv": nn.Conv2d(2, 2, 1)})
+    with pytest.raises(ValueError, match="no layers that 'all linear' stands for: choose wider"):
+        Adapter(net, targets="all linear")
+    assert type(net["conv"]) is nn.Conv2d and not hasattr(net, "peft_config")
+
+
+def test_an_unknown_name_of_targets_is_an_error_that_lists_them(toy):
+    with pytest.raises(ValueError, match="targets is 'everything'.*attention and feed-forward"):
+        Adapter(toy.net(), targets="everything")
+
+
+def test_the_seed_alone_decides_the_first_weights(toy):
+    def first(seed, noise):
+        torch.manual_seed(noise)
+        return torch.cat([p.detach().flatten() for p in Adapter(toy.net(), rank=2, seed=seed).parameters()])
+
+    assert torch.equal(first(3, noise=1), first(3, noise=2))
+    assert not torch.equal(first(3, noise=1), first(4, noise=1))
+    assert first(2 ** 64 - 1, noise=1).isfinite().all()
+
+
+def test_injecting_leaves_the_global_random_numbers_alone(toy):
+    net = toy.net()
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    Adapter(net, seed=5).eject()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, monkeypatch):
+    net = toy.net()
+    before = anatomy(net)
+
+    def out_of_memory(config, model, **names):
+        inject_adapter_in_model(config, model, **names)
+        raise MemoryError
+
+    monkeypatch.setattr("d3po_core.lora.inject_adapter_in_model", out_of_memory)
+    with pytest.raises(MemoryError):
+        Adapter(net, rank=2)
+    assert anatomy(net) == before

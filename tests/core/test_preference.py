@@ -1,0 +1,134 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from d3po_core.preference import (Preferences, dominates, pairs_from_judgement, pairs_from_ranking,
+                                  pairs_from_scores)
+
+
+def test_scores_make_a_pair_of_every_two_that_differ():
+    assert set(pairs_from_scores([3, 1, 2])) == {(0, 1), (0, 2), (2, 1)}
+
+
+def test_equal_scores_make_no_pair():
+    assert pairs_from_scores([2.0, 2.0]) == []
+    assert set(pairs_from_scores([1, 5, 1])) == {(1, 0), (1, 2)}
+
+
+def test_several_objectives_make_a_pair_only_where_one_candidate_dominates():
+    scores = np.array([[3, 3], [1, 1], [5, 0], [3, 1]])
+    assert set(pairs_from_scores(scores)) == {(0, 1), (0, 3), (3, 1)}
+    assert pairs_from_scores([[1, 2], [2, 1]]) == [] and pairs_from_scores([[1, 2], [1, 2]]) == []
+
+
+def test_dominates_needs_no_worse_in_all_and_better_in_one():
+    assert dominates([1, 2], [1, 1]) and dominates(2, 1)
+    assert not dominates([1, 2], [1, 2]) and not dominates([2, 1], [1, 2]) and not dominates(1, 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_an_error(bad):
+    with pytest.raises(ValueError, match="not a finite number"):
+        pairs_from_scores([1.0, bad])
+    with pytest.raises(ValueError, match="not a finite number"):
+        pairs_from_scores([[1.0, 2.0], [bad, 0.0]])
+
+
+def strictly_better(a, b):
+    a, b = (x if isinstance(x, list) else [x] for x in (a, b))
+    return not any(x < y for x, y in zip(a, b)) and a != b
+
+
+number = st.integers(-3, 3).map(lambda n: n / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(st.lists(number, max_size=7),
+                 st.integers(1, 3).flatmap(lambda k: st.lists(st.lists(number, min_size=k, max_size=k), max_size=7))))
+def test_pairs_from_scores_are_the_strict_order_of_the_scores(scores):
+    pairs = pairs_from_scores(scores)
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == {(a, b) for a in range(len(scores)) for b in range(len(scores))
+                          if strictly_better(scores[a], scores[b])}
+    assert not {(b, a) for a, b in pairs} & set(pairs)
+    assert {(a, d) for a, b in pairs for c, d in pairs if b == c} <= set(pairs)
+
+
+def test_a_ranking_makes_all_pairs_best_first():
+    assert pairs_from_ranking([2, 0, 1]) == [(2, 0), (2, 1), (0, 1)]
+
+
+def test_candidates_that_tie_in_a_ranking_make_no_pair_among_themselves():
+    assert set(pairs_from_ranking([[3, 1], 0, [2, 4]])) == {(3, 0), (1, 0), (3, 2), (3, 4), (1, 2), (1, 4), (0, 2),
+                                                            (0, 4)}
+    assert pairs_from_ranking([[0, 1, 2]]) == [] == pairs_from_ranking([])
+
+
+@pytest.mark.parametrize("judgement, pairs", [
+    ({"pairs": [[0, 1], [2, 1]]}, {(0, 1), (2, 1)}),
+    ({"pairs": [[0, 1], [0, 1]]}, {(0, 1)}),
+    ({"ties": [[0, 1]]}, set()),
+    ({"ranking": [2, [0, 1]]}, {(2, 0), (2, 1)}),
+    ({"scores": [1, 3, 2]}, {(1, 0), (1, 2), (2, 0)}),
+    ({"scores": [[1, 1], [2, 0], [0, 0]]}, {(0, 2), (1, 2)}),
+    ({"pairs": []}, set()),
+])
+def test_each_kind_of_judgement(judgement, pairs):
+    result = pairs_from_judgement(judgement, 3)
+    assert set(result) == pairs and len(result) == len(pairs)
+
+
+@pytest.mark.parametrize("judgement, pairs", [
+    ({"pairs": [[1, 0]], "ties": [[0, 1]]}, {(1, 0)}),
+    ({"pairs": [[1, 0]], "ranking": [0, 1, 2]}, {(1, 0), (0, 2), (1, 2)}),
+    ({"pairs": [[1, 0]], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
+    ({"ties": [[1, 0]], "ranking": [0, 1, 2]}, {(0, 2), (1, 2)}),
+    ({"ties": [[1, 0]], "scores": [3, 2, 1]}, {(0, 2), (1, 2)}),
+    ({"ranking": [1, 0], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
+])
+def test_pairs_go_before_ties_before_ranking_before_scores(judgement, pairs):
+    result = pairs_from_judgement(judgement, 3)
+    assert set(result) == pairs and len(result) == len(pairs)
+
+
+@pytest.mark.parametrize("judgement, message", [
+    (None, "must be an object"),
+    ([[0, 1]], "must be an object"),
+    ({}, "must be an object"),
+    ({"winner": 0}, "no field 'winner'"),
+    ({"pairs": [[0, 3]]}, "no candidate 3: this set has 3, numbered 0 to 2"),
+    ({"pairs": [[-1, 0]]}, "no candidate -1"),
+    ({"pairs": [[0, True]]}, "no candidate True"),
+    ({"pairs": [[0, 1.0]]}, "no candidate 1.0"),
+    ({"pairs": [["0", "1"]]}, "no candidate '0'"),
+    ({"pairs": [[0]]}, r"\[0\] is not a pair"),
+    ({"pairs": [[0, 1, 2]]}, r"\[0, 1, 2\] is not a pair"),
+    ({"pairs": [[1, 1]]}, r"\[1, 1\] is not a pair of two different"),
+    ({"pairs": [0, 1]}, "cannot be read"),
+    ({"pairs": None}, "cannot be read"),
+    ({"pairs": [[0, 1], [1, 0]]}, "0 and 1|1 and 0"),
+    ({"ties": [[0, 5]]}, "no candidate 5"),
+    ({"ranking": [0, 7]}, "no candidate 7"),
+    ({"ranking": [[0, 7]]}, "no candidate 7"),
+    ({"ranking": [7]}, "no candidate 7"),
+    ({"ranking": [0, 1, 0]}, "two different"),
+    ({"ranking": 4}, "cannot be read"),
+    ({"scores": [1, 2]}, "2 scores for 3 candidates"),
+    ({"scores": [1, 2, math.nan]}, "not a finite number"),
+    ({"scores": [1, 2, None]}, "finite|cannot be read"),
+    ({"scores": ["high", 1, 2]}, "cannot be read"),
+    ({"scores": [[1, 2], [1], [2]]}, "cannot be read"),
+    ({"scores": 3}, "cannot be read"),
+])
+def test_a_malformed_judgement_is_an_error_that_names_the_problem(judgement, message):
+    with pytest.raises(ValueError, match=message):
+        pairs_from_judgement(judgement, 3)
+
+
+def test_preferences_refuse_pairs_of_candidates_that_were_not_recorded(toy):
+    trajectory = toy.record(toy.Denoiser(toy.net()), candidates=2)
+    assert Preferences(trajectory, ((1, 0),)).pairs == ((1, 0),)
+    with pytest.raises(ValueError, match="no candidate 2"):
+        Preferences(trajectory, ((0, 2),))

@@ -1,0 +1,125 @@
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from d3po_core.trajectory import FORMAT, Trajectory
+from d3po_core.transition import Ancestral
+
+
+@pytest.fixture
+def trajectory(toy):
+    return toy.record(toy.Denoiser(toy.net()), eta=0.7)
+
+
+@pytest.fixture
+def saved(trajectory, tmp_path):
+    path = tmp_path / "set.safetensors"
+    trajectory.save(path)
+    return path
+
+
+def test_save_and_load_keep_every_bit(trajectory, tmp_path):
+    trajectory.settings = {"seed": 2 ** 64 - 1, "cfg": 7.5, "prompt": "ein Bär"}
+    trajectory.states[0, 0, 0, 0, 0] = float("nan")
+    trajectory.save(tmp_path / "set.safetensors")
+    conditioning = object()
+    loaded = Trajectory.load(tmp_path / "set.safetensors", conditioning)
+    for name in ("states", "denoised", "sigmas"):
+        ours, theirs = getattr(trajectory, name), getattr(loaded, name)
+        assert ours.dtype == theirs.dtype and torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
+    assert loaded.kernel == Ancestral(0.7) and loaded.settings == trajectory.settings
+    assert (loaded.set_id, loaded.model, loaded.policy) == (trajectory.set_id, trajectory.model, trajectory.policy)
+    assert loaded.conditioning is conditioning
+
+
+def test_the_file_is_plain_safetensors_without_conditioning(trajectory, tmp_path):
+    trajectory.conditioning = {"secret": torch.ones(3)}
+    trajectory.save(tmp_path / "set.safetensors")
+    assert set(load_file(tmp_path / "set.safetensors")) == {"states", "denoised", "sigmas"}
+    content = (tmp_path / "set.safetensors").read_bytes()
+    header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert set(header) == {"d3po"} and json.loads(header["d3po"])["format"] == FORMAT
+    assert b"secret" not in content
+
+
+def test_views_of_larger_tensors_can_be_saved(trajectory, tmp_path):
+    part = Trajectory(trajectory.states[:, ::2], trajectory.denoised[:, ::2], trajectory.sigmas, trajectory.kernel,
+                      "part", "net", "base")
+    part.save(tmp_path / "part.safetensors")
+    assert torch.equal(Trajectory.load(tmp_path / "part.safetensors").states, trajectory.states[:, [0, 2]])
+
+
+def rewrite(path, header):
+    save_file(load_file(path), path, metadata=header)
+
+
+def d3po_header(**changes):
+    header = {"format": FORMAT, "eta": 1.0, "set_id": "s", "model": "m", "policy": "p", "settings": {}} | changes
+    return {"d3po": json.dumps({k: v for k, v in header.items() if v is not ...})}
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"not a trajectory at all" * 10),
+    lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    lambda path: path.write_bytes(path.read_bytes()[:40]),
+    lambda path: path.write_bytes(pickle.dumps({"states": [1.0]})),
+    lambda path: torch.save({"states": torch.ones(2)}, path),
+    lambda path: rewrite(path, None),
+    lambda path: rewrite(path, {"format": "pt"}),
+    lambda path: rewrite(path, {"d3po": "{not json"}),
+    lambda path: rewrite(path, {"d3po": "[1, 2]"}),
+    lambda path: rewrite(path, d3po_header(format="d3po.trajectory/99")),
+    lambda path: rewrite(path, d3po_header(eta=...)),
+    lambda path: rewrite(path, d3po_header(eta=0)),
+    lambda path: rewrite(path, d3po_header(eta="one")),
+    lambda path: rewrite(path, d3po_header(policy=...)),
+    lambda path: save_file({"states": torch.ones(1)}, path, metadata=d3po_header()),
+    lambda path: save_file({"states": torch.ones(3, 1, 2, 2, 2), "denoised": torch.ones(1, 1, 2, 2, 2),
+                            "sigmas": torch.ones(3)}, path, metadata=d3po_header()),
+    lambda path: path.unlink(),
+], ids=["empty", "garbage", "truncated data", "truncated header", "pickle", "torch.save", "no metadata", "foreign",
+        "bad json", "json list", "newer format", "no eta", "eta 0", "eta text", "no policy", "tensors missing",
+        "shapes differ", "missing"])
+def test_a_foreign_or_damaged_file_is_an_error_that_names_it(saved, damage):
+    damage(saved)
+    before = saved.read_bytes() if saved.exists() else None
+    with pytest.raises(ValueError, match=re.escape(str(saved))):
+        Trajectory.load(saved)
+    assert (saved.read_bytes() if saved.exists() else None) == before
+
+
+def test_loading_runs_no_pickle(saved):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("a pickle was loaded",)
+
+    for content in (pickle.dumps(Trap()), b"\x80\x02" + pickle.dumps(Trap(), protocol=0)):
+        saved.write_bytes(content)
+        with pytest.raises(ValueError):
+            Trajectory.load(saved)
+
+
+def test_tensors_whose_shapes_do_not_fit_are_errors(trajectory):
+    def make(states=trajectory.states, denoised=trajectory.denoised, sigmas=trajectory.sigmas):
+        return Trajectory(states, denoised, sigmas, trajectory.kernel, "set", "net", "base")
+
+    assert make().candidates == 3
+    with pytest.raises(ValueError, match="5 sigmas need 5 states and 4 denoised latents, got 4 and 4"):
+        make(states=trajectory.states[1:])
+    with pytest.raises(ValueError, match="got 5 and 3"):
+        make(denoised=trajectory.denoised[1:])
+    with pytest.raises(ValueError, match="differ"):
+        make(denoised=trajectory.denoised[:, :2])
+    with pytest.raises(ValueError, match="differ"):
+        make(states=trajectory.states[..., :2])
+
+
+def test_actions_leave_out_the_deterministic_last_step(toy):
+    denoise = toy.Denoiser(toy.net())
+    assert toy.record(denoise, sigmas=(8.0, 2.0, 0.5, 0.0)).actions == [0, 1]
+    assert toy.record(denoise, sigmas=(8.0, 2.0, 0.5)).actions == [0, 1]
