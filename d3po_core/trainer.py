@@ -90,7 +90,7 @@ class Trainer:
         """
         examples = [example for example in examples if example.preferences.pairs]
         if not examples:
-            raise ValueError("there is nothing to learn from: no candidate is strictly preferred to another. "
+            raise ValueError("preferences: there is nothing to learn from: no candidate is strictly preferred to another. "
                              "Pick at least one winner, or record candidates that differ more")
         if self.settings.reference == "round start":
             self._references, self._round_start = {}, self.adapter.weights()

@@ -79,6 +79,7 @@ def _sha(text):
 
 def record(model, conditioning, sigmas, eta, candidates, name, settings, callback):
     """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W])."""
+    kernel = Ancestral(eta)
     latent = conditioning.latent_image
     noise = comfy.sample.prepare_noise(latent[:1], conditioning.seed).repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
@@ -89,7 +90,7 @@ def record(model, conditioning, sigmas, eta, candidates, name, settings, callbac
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=conditioning.seed)
     trajectory = Trajectory(
         states=torch.stack(recorder.states), denoised=torch.stack(recorder.denoised), sigmas=sigmas.float().cpu(),
-        kernel=Ancestral(eta), set_id=name, model=fingerprint(model), policy=policy_name(model), settings=settings,
+        kernel=kernel, set_id=name, model=fingerprint(model), policy=policy_name(model), settings=settings,
         conditioning=conditioning)
     return trajectory, samples
 

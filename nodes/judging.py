@@ -79,9 +79,16 @@ class D3POObjectivePreference(io.ComfyNode):
                              ui={"text": [text], "objective": measured[:, 0].tolist()})
 
 
+def parse_target(text):
+    try:
+        return objective.parse_colour(text)
+    except ValueError as error:
+        raise ValueError(f"target_colour: {error}") from error
+
+
 def measure(images, names, target_colour):
     """(values in the objectives' own units, scores where more is better), [N, objectives] each."""
-    target = objective.parse_colour(target_colour)
+    target = parse_target(target_colour) if any(name.startswith("colour") for name in names) else None
     measures = [OBJECTIVES[name] for name in names]
     values = np.stack([function(images.cpu(), target) for function, _ in measures], axis=1)
     return values, values * [sign for _, sign in measures]

@@ -44,6 +44,8 @@ class D3POLoadRun(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run, **_):
+        if run is None:  # it comes over a wire, and the host does not say which run it names: look at all
+            return max((run_version(folder) for folder in runs_root().glob("*")), default=0)
         return run_version(run_folder(runs_root(), run))
 
     @classmethod
@@ -122,8 +124,6 @@ class D3POSaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, filename_prefix, naming):
         training = _training_of(lora)
-        if not lora:
-            raise ValueError("lora: it is empty, as the run has not been trained yet")
         tensors = dict(lora)
         if naming != NAMINGS[0]:
             weights, alpha = from_state_dict(lora)
@@ -166,4 +166,6 @@ def _training_of(lora):
     if not isinstance(lora, TrainedLora):
         raise ValueError("lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "
                          "Save LoRA Weights")
+    if not lora:
+        raise ValueError("lora: it is empty, as the run has not been trained yet")
     return lora.training

@@ -1,0 +1,193 @@
+"""Nodes for the tests alone: they look at what is inside the host's process, or break it on purpose.
+
+Findings are JSON text in the node's ui output. `nonce` is there to be changed where a look must not come from the cache.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import comfy.model_management
+import torch
+from comfy.k_diffusion.sampling import get_ancestral_step
+
+
+def sha(*tensors):
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def text_sha(value):
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+class Probe:
+    """A node that shows the JSON which `look` returns."""
+
+    CATEGORY, OUTPUT_NODE, RETURN_TYPES, FUNCTION = "test", True, (), "show"
+    KIND = "*"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (cls.KIND,)}, "optional": {"nonce": ("STRING", {"default": ""})}}
+
+    def show(self, value, nonce=""):
+        return {"ui": {"text": [json.dumps(self.look(value))]}}
+
+
+class ProbeModel(Probe):
+    """Everything about a MODEL that training might have left changed."""
+
+    KIND = "MODEL"
+
+    def look(self, model):
+        comfy.model_management.load_models_gpu([model])
+        network = model.model.diffusion_model
+        return {
+            "weights": sha(*network.state_dict().values()),
+            "modules": text_sha([(name, type(m).__name__) for name, m in network.named_modules()]),
+            "attributes": text_sha([(name, sorted(vars(m))) for name, m in model.model.named_modules()]),
+            "training": [name for name, m in network.named_modules() if m.training][:3],
+            "requires_grad": [name for name, p in network.named_parameters() if p.requires_grad][:3],
+            "gradients": [name for name, p in network.named_parameters() if p.grad is not None][:3],
+            "hooks": [name for name, m in network.named_modules() if m._forward_hooks or m._forward_pre_hooks][:3],
+            "patches": sorted(model.patches), "object_patches": sorted(model.object_patches),
+            "injections": sorted(model.injections), "attachments": sorted(model.attachments),
+            "in_training": comfy.model_management.in_training,
+        }
+
+
+class ProbeTrajectory(Probe):
+    """A recording against the host's own formulas, without the pack's."""
+
+    KIND = "D3PO_TRAJECTORY"
+
+    def look(self, t):
+        noises = []
+        for i in range(len(t.sigmas) - 1):
+            down, up = get_ancestral_step(t.sigmas[i], t.sigmas[i + 1], eta=t.kernel.eta)
+            mean = t.denoised[i] + down / t.sigmas[i] * (t.states[i] - t.denoised[i])
+            if up > 0:
+                noises.append((t.states[i + 1] - mean) / up)
+        noise = torch.stack(noises)
+        first, last = t.states[0], t.states[-1]
+        pairs = [(a, b) for a in range(t.candidates) for b in range(a)]
+        return {
+            "set_id": t.set_id, "model": t.model, "policy": t.policy, "settings": t.settings, "eta": t.kernel.eta,
+            "states": list(t.states.shape), "denoised": list(t.denoised.shape), "sigmas": t.sigmas.tolist(),
+            "dtypes": sorted({str(x.dtype) for x in (t.states, t.denoised, t.sigmas)}),
+            "noise_mean": noise.mean().item(), "noise_std": noise.std().item(), "noise_count": noise.numel(),
+            "noise_apart": min((noise[:, a] - noise[:, b]).abs().mean().item() for a, b in pairs),
+            "start_shared": all(torch.equal(first[0], x) for x in first),
+            "ends_apart": min((last[a] - last[b]).abs().max().item() for a, b in pairs),
+            "end_is_denoised": torch.equal(last, t.denoised[-1]),
+            "sha": sha(t.states, t.denoised, t.sigmas),
+        }
+
+
+class ProbePreferences(Probe):
+    KIND = "D3PO_PREFERENCES"
+
+    def look(self, p):
+        return {"set_id": p.trajectory.set_id, "pairs": p.pairs, "source": p.source, "scores": p.scores}
+
+
+class ProbeLatent(Probe):
+    KIND = "LATENT"
+
+    def look(self, latent):
+        return {"shape": list(latent["samples"].shape), "sha": sha(latent["samples"]), "largest": latent["samples"].abs().max().item(),
+                "candidates": [sha(x) for x in latent["samples"]]}
+
+
+class ProbeLossMap(Probe):
+    KIND = "LOSS_MAP"
+
+    def look(self, losses):
+        return losses
+
+
+class SharedNoise:
+    """A NOISE for the host's own custom sampling: one noise for the whole batch."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("NOISE",), "make"
+
+    class Noise:
+        def __init__(self, seed):
+            self.seed = seed
+
+        def generate_noise(self, latent):
+            samples = latent["samples"]
+            one = torch.randn(samples[:1].shape, generator=torch.manual_seed(self.seed), device="cpu")
+            return one.repeat_interleave(len(samples), 0)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seed": ("INT", {"default": 0, "max": 2 ** 64 - 1})}}
+
+    def make(self, seed):
+        return (self.Noise(seed),)
+
+
+class SpoilTrajectory:
+    """A recording with something changed."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("D3PO_TRAJECTORY",), "spoil"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"trajectory": ("D3PO_TRAJECTORY",), "how": (["nan", "denoised"],)}}
+
+    def spoil(self, trajectory, how):
+        states, denoised = trajectory.states.clone(), trajectory.denoised.clone()
+        if how == "nan":
+            states[1:] = float("nan")
+        else:  # in a place that the trainer's own look at the recording does not cover
+            denoised[1, -1] += 1.0
+        return (dataclasses.replace(trajectory, states=states, denoised=denoised),)
+
+
+class TrapModel:
+    """A MODEL that raises when it is trained through, at the given call; sampling goes through as ever."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "set"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "error": (["memory", "error"],), "call": ("INT", {"default": 3})}}
+
+    def set(self, model, error, call):
+        calls = []
+
+        def wrapper(apply, arguments):
+            if comfy.model_management.in_training:
+                calls.append(1)
+                if len(calls) >= call:
+                    raise (comfy.model_management.OOM_EXCEPTION("out of memory, as a test") if error == "memory"
+                           else ArithmeticError("an error, as a test"))
+            return apply(arguments["input"], arguments["timestep"], **arguments["c"])
+
+        model = model.clone()
+        model.set_model_unet_function_wrapper(wrapper)
+        return (model,)
+
+
+class ForeignLora:
+    """A LORA_MODEL as other nodes make it: a plain dict."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("LORA_MODEL",), "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        return ({"diffusion_model.out.2.lora_up.weight": torch.zeros(4, 1, 1, 1)},)
+
+
+NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
+    ProbeModel, ProbeTrajectory, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise, SpoilTrajectory, TrapModel,
+    ForeignLora)}

@@ -1,0 +1,58 @@
+"""The picker through the API: which picks count for which candidates."""
+
+import json
+
+import pytest
+
+from tests.host.graphs import found, picked, probe, train_node, with_prompts
+
+
+def shown(host, graph):
+    """What the picker tells of its sets."""
+    return host.run(graph)["outputs"]["judge"]["d3po"]
+
+
+@pytest.mark.parametrize("judgement, pairs", [
+    ({"pairs": [[2, 0]]}, [[2, 0]]),
+    ({"ranking": [1, [0, 2]]}, [[1, 0], [1, 2]]),
+    ({"scores": [0.1, 0.5, 0.1]}, [[1, 0], [1, 2]]),
+    ({"ranking": [0, 1, 2], "ties": [[0, 1]]}, [[0, 2], [1, 2]]),
+])
+def test_picks_become_the_pairs_that_they_imply(host, judgement, pairs):
+    name = shown(host, picked(seed=51, candidates=3))[0]["set"]
+    graph = picked(json.dumps({"version": 1, "sets": {name: judgement}}), seed=51, candidates=3)
+    look = found(host.run(graph | {"look": probe("Preferences", "judge")}), "look")
+    assert sorted(look["pairs"]) == pairs and look["set_id"] == name and look["source"] == "picks"
+
+
+def test_picks_of_one_set_are_never_used_for_another(host):
+    (one,), (other,) = shown(host, picked(seed=52)), shown(host, picked(seed=53))
+    picks = json.dumps({"sets": {one["set"]: {"pairs": [[0, 1]]}}})
+    assert one["set"] != other["set"]
+    assert shown(host, picked(picks, seed=53)) == [other]
+    assert shown(host, picked(picks, seed=52)) == [one | {"judged": True}]
+
+
+def test_nothing_trains_until_every_set_of_a_list_is_judged(host):
+    def graph(picks):
+        graph = with_prompts(picked(picks), ["a cat", "a dog"])
+        return graph | {"train": train_node(), "losses": probe("LossMap", "train", 2)}
+
+    sets = [told["set"] for told in shown(host, graph(""))]
+    assert len(set(sets)) == 2
+    half = host.run(graph(json.dumps({"sets": {sets[0]: {"pairs": [[0, 1]]}}})))
+    assert [told["judged"] for told in half["outputs"]["judge"]["d3po"]] == [True, False]
+    assert not {"train", "losses"} & set(half["outputs"])
+    whole = host.run(graph(json.dumps({"sets": {name: {"pairs": [[0, 1]]} for name in sets}})))
+    assert len(found(whole, "losses")["loss"]) == 2
+
+
+def test_the_preferred_and_the_rejected_image_are_handed_on(host):
+    (told,) = shown(host, picked(seed=54, candidates=3))
+    graph = picked(json.dumps({"sets": {told["set"]: {"ranking": [2, 1, 0]}}}), seed=54, candidates=3)
+    for name, slot in (("preferred", 1), ("rejected", 2)):
+        graph[name] = {"class_type": "PreviewImage", "inputs": {"images": ["judge", slot]}}
+    outputs = host.run(graph)["outputs"]
+    candidates = [host.image(image).tobytes() for image in outputs["judge"]["images"]]
+    assert host.image(outputs["preferred"]["images"][0]).tobytes() == candidates[2]
+    assert host.image(outputs["rejected"]["images"][0]).tobytes() == candidates[0]

@@ -1,0 +1,137 @@
+"""The example workflows: sound files, and tiny versions of them run in the host."""
+
+import json
+import re
+
+import pytest
+
+from tests.host.graphs import cached_nodes, unique
+from tools.host import ROOT
+from tools.workflow import Level, load, to_api
+
+FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")}
+OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
+NUMBERS = {"INT": int, "FLOAT": (int, float)}
+
+
+def one(prompt, class_type):
+    """The id of the one node of a type."""
+    (node_id,) = [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
+    return node_id
+
+
+def tiny(name, object_info, run):
+    """The workflow as an API prompt, as small as it still means something."""
+    prompt = to_api(load(FILES[name]), object_info)
+    changes = {"D3POKSampler": {"steps": 3, "candidates": 2}, "D3POPrompts": {"count": 2},
+               "D3POTrainStep": {"epochs": 2, "sets_per_update": 1, "rank": 2, "alpha": 2.0},
+               "D3POLoadRun": {"run": run}, "D3POSaveRun": {"run": run}}
+    for node in prompt.values():
+        for key, value in changes.get(node["class_type"], {}).items():
+            assert key in node["inputs"]
+            node["inputs"][key] = value
+    return prompt
+
+
+@pytest.fixture(params=sorted(FILES))
+def workflow(request):
+    return load(FILES[request.param])
+
+
+def test_there_is_an_objective_loop_and_a_picker_loop():
+    assert {OBJECTIVE, PICKER} <= set(FILES)
+
+
+def test_a_workflow_is_in_the_frontends_format_with_a_note(workflow):
+    assert {"nodes", "links", "version", "last_node_id", "last_link_id"} <= set(workflow)
+    (note,) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(note["widgets_values"][0]) > 200
+    ids = [node["id"] for node in workflow["nodes"]]
+    assert len(set(ids)) == len(ids) and max(ids) <= workflow["last_node_id"]
+    assert max(link[0] for link in workflow["links"]) <= workflow["last_link_id"]
+
+
+def test_a_workflow_holds_no_path_of_a_machine(workflow):
+    assert not re.search(r"(^|[\s\"'(])(/\w[\w.-]*){2,}|[A-Za-z]:\\\\?\w|file:", json.dumps(workflow, ensure_ascii=False))
+
+
+def test_every_link_joins_two_slots_that_fit(workflow, object_info):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, origin, slot, target, target_slot, kind in workflow["links"]:
+        output, entry = nodes[origin]["outputs"][slot], nodes[target]["inputs"][target_slot]
+        assert number in output["links"] and entry["link"] == number
+        info, wanted = object_info[nodes[origin]["type"]], object_info[nodes[target]["type"]]["input"]
+        spec = (wanted.get("required", {}) | wanted.get("optional", {}))[entry["name"]]
+        assert (info["output_name"][slot], info["output"][slot]) == (output["name"], output["type"])
+        assert kind in (spec[0], "*") or spec[0] == "*"
+        assert info["output"][slot] == spec[0] or spec[0] == "*"
+    ends = [entry["link"] for node in nodes.values() for entry in node["inputs"] if entry["link"] is not None]
+    assert sorted(ends) == sorted(link[0] for link in workflow["links"])
+
+
+def test_every_widget_holds_a_value_that_its_node_takes(workflow, object_info):
+    level = Level(workflow, {}, object_info)
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        given = object_info[node["type"]]["input"]
+        specs = given.get("required", {}) | given.get("optional", {})
+        values, kinds = level.widgets(node)
+        options = {name: specs[name][1] if len(specs[name]) > 1 else {} for name in values}
+        controls = sum(bool(option.get("control_after_generate")) for option in options.values())
+        assert len(node["widgets_values"]) == len(values) + controls, node["type"]
+        for name, value in values.items():
+            kind, where = kinds[name], f"{node['type']}.{name} = {value!r}"
+            if kind == "COMBO":
+                choices = specs[name][0] if isinstance(specs[name][0], list) else options[name]["options"]
+                assert value in choices, where
+            elif kind in NUMBERS:
+                assert isinstance(value, NUMBERS[kind]) and not isinstance(value, bool), where
+                assert options[name].get("min", value) <= value <= options[name].get("max", value), where
+            else:
+                assert isinstance(value, str), where
+
+
+def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_file, lora_file):
+    run = unique("objective")
+    prompt = tiny(OBJECTIVE, object_info, run)
+    began = len(host.log())
+    train, save, steps, images = one(prompt, "D3POTrainStep"), one(prompt, "D3POSaveRun"), [], []
+    for seed in (1, 2):
+        prompt[one(prompt, "D3POPrompts")]["inputs"]["seed"] = seed
+        outputs = host.run(prompt)["outputs"]
+        steps.append(outputs[save]["text"][0])
+        assert "updates" in outputs[train]["text"][0]
+        assert len(outputs[one(prompt, "D3POObjectivePreference")]["objective"]) == 4
+        images.append(outputs[one(prompt, "LossGraphNode")]["images"])
+    assert steps == [f"{run}: 4 steps", f"{run}: 8 steps"]
+    assert run_file(run).stat().st_size > 10_000 and lora_file(run).stat().st_size > 10_000
+    assert host.image(images[-1][0]).size == (840, 520)
+    log = host.log()[began:]
+    assert not any(word in log for word in ("Traceback", "not loaded", "NOT LOADED", "WARNING")), log
+
+
+def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_file):
+    run = unique("picker")
+    prompt = tiny(PICKER, object_info, run)
+    picker, train, sampler = (one(prompt, name) for name in ("D3POPairPreference", "D3POTrainStep", "D3POKSampler"))
+
+    entry = host.run(prompt)
+    shown = entry["outputs"][picker]
+    (told,) = shown["d3po"]
+    assert told["judged"] is False and told["candidates"] == len(shown["images"]) == 2
+    assert [host.image(image).size for image in shown["images"]] == [(64, 64)] * 2
+    assert re.fullmatch("[0-9a-f]{16}", told["set"])
+    assert train not in entry["outputs"] and one(prompt, "D3POSaveRun") not in entry["outputs"]
+    assert not run_file(run).exists()
+
+    prompt[picker]["inputs"]["picks"] = json.dumps({"version": 1, "sets": {told["set"]: {"pairs": [[1, 0]]}}})
+    entry = host.run(prompt)
+    assert entry["outputs"][picker]["d3po"][0] == {"set": told["set"], "candidates": 2, "judged": True}
+    assert {sampler, one(prompt, "VAEDecode")} <= cached_nodes(entry)
+    assert train not in cached_nodes(entry) and "1 pairs in 1 sets" in entry["outputs"][train]["text"][0]
+    assert run_file(run).exists()
+
+    entry = host.run(prompt)  # the run has a LoRA now, so these are other candidates, without picks
+    (after,) = entry["outputs"][picker]["d3po"]
+    assert not after["judged"] and after["set"] != told["set"] and sampler not in cached_nodes(entry)
