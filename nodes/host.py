@@ -11,6 +11,7 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
+import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import sample_euler_ancestral
 
@@ -52,7 +53,8 @@ def policy_name(model):
 def set_name(graph, node_id, *extra):
     """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
 
-    The same on every machine, whatever the ids of the nodes.
+    The same on every machine, whatever the ids of the nodes. An input at its default counts as one that is not there,
+    so that names stay when a later version of a node has more inputs.
     """
     seen = {}
 
@@ -60,11 +62,18 @@ def set_name(graph, node_id, *extra):
         if node_id not in seen:
             node = graph.get_node(node_id)
             inputs = {name: [digest(value[0]), value[1]] if _is_link(value) else value
-                      for name, value in sorted(node["inputs"].items())}
+                      for name, value in sorted(node["inputs"].items())
+                      if not _is_default(node["class_type"], name, value)}
             seen[node_id] = _sha(json.dumps([node["class_type"], inputs], sort_keys=True))
         return seen[node_id]
 
     return _sha(json.dumps([digest(node_id), *extra]))[:16]
+
+
+def _is_default(class_type, name, value):
+    inputs = host_nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
+    spec = inputs.get("required", {}).get(name) or inputs.get("optional", {}).get(name) or ()
+    return len(spec) > 1 and "default" in spec[1] and spec[1]["default"] == value
 
 
 def _is_link(value):
@@ -137,7 +146,7 @@ class Session(comfy.samplers.Sampler):
         self.network = model_wrap.inner_model.diffusion_model
         self.device = noise.device
         model = model_wrap.inner_model
-        self.half_precision = (model.manual_cast_dtype or model.get_dtype()) == torch.float16
+        self.dtype = model.manual_cast_dtype or model.get_dtype()
         self.result = self.work(self)
         return latent_image
 

@@ -55,6 +55,8 @@ class D3POPairPreference(io.ComfyNode):
                 io.Image.Output(display_name="preferred", tooltip="The candidate preferred most often."),
                 io.Image.Output(display_name="rejected", tooltip="The candidate rejected most often."),
                 io.Int.Output(display_name="pairs", tooltip="How many strict preferences the picks imply."),
+                io.String.Output(display_name="set_name", tooltip="The name of this set of candidates, under which its "
+                                                                  "picks are kept. Comes also while picks are missing."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             has_intermediate_output=True,
@@ -68,11 +70,11 @@ class D3POPairPreference(io.ComfyNode):
         shown = ui.PreviewImage(images, cls=cls).as_dict() | {
             "d3po": [{"set": trajectory.set_id, "candidates": trajectory.candidates, "judged": judgement is not None}]}
         if judgement is None:
-            return io.NodeOutput(*[ExecutionBlocker(None)] * 4, ui=shown)
+            return io.NodeOutput(*[ExecutionBlocker(None)] * 4, trajectory.set_id, ui=shown)
         try:
             pairs = pairs_from_judgement(judgement, trajectory.candidates)
         except ValueError as error:
             raise ValueError(f"picks: set {trajectory.set_id}: {error}") from error
         preferences = Preferences(trajectory, tuple(pairs), source="picks")
         best, worst = preferred_and_rejected(preferences, images)
-        return io.NodeOutput(preferences, best, worst, len(pairs), ui=shown)
+        return io.NodeOutput(preferences, best, worst, len(pairs), trajectory.set_id, ui=shown)

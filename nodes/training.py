@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import comfy.sd
 import comfy.utils
+import torch
 from comfy_api.latest import io
 
 from ..d3po_core import trainer
@@ -72,15 +73,15 @@ class D3POTrainStep(io.ComfyNode):
                 io.Int.Input("candidates_per_pass", default=0, min=0, max=64,
                              tooltip="Candidates that go through the network together. 0: all of a set. 1 needs the least "
                                      "memory and a third more time, for the same result."),
-                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff,
+                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=False,
                              tooltip="Decides the LoRA's first weights and the order of training."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
                 LoraModel.Output(display_name="lora", tooltip="The trained LoRA: wire to Save Run, Save LoRA or Load LoRA "
                                                               "Model."),
-                LossMap.Output(display_name="loss_map", tooltip="Loss and other metrics of this step's updates: wire to "
-                                                                "Plot Loss Graph."),
+                LossMap.Output(display_name="loss_map", tooltip="Loss and other metrics of every update of the run: wire "
+                                                                "to Plot Loss Graph."),
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
                 io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
             ],
@@ -103,8 +104,10 @@ class D3POTrainStep(io.ComfyNode):
         def work(session):
             adapter = Adapter(session.network, seed=settings.seed, device=session.device, **shape)
             try:
-                steps = trainer.Trainer(adapter, settings, policy if guidance is None else None, session.device,
-                                        loss_scale=2.0 ** 16 if session.half_precision else 1.0)
+                # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
+                exact = policy == host.policy_name(model) or session.dtype == torch.float32
+                steps = trainer.Trainer(adapter, settings, policy if guidance is None and exact else None,
+                                        session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0)
                 if previous:
                     steps.load_state(previous.tensors, previous.step)
                 examples = [trainer.Example(p, session.denoiser(p.trajectory, guidance)) for p in preferences]
@@ -120,7 +123,7 @@ class D3POTrainStep(io.ComfyNode):
         state = TrainingState(tensors, step, asdict(settings) | shape, base, history=record)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors_out, 1.0, 0)
         state.policy = host.policy_name(tuned)
-        losses = {name.replace(" ", "_"): [m[name] for m in history] for name in history[0]}
+        losses = {name.replace(" ", "_"): [m[name] for m in record] for name in record[0]}
         text = report(preferences, history, step, time.monotonic() - began)
         return io.NodeOutput(tuned, TrainedLora(tensors_out, state), losses, step, text, ui={"text": [text]})
 
