@@ -10,8 +10,7 @@ import copy
 import statistics
 import time
 
-from tools.demo import WORKFLOW, evaluate, node_of
-from tools.demo import train as train_rounds
+from tools.demo import EVALUATED, WORKFLOW, evaluate, measure, node_of, train_round
 from tools.host import BASE, Host, make_base
 from tools.workflow import load, to_api
 
@@ -85,10 +84,7 @@ def speed(host, prompt, repeats):
 
 
 def learning(host, prompt, seeds, rounds):
-    from d3po_core.objective import brightness
-    from tools.sheet import as_batch
-
-    before = brightness(as_batch(evaluate(host, prompt)))
+    before = measure(evaluate(host, prompt, EVALUATED))
     print(f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, with its 95% interval over seeds")
     for name, changes in LEARNING.items():
         gains, seconds = [], []
@@ -97,9 +93,11 @@ def learning(host, prompt, seeds, rounds):
             trial = variation(prompt, D3POLoadRun__run=run, D3POSaveRun__run=run, D3POTrainStep__seed=seed,
                               **{f"D3POTrainStep__{k}": v for k, v in changes.items()})
             began = time.monotonic()
-            train_rounds(host, trial, rounds, first_seed=1000 * (seed + 1))
+            for round_ in range(rounds):
+                train_round(host, trial, seed=1000 * (seed + 1) + round_)
             seconds.append(time.monotonic() - began)
-            gains.append((brightness(as_batch(evaluate(host, trial, f"d3po/{run}.safetensors"))) - before).mean())
+            after = measure(evaluate(host, trial, EVALUATED, f"d3po/{run}.safetensors"))
+            gains.append((after - before).mean())
         half = 1.96 * statistics.stdev(gains) / seeds ** 0.5 if seeds > 1 else float("nan")
         mean = statistics.fmean(gains)
         print(f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] in {statistics.fmean(seconds):.0f} s, "

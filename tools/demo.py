@@ -16,8 +16,10 @@ from tools.workflow import load, to_api
 OUT = ROOT / "demo_output"
 WORKFLOW = ROOT / "example_workflows" / "d3po_objective_loop.json"
 RUN = "demo"
-ROUNDS = 12
+LORAS = BASE / "output" / "loras"
+ROUNDS = 6
 EVALUATED = 64
+FOLLOWED = 16  # of these seeds, the first are also sampled after every round
 MEASURE = "brightness"
 
 
@@ -36,31 +38,34 @@ def prepare(host):
     return prompt
 
 
-def train(host, prompt, rounds, first_seed=1000):
-    """Queue the workflow `rounds` times. Returns the objective's values, [round][set][candidate]."""
-    prompts, judge = node_of(prompt, "D3POPrompts"), node_of(prompt, "D3POObjectivePreference")
-    step = node_of(prompt, "D3POTrainStep")
+def train_round(host, prompt, seed):
+    """Queue the workflow once. Returns the objective's values, [set][candidate], and what the train step reports."""
+    prompt[node_of(prompt, "D3POPrompts")]["inputs"]["seed"] = seed
+    outputs = host.run(prompt)["outputs"]
+    flat = outputs[node_of(prompt, "D3POObjectivePreference")]["objective"]
     candidates = prompt[node_of(prompt, "D3POKSampler")]["inputs"]["candidates"]
-    values = []
-    for round_ in range(rounds):
-        began = time.monotonic()
-        prompt[prompts]["inputs"]["seed"] = first_seed + round_
-        outputs = host.run(prompt)["outputs"]
-        flat = outputs[judge]["objective"]
-        values.append([flat[i:i + candidates] for i in range(0, len(flat), candidates)])
-        facts = outputs[step]["text"][0].splitlines()
-        print(f"round {round_ + 1}/{rounds}: {MEASURE} {statistics.fmean(flat):.4f}; {facts[0]}; {facts[3]} "
-              f"({time.monotonic() - began:.0f} s)", flush=True)
-    return values
+    values = [flat[i:i + candidates] for i in range(0, len(flat), candidates)]
+    return values, outputs[node_of(prompt, "D3POTrainStep")]["text"][0].splitlines()
 
 
-def evaluate(host, prompt, lora=None):
-    """One image for each of EVALUATED seeds by stock nodes, with the workflow's prompts and sampling; PIL."""
+def lora_after(round_):
+    """The LoRA file of a round, as Load LoRA names it: a copy, as that node reads a file of a name only once."""
+    name = f"d3po/{RUN} {round_ + 1}.safetensors"
+    shutil.copyfile(LORAS / f"d3po/{RUN}.safetensors", LORAS / name)
+    return name
+
+
+def evaluate(host, prompt, count, lora=None):
+    """One image for each of the first `count` held-out seeds by stock nodes, with the workflow's prompts; PIL."""
     lines = prompt[node_of(prompt, "D3POPrompts")]["inputs"]["prompts"].splitlines()
     sampler = prompt[node_of(prompt, "D3POKSampler")]["inputs"]
-    seeds = range(1, EVALUATED + 1)  # far below the seeds that D3PO Prompts draws for training
+    seeds = range(1, count + 1)  # far below the seeds that D3PO Prompts draws for training
     return stock_images(host, [lines[seed % len(lines)] for seed in seeds], seeds, lora=lora,
                         **{name: sampler[name] for name in ("steps", "cfg", "sampler_name", "scheduler")})
+
+
+def measure(images):
+    return getattr(measures, MEASURE)(sheet.as_batch(images))
 
 
 def summary(values):
@@ -80,14 +85,20 @@ def main():
     with Host(make_base(BASE)) as host:
         prompt = prepare(host)
         print(f"sampling {EVALUATED} seeds before training", flush=True)
-        before = evaluate(host, prompt)
-        values = train(host, prompt, rounds)
+        before = evaluate(host, prompt, EVALUATED)
+        followed = []
+        for round_ in range(rounds):
+            values, facts = train_round(host, prompt, seed=1000 + round_)
+            if round_ == 0:  # sampled before any training
+                spread = statistics.fmean(statistics.variance(candidates) for candidates in values) ** 0.5
+            lora = lora_after(round_)
+            followed.append(measure(evaluate(host, prompt, FOLLOWED, lora)) - measure(before[:FOLLOWED]))
+            print(f"round {round_ + 1}/{rounds}: {facts[0]}; {MEASURE} of {FOLLOWED} held-out seeds "
+                  f"{followed[-1].mean():+.4f}", flush=True)
         print(f"sampling {EVALUATED} seeds with the LoRA", flush=True)
-        after = evaluate(host, prompt, f"d3po/{RUN}.safetensors")
-    lora = BASE / "output" / "loras" / "d3po" / f"{RUN}.safetensors"
-    shutil.copyfile(lora, OUT / "lora.safetensors")
-    measured = [getattr(measures, MEASURE)(sheet.as_batch(images)).tolist() for images in (before, after)]
-    spread = statistics.fmean(statistics.variance(candidates) for candidates in values[0]) ** 0.5
+        after = evaluate(host, prompt, EVALUATED, lora)
+    shutil.copyfile(LORAS / lora, OUT / "lora.safetensors")
+    measured = [measure(images).tolist() for images in (before, after)]
     result = {
         "objective": MEASURE, "seeds": EVALUATED, "rounds": rounds, "seconds": round(time.monotonic() - began, 1),
         "within_prompt_std": spread, "before": summary(measured[0]), "after": summary(measured[1]),
@@ -95,7 +106,7 @@ def main():
     }
     (OUT / "result.json").write_text(json.dumps(result, indent=2))
     sheet.before_after(before, after, OUT / "before_after.png")
-    sheet.by_round(values, MEASURE, OUT / "objective.png")
+    sheet.by_round(followed, spread, MEASURE, OUT / "objective.png")
     moved = result["difference"]["mean"] / spread
     print(f"{MEASURE}: {result['before']['mean']:.4f} -> {result['after']['mean']:.4f}, {moved:.2f} within-prompt "
           f"standard deviations, in {result['seconds']:.0f} s; see {OUT.name}/")

@@ -27,20 +27,22 @@ def before_after(before, after, path, columns=16):
     sheet.save(path)
 
 
-def by_round(values, name, path):
-    """Mean of the objective over the candidates of each round, with its 95% interval over the sets."""
+def by_round(differences, spread, name, path):
+    """How far the objective has moved on the same held-out seeds after each round, [round][seed], with its 95% interval;
+    and one standard deviation between a prompt's candidates, for scale."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    means = np.array([np.mean(round_) for round_ in values])
-    sets = [np.mean(round_, axis=1) for round_ in values]
-    half = np.array([1.96 * np.std(s, ddof=1) / len(s) ** 0.5 if len(s) > 1 else 0 for s in sets])
-    rounds = np.arange(1, len(values) + 1)
+    means = np.array([0.0] + [np.mean(round_) for round_ in differences])
+    half = np.array([0.0] + [1.96 * np.std(round_, ddof=1) / len(round_) ** 0.5 for round_ in differences])
+    rounds = np.arange(len(means))
     figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.axhline(spread, color="gray", linestyle="--", label="one standard deviation between candidates of a prompt")
     axes.fill_between(rounds, means - half, means + half, alpha=0.2)
-    axes.plot(rounds, means, marker="o")
-    axes.set(xlabel="round", ylabel=name, title=f"{name} of the recorded candidates")
+    axes.plot(rounds, means, marker="o", label=f"{len(differences[0])} held-out seeds, with 95% interval")
+    axes.set(xlabel="round", ylabel=f"change in {name}", xticks=rounds)
+    axes.legend(loc="upper left", frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
