@@ -55,7 +55,7 @@ class D3POTrainStep(io.ComfyNode):
                                        "start: the LoRA as it came in, which moves further over many rounds."),
                 io.Combo.Input("guidance", options=list(GUIDANCE), default=GUIDANCE[0],
                                tooltip="Guidance (cfg) while training. as recorded: the sampler's, as in the paper. off: "
-                                       "half the work, at some loss of exactness."),
+                                       "the prompt alone, which is less work, at some loss of exactness."),
                 io.Float.Input("step_fraction", default=1.0, min=0.01, max=1.0, step=0.01, round=False,
                                tooltip="Share of the denoising steps that each update trains on, drawn anew every time. "
                                        "Lower is faster and noisier."),
@@ -72,7 +72,7 @@ class D3POTrainStep(io.ComfyNode):
                                tooltip="Gradients longer than this are shortened to it."),
                 io.Int.Input("candidates_per_pass", default=0, min=0, max=64,
                              tooltip="Candidates that go through the network together. 0: all of a set. 1 needs the least "
-                                     "memory and a third more time, for the same result."),
+                                     "memory and takes longer (up to three times), for the same result."),
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=False,
                              tooltip="Decides the LoRA's first weights and the order of training."),
             ],

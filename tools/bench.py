@@ -60,7 +60,7 @@ def upstream(prompt, class_type, output):
 
 
 def speed(host, prompt, repeats):
-    prompt = variation(prompt, D3POPrompts__count=1, D3POLoadRun__run="bench, never saved",
+    prompt = variation(prompt, D3POPrompts__count=1, D3POLoadRun__run="bench never saved",
                        D3POKSampler__steps=SIZES["steps"], D3POKSampler__candidates=SIZES["candidates"])
     recording = upstream(prompt, "D3POKSampler", 1)
     sampler, latent = node_of(prompt, "D3POKSampler"), node_of(prompt, "EmptyLatentImage")
