@@ -14,6 +14,9 @@ from ..d3po_core.runs import load_run, replace_whole, run_folder, run_version, s
 from . import host
 from .types import CATEGORY, LoraModel, TrainedLora, TrainingState
 
+# the host's name of a model family -> ModelSpec's
+ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
+                 "SDXL": "stable-diffusion-xl-v1-base"}
 NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
 
 
@@ -150,10 +153,11 @@ def kohya_names(model):
 
 def metadata(training, title):
     """What other programs look for in a LoRA file, and the training record."""
-    settings = training.settings
+    settings, family = training.settings, training.settings["architecture"]
     now = datetime.now(timezone.utc).replace(microsecond=0).isoformat()
     return {
-        "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
         "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI", "modelspec.title": title,
         "modelspec.date": now, "ss_network_module": "networks.lora", "ss_network_dim": str(settings["rank"]),
         "ss_network_alpha": str(settings["alpha"]), "ss_learning_rate": str(settings["learning_rate"]),

@@ -120,7 +120,8 @@ class D3POTrainStep(io.ComfyNode):
         weights, (tensors, step), history = host.train_inside(model, trajectories, work)
         tensors_out = to_state_dict(weights, shape["alpha"])
         record = (previous.history if previous else []) + history
-        state = TrainingState(tensors, step, asdict(settings) | shape, base, history=record)
+        described = asdict(settings) | shape | {"architecture": type(model.model.model_config).__name__}
+        state = TrainingState(tensors, step, described, base, history=record)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors_out, 1.0, 0)
         state.policy = host.policy_name(tuned)
         losses = {name.replace(" ", "_"): [m[name] for m in record] for name in record[0]}

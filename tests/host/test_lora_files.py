@@ -106,7 +106,7 @@ def test_files_tell_what_they_are_and_how_they_were_trained(saved):
     for name in ("run", "comfyui", "kohya"):
         with safe_open(saved.files[name], framework="pt") as file:
             told = file.metadata()
-        assert told["modelspec.sai_model_spec"] == "1.0.0" and told["modelspec.architecture"].endswith("/lora")
+        assert told["modelspec.sai_model_spec"] == "1.0.0" and told["modelspec.architecture"] == "stable-diffusion-v1/lora"
         assert told["modelspec.title"] and told["modelspec.date"] and told["modelspec.implementation"]
         assert (told["ss_network_module"], told["ss_network_dim"], float(told["ss_network_alpha"])) == (
             "networks.lora", "2", 1.0)
