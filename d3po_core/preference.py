@@ -4,7 +4,7 @@ Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties
 constant.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -19,7 +19,7 @@ class Preferences:
     trajectory: Trajectory
     pairs: tuple[tuple[int, int], ...]
     source: str = ""
-    scores: tuple = field(default=())
+    scores: tuple = ()
 
     def __post_init__(self):
         _check_candidates(self.pairs, self.trajectory.candidates)

@@ -156,8 +156,11 @@ class Trainer:
             kls.append(transition.kl(mean.detach(), ref_mean[chunk], std))
             return transition.log_ratio(x_next[chunk], mean, ref_mean[chunk], std)
 
+        def winners_and_losers(log_ratio):
+            return (log_ratio[places[:, side].to(log_ratio.device)] for side in (0, 1))
+
         def objective(log_ratio):
-            w, l = (weight * log_ratio[places[:, side].to(log_ratio.device)] for side in (0, 1))
+            w, l = winners_and_losers(weight * log_ratio)
             return loss.d3po(w, l, settings.beta, settings.clip)
 
         chunks = torch.arange(len(used)).split(settings.candidates_per_pass or len(used))
@@ -175,7 +178,7 @@ class Trainer:
                 (slope[chunk] * log_ratios(chunk)).sum().backward()
             kls = kls[:len(chunks)]
         log_ratio = log_ratio.detach()
-        w, l = (log_ratio[places[:, side].to(log_ratio.device)] for side in (0, 1))
+        w, l = winners_and_losers(log_ratio)
         margin = loss.d3po_margin(weight * w, weight * l, settings.beta)
         return {"loss": value.detach(), "winner log-ratio": w.mean(), "loser log-ratio": l.mean(),
                 "margin": margin.mean(), "implicit accuracy": (0.5 + 0.5 * margin.sign()).mean(),
@@ -232,12 +235,12 @@ class Trainer:
         """Take up what `state` returned. Raises ValueError if it belongs to a LoRA of another shape."""
         self.adapter.load({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
         self.optimizer.state.clear()
-        for name, parameter in self.adapter.named_parameters():
-            state = {k.rpartition(".")[2]: v for k, v in tensors.items()
-                     if k.rpartition(".")[0] == f"optimizer.{name}"}
-            if state:
-                self.optimizer.state[parameter] = {
-                    k: v.clone() if k == "step" else v.to(parameter, copy=True) for k, v in state.items()}
+        parameters = dict(self.adapter.named_parameters())
+        for key, value in tensors.items():
+            name, _, part = key.removeprefix("optimizer.").rpartition(".")
+            if key.startswith("optimizer.") and name in parameters:
+                parameter = parameters[name]
+                self.optimizer.state[parameter][part] = value.clone() if part == "step" else value.to(parameter, copy=True)
         self.step = step
 
     # --- helpers ---

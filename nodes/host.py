@@ -61,19 +61,21 @@ def set_name(graph, node_id, *extra):
     def digest(node_id):
         if node_id not in seen:
             node = graph.get_node(node_id)
+            defaults = _defaults(node["class_type"])
             inputs = {name: [digest(value[0]), value[1]] if _is_link(value) else value
                       for name, value in sorted(node["inputs"].items())
-                      if not _is_default(node["class_type"], name, value)}
+                      if name not in defaults or defaults[name] != value}
             seen[node_id] = _sha(json.dumps([node["class_type"], inputs], sort_keys=True))
         return seen[node_id]
 
     return _sha(json.dumps([digest(node_id), *extra]))[:16]
 
 
-def _is_default(class_type, name, value):
-    inputs = host_nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
-    spec = inputs.get("required", {}).get(name) or inputs.get("optional", {}).get(name) or ()
-    return len(spec) > 1 and "default" in spec[1] and spec[1]["default"] == value
+def _defaults(class_type):
+    """The defaults of a node type's inputs by name; asked once for a node, as some types list files to answer."""
+    types = host_nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
+    specs = types.get("optional", {}) | types.get("required", {})
+    return {name: spec[1]["default"] for name, spec in specs.items() if len(spec) > 1 and "default" in spec[1]}
 
 
 def _is_link(value):
