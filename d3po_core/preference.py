@@ -12,20 +12,53 @@ import numpy as np
 from .pairs import CleanCandidates
 from .trajectory import Trajectory
 
-LISTS = ("pairs", "ties", "ranking", "scores", "bad")  # the fields of a judgement that name candidates or score them
+# the fields of a judgement that name candidates or score them
+LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """One judged set: its candidates, recorded or without a trajectory, and the strict pairs among them."""
+    """One judged set: its candidates, recorded or without a trajectory, and what was said of them.
+
+    pairs   the strict ones, (winner, loser), for losses of pairs
+    scores  one for each candidate, higher is better, None where there is none; () where only comparisons are known
+    liked   True (thumb up), False (thumb down) or None for each candidate; () where nobody said
+    """
 
     trajectory: Trajectory | CleanCandidates
     pairs: tuple[tuple[int, int], ...]
     source: str = ""
-    scores: tuple = ()
+    scores: tuple[float | None, ...] = ()
+    liked: tuple[bool | None, ...] = ()
 
     def __post_init__(self):
         _check_candidates(self.pairs, self.trajectory.candidates)
+        for name in ("scores", "liked"):
+            given = getattr(self, name)
+            if given and len(given) != self.trajectory.candidates:
+                raise ValueError(f"{len(given)} {name} for {self.trajectory.candidates} candidates")
+
+    @property
+    def rewards(self):
+        """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it wins
+        minus how many it loses."""
+        if self.scores:
+            return {i: float(score) for i, score in enumerate(self.scores) if score is not None}
+        wins = dict.fromkeys(sorted({candidate for pair in self.pairs for candidate in pair}), 0.0)
+        for winner, loser in self.pairs:
+            wins[winner] += 1
+            wins[loser] -= 1
+        return wins
+
+    @property
+    def labels(self):
+        """{candidate: whether it is liked}: the thumbs, or without thumbs whether its reward is above or below the
+        set's mean; whatever equals the mean has no label."""
+        if self.liked:
+            return {i: liked for i, liked in enumerate(self.liked) if liked is not None}
+        rewards = self.rewards
+        usual = sum(rewards.values()) / len(rewards) if rewards else 0.0
+        return {i: reward > usual for i, reward in rewards.items() if reward != usual}
 
 
 def dominates(a, b):

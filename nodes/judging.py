@@ -79,8 +79,9 @@ class D3POObjectivePreference(io.ComfyNode):
         names = [objective] + ([] if second_objective == "none" else [second_objective])
         measured, scores = measure(images, names, target_colour)
         pairs = [(w, l) for w, l in pairs_from_scores(scores) if scores[w, 0] - scores[l, 0] > least_difference]
-        preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names),
-                                  scores=tuple(map(tuple, measured.tolist())))
+        # of two objectives neither is the score: wins against losses are
+        single = scores[:, 0].tolist() if len(names) == 1 else ()
+        preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names), scores=tuple(single))
         if dataset:
             judgement = {"pairs": [list(pair) for pair in pairs]}
             record_judgement(replace(dataset, annotator=preferences.source), trajectory.set_id, judgement, "objective")

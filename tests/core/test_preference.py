@@ -210,3 +210,30 @@ def test_only_numbers_are_scores(score):
 def test_a_judgement_far_too_long_is_refused_at_once(judgement):
     with pytest.raises(ValueError):
         pairs_from_judgement(judgement, 3)
+
+
+# --- what losses of single candidates learn from ---
+
+@pytest.fixture
+def trajectory(toy):
+    return toy.record(toy.Denoiser(toy.net()), candidates=3)
+
+
+def test_rewards_are_the_scores_or_else_wins_minus_losses(trajectory):
+    assert Preferences(trajectory, (), scores=(2.0, None, -1.5)).rewards == {0: 2.0, 2: -1.5}
+    assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).rewards == {0: 0.0, 1: -2.0, 2: 2.0}
+    assert Preferences(trajectory, ((2, 0),)).rewards == {0: -1.0, 2: 1.0}
+    assert Preferences(trajectory, ()).rewards == {}
+
+
+def test_labels_are_the_thumbs_or_else_the_side_of_the_mean_reward(trajectory):
+    assert Preferences(trajectory, (), liked=(True, None, True)).labels == {0: True, 2: True}
+    assert Preferences(trajectory, (), scores=(1.0, 2.0, 6.0)).labels == {0: False, 1: False, 2: True}
+    assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).labels == {1: False, 2: True}
+    assert Preferences(trajectory, (), scores=(1.0, 1.0, 1.0)).labels == {}
+
+
+@pytest.mark.parametrize("wrong", [dict(scores=(1.0, 2.0)), dict(liked=(True,))])
+def test_scores_and_thumbs_fit_the_candidates(trajectory, wrong):
+    with pytest.raises(ValueError, match="for 3 candidates"):
+        Preferences(trajectory, (), **wrong)
