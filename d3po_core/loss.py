@@ -92,8 +92,9 @@ def adaptive_beta(margin, usual_margin, beta=0.1, alpha=0.6, bound=2.0):
     """beta [1 + alpha (mean margin - usual margin)] of a batch, a 0-d tensor without gradient.
 
     beta-DPO (arXiv 2407.08639): where pairs are told apart more easily than usual, the pull back to the reference is
-    stronger. margin is that of `beta`, [pairs]; usual_margin is its moving average over updates (momentum 0.9). The
-    factor is held within [1 / bound, bound], which the paper does not do; its filter of outlying pairs is left out.
+    stronger. margin is that of `beta`, [pairs]; usual_margin is its moving average over updates (momentum 0.9). Its code
+    takes log-ratios summed over tokens and without beta for the margin, and only keeps beta above 0.001: alpha 0.6 and
+    the bounds [1 / bound, bound] belong to margins as they are here. Its filter of outlying pairs is left out.
     """
     return beta * (1 + alpha * (margin.detach().mean() - usual_margin)).clamp(1 / bound, bound)
 
@@ -123,7 +124,8 @@ def sft(log_ratio):
     where the policy is the reference.
 
     A baseline by itself. Added to a loss of pairs it anchors the winner: loss + weight * sft(log_ratio_w), as in
-    arXiv 2404.19733. A weight of beta / 2 pulls the winner as hard as DPO does at first.
+    arXiv 2404.19733 and 2405.16436. A weight of beta / 2 pulls the winner as hard as DPO does at first; theirs, by mean
+    over some hundred tokens, is about a tenth of that.
     """
     return -log_ratio.mean()
 
@@ -165,9 +167,9 @@ def ddpo(log_ratio, advantage, clip=1e-4):
 def dpok(log_ratio, advantage, kl, kl_weight=1e-4, clip=1e-4):
     """DDPO's loss + kl_weight KL(policy || reference): DPOK (arXiv 2305.16381).
 
-    kl is the step's, with gradient, [N]. Their code weighs the reward 100 and the KL 0.01, hence 1e-4; it takes the
-    squared difference of the predicted noise for the KL, learns a value function for the advantage, and clamps ratios
-    whatever the advantage's sign.
+    kl is the step's, with gradient, [N]. Their code weighs the reward 100 and the KL 0.01 by default, hence 1e-4, and
+    10 and 0.01 in its recipe for one prompt; it takes the squared difference of the predicted noise for the KL, learns
+    a value function for the advantage, which it does not standardise, and clamps ratios whatever the advantage's sign.
     """
     return ddpo(log_ratio, advantage, clip) + kl_weight * kl.mean()
 

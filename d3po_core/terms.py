@@ -7,86 +7,149 @@ its sigmoid is then beta (log-ratio of the winner - log-ratio of the loser), as 
 Gaussians.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from . import loss, transition
 from .transition import per_candidate_mean
 
 
-class Term:
-    """One term over the pairs of a set, [(winner, loser), ...]. Candidates outside every pair are left out.
+class Values(NamedTuple):
+    """What a loss needs of the policy, of n candidates each; with gradients but for the direction.
 
-    candidates  [n] indices of those that take part, each once, however many pairs it is in
-    weight, beta, clip  of the log-ratios in the loss
+    log_ratio          [n] log-ratio to the reference
+    kl                 [n] KL to the reference; None where the method has no reference
+    sampler_log_ratio  [n] log-ratio to the policy that sampled; None where the method does not ask for it
+    direction          [n, C, H, W] gradient of log_ratio with respect to x0, up to a factor that is the same for all
+                       candidates; None where the method does not ask for it
     """
 
-    weight, clip = 1.0, 0.0
+    log_ratio: torch.Tensor
+    kl: torch.Tensor | None
+    sampler_log_ratio: torch.Tensor | None = None
+    direction: torch.Tensor | None = None
 
-    def __init__(self, pairs):
-        self.candidates, self.places = torch.tensor(pairs).unique(return_inverse=True)
+    @classmethod
+    def joined(cls, parts):
+        """The Values of all candidates, of those of some each."""
+        return cls(*(None if field[0] is None else torch.cat(field) for field in zip(*parts)))
+
+    def weighted(self, weight):
+        return self._replace(**{name: weight * value for name, value in self._asdict().items()
+                                if value is not None and name != "direction"})
+
+
+class Term:
+    """One term of a set's loss, over those of its candidates of which the method learns.
+
+    candidates  [n] their indices, each once, however many pairs it is in
+    places      [pairs, 2] winner and loser of each pair of these, as places in `candidates`
+    weight, beta, clip  of the log-ratios in the loss
+    quarter     1 (least noise) to 4 (most): the part of the noise schedule that it lies in
+    usual_margin  moving average of the margins, for methods that adapt to it
+    """
+
+    weight, clip, usual_margin = 1.0, 0.0, 0.0
+
+    def __init__(self, preferences, method, settings):
+        self.preferences, self.method, self.settings = preferences, method, settings
+        names = method.candidates(preferences)
+        place = {name: i for i, name in enumerate(names)}
+        pairs = [(place[w], place[l]) for w, l in preferences.pairs if w in place and l in place]
+        self.candidates, self.places = torch.tensor(names), torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
     def values(self, chunk):
-        """(what the loss needs of the policy, with gradients; KL to the reference) of candidates[chunk], [n] each."""
+        """The Values of candidates[chunk]."""
         raise NotImplementedError
 
     def loss(self, values):
-        """Mean over the pairs, a scalar, of all candidates' values."""
-        raise NotImplementedError
+        """A scalar, of all candidates' values."""
+        return self.method.loss(self, values.weighted(self.weight))
 
-    def log_ratio(self, values):
-        """Of policy to reference, [n], of all candidates' values."""
-        raise NotImplementedError
-
-    def winners_and_losers(self, values):
-        """[n] -> [pairs] and [pairs]."""
+    def sides(self, values):
+        """[n, ...] -> those of the winners and those of the losers, [pairs, ...] each."""
         return (values[self.places[:, side].to(values.device)] for side in (0, 1))
 
     def margin(self, log_ratio):
         """Difference of the implicit rewards of each pair, [pairs]."""
-        return loss.d3po_margin(*self.winners_and_losers(self.weight * log_ratio), self.beta)
+        return loss.d3po_margin(*self.sides(self.weight * log_ratio), self.beta)
+
+    @property
+    def rewards(self):
+        """[n]"""
+        return torch.tensor([self.preferences.rewards[i] for i in self.candidates.tolist()], device=self.device)
+
+    @property
+    def liked(self):
+        """[n] bool"""
+        return torch.tensor([self.preferences.labels[i] for i in self.candidates.tolist()], device=self.device)
+
+    def metrics(self, value, values):
+        """What to log of the term, 0-d tensors by name."""
+        told, log_ratio = {"loss": value}, values.log_ratio
+        if len(self.places):
+            (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
+            told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean(),
+                     "clip fraction": loss.clip_fraction(self.weight * torch.cat([w, l]), self.clip)}
+            told |= {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
+        else:
+            liked = self.preferences.labels
+            for name, wanted in (("winner log-ratio", True), ("loser log-ratio", False)):
+                of = [i for i, candidate in enumerate(self.candidates.tolist()) if liked.get(candidate) is wanted]
+                told |= {name: log_ratio[of].mean()} if of else {}
+        if values.kl is not None:
+            told["KL to reference"] = values.kl.mean()
+        return told | {f"{name}, noise quarter {self.quarter}": told[name] for name in (
+            "margin", "implicit accuracy", "winner log-ratio", "KL to reference") if name in told}
 
 
 class TrajectoryStep(Term):
-    """Step i of a trajectory under D3PO (arXiv 2311.13231)."""
+    """Step i of a trajectory under D3PO (arXiv 2311.13231). sampled_x0 is that of the policy which sampled, where the
+    method asks for it."""
 
-    def __init__(self, pairs, trajectory, i, ref_x0, denoise, settings, device):
-        super().__init__(pairs)
+    def __init__(self, example, i, ref_x0, sampled_x0, denoise, method, settings, device):
+        super().__init__(example.preferences, method, settings)
+        trajectory, self.device = example.trajectory, device
         self.kernel, self.denoise = trajectory.kernel, denoise
         self.sigma, self.sigma_next = trajectory.sigmas[i], trajectory.sigmas[i + 1]
         self.std = self.kernel.std(self.sigma, self.sigma_next)
-        self.beta, self.clip = settings.beta, settings.clip
+        self.quarter = 4 - 4 * i // (len(trajectory.sigmas) - 1)
+        self.beta, self.clip = settings.beta, settings.clip if method.clamps else 0.0
         if settings.weighting == "standardised":
             self.weight = float(self.kernel.pull(self.sigma, self.sigma_next))
-        self.x, self.x_next, ref_x0 = (t[self.candidates].to(device) for t in (
-            trajectory.states[i], trajectory.states[i + 1], ref_x0))
-        self.ref_mean = self._mean(slice(None), ref_x0)
+        self.x, self.x_next = (trajectory.states[j][self.candidates].to(device) for j in (i, i + 1))
+        self.ref_mean, self.sampled_mean = (
+            None if x0 is None else self._mean(slice(None), x0[self.candidates].to(device)) for x0 in (ref_x0, sampled_x0))
 
     def _mean(self, chunk, x0):
         return self.kernel.mean(self.x[chunk], x0, self.sigma, self.sigma_next)
 
     def values(self, chunk):
-        mean, ref_mean = self._mean(chunk, self.denoise(self.x[chunk], self.sigma)), self.ref_mean[chunk]
-        return (transition.log_ratio(self.x_next[chunk], mean, ref_mean, self.std),
-                transition.kl(mean.detach(), ref_mean, self.std))
-
-    def loss(self, log_ratio):
-        return loss.d3po(*self.winners_and_losers(self.weight * log_ratio), self.beta, self.clip)
-
-    def log_ratio(self, log_ratio):
-        return log_ratio
+        x_next, mean = self.x_next[chunk], self._mean(chunk, self.denoise(self.x[chunk], self.sigma))
+        sampled = self.sampled_mean
+        return Values(
+            transition.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
+            transition.kl(mean, self.ref_mean[chunk], self.std),
+            None if sampled is None else transition.log_ratio(x_next, mean, sampled[chunk], self.std),
+            (x_next - mean).detach() if self.method.direction else None)
 
 
 class NoisedDraw(Term):
     """Clean candidates at one noise level under Diffusion-DPO (arXiv 2311.12908): one noise for all of them."""
 
-    def __init__(self, pairs, clean, sigma, noise, ref_denoise, denoise, settings, device):
-        super().__init__(pairs)
+    def __init__(self, example, sigma, noise, ref_denoise, denoise, method, settings, device):
+        super().__init__(example.preferences, method, settings)
+        clean, self.device = example.trajectory, device
         self.sigma, self.denoise, self.beta = sigma, denoise, settings.dpo_beta
         self.scale = clean.target_scale(sigma)
+        self.quarter = 1 + 4 * int((clean.sigmas < sigma).sum()) // len(clean.sigmas)
         self.x0 = clean.latents[:][self.candidates].to(device)
         self.x = self.x0 + sigma.to(self.x0) * noise.to(device)
-        self.ref_x0 = ref_denoise(self.x, sigma)
-        self.ref_error = self._error(slice(None), self.ref_x0)
+        self.ref_x0, self.ref_error = None, torch.zeros(len(self.x0), device=device, dtype=self.x0.dtype)
+        if method.reference:
+            self.ref_x0 = ref_denoise(self.x, sigma)
+            self.ref_error = self._error(slice(None), self.ref_x0)
 
     def _error(self, chunk, x0):
         """Mean squared error of the prediction's target, [n]."""
@@ -94,10 +157,12 @@ class NoisedDraw(Term):
 
     def values(self, chunk):
         x0 = self.denoise(self.x[chunk], self.sigma)
-        return self._error(chunk, x0), transition.kl(x0.detach(), self.ref_x0[chunk], self.scale)
+        return Values(
+            loss.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
+            transition.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
+            direction=(self.x0[chunk] - x0).detach() if self.method.direction else None)
 
-    def loss(self, error):
-        return loss.diffusion_dpo(*self.winners_and_losers(error), *self.winners_and_losers(self.ref_error), self.beta)
 
-    def log_ratio(self, error):
-        return 0.5 * (self.ref_error - error)
+def accuracy(margin):
+    """1 where a margin is above 0, 0 below, 1/2 at 0."""
+    return 0.5 + 0.5 * margin.sign()

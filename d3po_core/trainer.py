@@ -4,18 +4,20 @@ adapter."""
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import torch
 
-from . import loss
+from .methods import METHODS, NOISED, RECORDED
 from .pairs import CleanCandidates
 from .preference import Preferences
 from .reference import Reference
-from .terms import NoisedDraw, TrajectoryStep
+from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
+from .terms import NoisedDraw, TrajectoryStep, Values, accuracy
 
-WEIGHTINGS = ("paper", "standardised")
-REFERENCES = ("base", "round start")
+RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
+USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO, arXiv 2407.08639)
 
 
 class NonFiniteLoss(ValueError):
@@ -23,49 +25,16 @@ class NonFiniteLoss(ValueError):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a run is trained with. Defaults are D3PO's (arXiv 2311.13231, section 5 and its code).
-
-    beta            strength of the pull back to the reference: the factor before the log-ratios
-    clip            ratios are clamped to [1 - clip, 1 + clip]; 0: no clamp
-    weighting       "paper": log-ratios as they are; "standardised": every step's gradient weighs alike
-    dpo_beta        as beta, for examples without a trajectory (Diffusion-DPO, arXiv 2311.12908; its launchers' value).
-                    beta / 2 before the difference of errors; beta, clip and weighting are for trajectories alone
-    draws_per_set   noise levels, each with its noise, that an update trains such an example on. The variance of one
-                    draw's gradient is large where sets are few; the paper takes 1 over batches of 2048 pairs
-    reference       "base": the model without the LoRA; "round start": the LoRA as it is when training begins
-    epochs          how often every judged set is used
-    sets_per_update judged sets that share an optimizer step
-    step_fraction   share of each trajectory's steps that an update trains on, drawn anew each time
-    candidates_per_pass  candidates that go through the network together, 0: all; fewer need less memory and one more
-                    forward pass, for the same gradient
-    """
-
-    beta: float = 0.1
-    clip: float = 0.1
-    weighting: str = "paper"
-    reference: str = "base"
-    learning_rate: float = 3e-5
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
-    epochs: int = 1
-    sets_per_update: int = 1
-    step_fraction: float = 1.0
-    candidates_per_pass: int = 0
-    seed: int = 0
-    dpo_beta: float = 5000.0
-    draws_per_set: int = 4
-
-
-@dataclass(frozen=True)
 class Example:
     """A judged set and the denoiser of its prompt: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients.
 
     Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
+    unconditional denoises without the prompt, for caption dropout.
     """
 
     preferences: Preferences
     denoise: Callable
+    unconditional: Callable | None = None
 
     @property
     def trajectory(self):
@@ -76,7 +45,8 @@ class Trainer:
     """AdamW on an adapter's parameters; one `update` is one optimizer step.
 
     reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
-    reference, and its recorded x0 is used in place of a reference pass.
+    reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as it is when
+    training begins, which methods that learn from their own samples take for the policy that sampled.
 
     loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they overflow.
 
@@ -84,19 +54,21 @@ class Trainer:
     update at a time, and none is kept.
     """
 
-    def __init__(self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0):
+    def __init__(self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0, start_policy=None):
         self.adapter, self.settings, self.device = adapter, settings, device
+        self.method = METHODS[settings.method]
         self.loss_scale = self._first_loss_scale = loss_scale
-        self.step = 0
+        self.step, self.usual_margin = 0, 0.0
         self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate,
                                            weight_decay=settings.weight_decay)
         self.reference = Reference(adapter, reference_policy, self._denoise)
+        self.sampler = Reference(adapter, start_policy, self._denoise)
         self.begin_round()
 
     # --- the loop ---
 
     def updates_in(self, examples):
-        """How many updates `fit` makes."""
+        """How many updates `fit` makes, if it is not stopped."""
         return self.settings.epochs * self._updates_per_epoch(len(self._judged(examples)))
 
     def steps_in(self, examples, start=0):
@@ -111,18 +83,17 @@ class Trainer:
         after_update  after_update(done, metrics) after each update, where `done` counts the skipped ones too
         stop          asked after each update: training ends early where stop() is true
         round_start   the LoRA's weights when this fit began, as the `round_start` of the trainer that began it:
-                      needed where updates are skipped and these weights are the reference
+                      needed where updates are skipped and these weights are held against
 
-        Raises ValueError if no example has a strict preference, NonFiniteLoss before a step that would spoil the LoRA.
+        Raises ValueError if no example has what the method learns from, NonFiniteLoss before a step that would spoil
+        the LoRA.
         """
         judged = self._judged(examples)
-        if not judged:
-            raise ValueError("preferences: there is nothing to learn from: no candidate is strictly preferred to "
-                             "another. Pick at least one winner, or record candidates that differ more")
+        self._require_learnable(examples, judged)
         updates = self.settings.epochs * self._updates_per_epoch(len(judged))
         if not 0 <= start <= updates:
             raise ValueError(f"training cannot go on from update {start}: these sets and settings make {updates}")
-        if start and round_start is None and self.settings.reference == "round start":
+        if start and round_start is None and self._needs_round_start:
             raise ValueError("training cannot go on without the LoRA as it was at the round's start, its reference")
         self.begin_round(round_start)
         if not start:
@@ -136,11 +107,22 @@ class Trainer:
                 break
         return history
 
+    def _require_learnable(self, examples, judged):
+        if not judged:
+            raise ValueError(f"preferences: there is nothing to learn from: {self.method.wanted}")
+        kinds = {isinstance(examples[i].trajectory, CleanCandidates) for i in judged}
+        if self.method.terms == RECORDED and True in kinds:
+            raise ValueError(f"method: {self.settings.method} learns from recorded steps, and some of these candidates are "
+                             "images alone. Choose another method, such as Diffusion-DPO, or record candidates with D3PO "
+                             "KSampler")
+        if self.method.terms == NOISED and False in kinds:
+            raise ValueError(f"method: {self.settings.method} learns from noised images, not from recorded steps")
+
     def update(self, batch, on_step=lambda: None):
         """One optimizer step over a batch of examples: its metrics, floats by name.
 
-        Every pair weighs alike, with or without a trajectory. terms.py says what the log-ratios and the KL of examples
-        without one are; none of these is clipped.
+        Every pair (or candidate, where the method learns from single ones) weighs alike, with or without a trajectory.
+        terms.py says what the log-ratios and the KL of examples without one are; none of these is clipped.
         """
         metrics, norm = self._gradient(batch, on_step)
         while not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed, not the loss
@@ -155,47 +137,48 @@ class Trainer:
                 "learning_rate or beta, or run the model in bf16 or fp32")
         self.optimizer.step()
         self.step += 1
+        self.usual_margin = USUAL * self.usual_margin + (1 - USUAL) * metrics.get("margin", 0.0)
         return metrics
 
     def _gradient(self, batch, on_step):
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
-        settings, metrics = self.settings, defaultdict(float)
-        pairs = sum(len(example.preferences.pairs) for example in batch)
+        settings, sums, shares = self.settings, defaultdict(float), defaultdict(float)
+        parts = sum(self.method.parts(example.preferences) for example in batch)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed(self.step))
             for example in batch:
                 generator = _generator(settings.seed, self.step, example.trajectory.set_id)
-                share = len(example.preferences.pairs) / pairs / self._terms_in(example.trajectory)
-                for term in self._terms(example, generator, settings.draws_per_set, settings.step_fraction):
+                share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
+                for term in self._terms(example, generator, settings.draws_per_set, settings.step_fraction,
+                                        settings.caption_dropout, self.method):
                     for name, value in self._accumulate(term, share).items():
-                        metrics[name] += share * value
+                        sums[name] += share * value
+                        shares[name] += share
                     on_step()
         for parameter in self.adapter.parameters():
             if parameter.grad is not None:
                 parameter.grad /= self.loss_scale
-        return metrics, torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), settings.max_grad_norm)
+        return {name: sums[name] / shares[name] for name in sums}, norm
 
     def _accumulate(self, term, share):
         """Add share * d loss / d LoRA of one term; its metrics as 0-d tensors."""
+        term.usual_margin = self.usual_margin
         chunks = self._chunks(term)
         if len(chunks) == 1:
-            values, kl = term.values(slice(None))
+            values = term.values(slice(None))
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
-            values, kl = self._values(term)
-            values.requires_grad_()
+            values = self._values(term)
+            inputs = [value.requires_grad_() for value in values[:3] if value is not None]
             value = term.loss(values)
-            (slope,) = torch.autograd.grad(self.loss_scale * share * value, values)
+            slopes = torch.autograd.grad(self.loss_scale * share * value, inputs, allow_unused=True)
             for chunk in chunks:
-                (slope[chunk] * term.values(chunk)[0]).sum().backward()
-        log_ratio = term.log_ratio(values.detach())
-        w, l = term.winners_and_losers(log_ratio)
-        margin = term.margin(log_ratio)
-        return {"loss": value.detach(), "winner log-ratio": w.mean(), "loser log-ratio": l.mean(),
-                "margin": margin.mean(), "implicit accuracy": _accuracy(margin).mean(), "KL to reference": kl.mean(),
-                "clip fraction": loss.clip_fraction(term.weight * torch.cat([w, l]), term.clip)}
+                outputs = [value for value in term.values(chunk)[:3] if value is not None]
+                sum((slope[chunk] * output).sum() for slope, output in zip(slopes, outputs) if slope is not None).backward()
+        return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
 
     # --- looking without touching ---
 
@@ -206,43 +189,57 @@ class Trainer:
         the same at every call and in every run. Nothing changes, and no gradient is made.
 
         "held-out accuracy"  share of the pairs with a margin above 0, ties counting half
-        "held-out margin"    mean of the margins
-        "held-out pairs"     how many there are; without any the other two are left out
+        "held-out margin"    mean of the margins; also by quarter of the noise schedule
+        "held-out KL to reference"  mean over steps and candidates
+        "held-out pairs"     how many there are; without any the others are left out
         """
-        margins = []
-        for i in self._judged(examples):
-            example = examples[i]
-            terms = list(self._terms(example, _generator(example.trajectory.set_id), draws, step_fraction=1.0))
+        margins, by_quarter, kls = [], defaultdict(list), []
+        for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
+            terms = list(self._terms(example, _generator(example.trajectory.set_id), draws, step_fraction=1.0,
+                                     caption_dropout=0.0, method=RANKING))
+            of_terms = []
             with torch.random.fork_rng(), self.adapter.using(self.adapter.weights()):  # without dropout
-                margins.append(torch.stack([term.margin(term.log_ratio(self._values(term)[0]))
-                                            for term in terms]).mean(0).cpu())
+                for term in terms:
+                    values = self._values(term)
+                    of_terms.append(term.margin(values.log_ratio).cpu())
+                    by_quarter[term.quarter].append(of_terms[-1])
+                    kls.append(values.kl.mean().cpu())
+            margins.append(torch.stack(of_terms).mean(0))
         if not margins:
             return {"held-out pairs": 0}
         margins = torch.cat(margins)
-        return {"held-out accuracy": float(_accuracy(margins).mean()), "held-out margin": float(margins.mean()),
-                "held-out pairs": len(margins)}
+        return {"held-out accuracy": float(accuracy(margins).mean()), "held-out margin": float(margins.mean()),
+                "held-out KL to reference": float(torch.stack(kls).mean()), "held-out pairs": len(margins)} | {
+            f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
+            for quarter in sorted(by_quarter)}
 
     # --- the terms of the loss ---
 
-    def _terms(self, example, generator, draws, step_fraction):
+    def _terms(self, example, generator, draws, step_fraction, caption_dropout, method):
         """`draws` noised draws of an example, or where it has a trajectory a share of its random steps."""
-        pairs, candidates = example.preferences.pairs, example.trajectory
+        candidates = example.trajectory
 
-        def denoise(x, sigma):
-            return example.denoise(x, sigma.to(x).expand(len(x)))
+        def denoise(x, sigma, by=example.denoise):
+            return by(x, sigma.to(x).expand(len(x)))
 
-        def ref_denoise(x, sigma):
-            with self.reference.acting():
-                return self._denoise(example, x, sigma)
+        def reference(by):
+            def denoise(x, sigma):
+                with self.reference.acting():
+                    return self._in_passes(by, x, sigma)
+            return denoise
 
         if isinstance(candidates, CleanCandidates):
             for sigma, noise in candidates.draws(draws, generator):
-                yield NoisedDraw(pairs, candidates, sigma, noise, ref_denoise, denoise, self.settings, self.device)
+                dropped = caption_dropout and float(torch.rand((), generator=generator)) < caption_dropout
+                by = example.unconditional if dropped else example.denoise
+                yield NoisedDraw(example, sigma, noise, reference(by), partial(denoise, by=by), method, self.settings,
+                                 self.device)
         else:
             actions, ref_x0 = candidates.actions, self.reference.along(example)
+            sampled_x0 = self.sampler.along(example) if method.sampler else lambda i: None
             drawn = torch.randperm(len(actions), generator=generator)[:_share(actions, step_fraction)]
             for i in sorted(actions[i] for i in drawn.tolist()):
-                yield TrajectoryStep(pairs, candidates, i, ref_x0(i), denoise, self.settings, self.device)
+                yield TrajectoryStep(example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device)
 
     def _terms_in(self, candidates):
         """How many terms an update has of an example with these candidates."""
@@ -251,10 +248,9 @@ class Trainer:
         return _share(candidates.actions, self.settings.step_fraction)
 
     def _values(self, term):
-        """(values, KL) of all of a term's candidates without gradients."""
+        """The Values of all of a term's candidates without gradients."""
         with torch.no_grad():
-            values, kls = zip(*(term.values(chunk) for chunk in self._chunks(term)))
-        return torch.cat(values), torch.cat(kls)
+            return Values.joined([term.values(chunk) for chunk in self._chunks(term)])
 
     def _chunks(self, term):
         return torch.arange(len(term.candidates)).split(self.settings.candidates_per_pass or len(term.candidates))
@@ -262,8 +258,8 @@ class Trainer:
     # --- the order of examples ---
 
     def _judged(self, examples):
-        """Indices of the examples that have a strict pair."""
-        return [i for i in range(len(examples)) if examples[i].preferences.pairs]
+        """Indices of the examples that the method can learn from."""
+        return [i for i in range(len(examples)) if self.method.candidates(examples[i].preferences)]
 
     def _updates_per_epoch(self, judged):
         return -(-judged // self.settings.sets_per_update)
@@ -281,14 +277,23 @@ class Trainer:
     # --- a run's state ---
 
     def begin_round(self, weights=None):
-        """Where the reference is the round's start: hold the LoRA against these weights, or its present ones."""
+        """Hold the LoRA against these weights, or its present ones, where the method or the reference wants the round's
+        start."""
+        if not self._needs_round_start:
+            return
+        start = weights or self.adapter.weights()
+        self.sampler.become(start)
         if self.settings.reference == "round start":
-            self.reference.become(weights or self.adapter.weights())
+            self.reference.become(start)
 
     @property
     def round_start(self):
-        """The LoRA's weights when the round began, by name; None where the reference is the base."""
-        return self.reference.weights
+        """The LoRA's weights when the round began, by name; None where nothing is held against them."""
+        return self.sampler.weights
+
+    @property
+    def _needs_round_start(self):
+        return self.method.sampler or self.settings.reference == "round start"
 
     def state(self):
         """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have."""
@@ -298,6 +303,7 @@ class Trainer:
                 tensors[f"optimizer.{name}.{key}"] = value.detach().to("cpu", copy=True)
         if self._first_loss_scale > 1:
             tensors["loss scale"] = torch.tensor(self.loss_scale)
+        tensors["usual margin"] = torch.tensor(self.usual_margin, dtype=torch.float64)
         return tensors, self.step
 
     def load_state(self, tensors, step):
@@ -313,6 +319,7 @@ class Trainer:
                 self.optimizer.state[parameter][part] = value
         if self._first_loss_scale > 1 and "loss scale" in tensors:
             self.loss_scale = float(tensors["loss scale"])
+        self.usual_margin = float(tensors.get("usual margin", 0.0))
         self.step = step
         self.begin_round()
 
@@ -322,8 +329,12 @@ class Trainer:
         return (self.settings.seed * 1_000_003 + step) % 2 ** 63
 
     def _denoise(self, example, x, sigma):
+        """x0 of any number of candidates of an example."""
+        return self._in_passes(example.denoise, x, sigma)
+
+    def _in_passes(self, denoise, x, sigma):
         """x0 of any number of candidates, in passes of as many as the settings say."""
-        return torch.cat([example.denoise(part, sigma.to(part).expand(len(part)))
+        return torch.cat([denoise(part, sigma.to(part).expand(len(part)))
                           for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))])
 
 
@@ -335,7 +346,3 @@ def _generator(*names):
 
 def _share(actions, fraction):
     return max(1, round(fraction * len(actions)))
-
-
-def _accuracy(margin):
-    return 0.5 + 0.5 * margin.sign()

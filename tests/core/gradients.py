@@ -17,3 +17,8 @@ def assert_same(ours, theirs, tolerance=1e-7):
     assert scale > 0
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def overall(metrics):
+    """Metrics without those of one quarter of the noise schedule, which an update may have or not."""
+    return {name: value for name, value in metrics.items() if "noise quarter" not in name}

@@ -1,0 +1,135 @@
+"""The methods of preference tuning by name: which loss an update makes of a term, and what it needs for it."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+from . import loss
+
+# what a method learns from -> (the candidates of a Preferences that take part, how many parts of the loss these are,
+# what to do where there are none)
+PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
+RECORDED, NOISED = "recorded steps", "noised images"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an update learns.
+
+    loss       loss(term, values) -> scalar; values (terms.Values) hold weighted log-ratios
+    of         PAIRS, LABELS (liked or not), REWARDS, or LIKED: what must have been said of candidates
+    terms      RECORDED or NOISED where it learns from nothing else, "" where it learns from either
+    reference  False: training needs no pass of the reference
+    sampler    True: values hold the log-ratio to the policy that sampled
+    direction  True: values hold the log-ratio's gradient with respect to x0
+    clamps     True: the loss clamps ratios to the settings' clip
+    """
+
+    loss: Callable
+    of: str = PAIRS
+    terms: str = ""
+    reference: bool = True
+    sampler: bool = False
+    direction: bool = False
+    clamps: bool = False
+
+    def candidates(self, preferences):
+        """Indices of the candidates that take part, sorted; none where there is nothing to learn."""
+        if self.of == PAIRS:
+            return sorted({candidate for pair in preferences.pairs for candidate in pair})
+        if self.of == REWARDS:
+            rewards = preferences.rewards
+            return sorted(rewards) if len(set(rewards.values())) > 1 else []
+        labels = preferences.labels
+        return sorted(candidate for candidate, liked in labels.items() if liked or self.of == LABELS)
+
+    def parts(self, preferences):
+        """How many pairs or candidates the loss is a mean over."""
+        return len(preferences.pairs) if self.of == PAIRS else len(self.candidates(preferences))
+
+    @property
+    def wanted(self):
+        """What to do where no set has anything to learn from."""
+        return {PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
+                       "differ more",
+                LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
+                REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record candidates that differ "
+                         "more",
+                LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner"}[self.of]
+
+
+def d3po(term, values):
+    return loss.d3po(*term.sides(values.log_ratio), term.beta, term.clip)
+
+
+def diffusion_dpo(term, values):
+    return loss.dpo(*term.sides(values.log_ratio), term.beta)
+
+
+def ipo(term, values):
+    return loss.ipo(*term.sides(values.log_ratio), term.beta)
+
+
+def conservative_dpo(term, values):
+    return loss.dpo(*term.sides(values.log_ratio), term.beta, term.settings.label_smoothing)
+
+
+def anchored_dpo(term, values):
+    winners, losers = term.sides(values.log_ratio)
+    weight = term.settings.winner_weight * term.beta / 2  # beta / 2: DPO's own pull on the winner at margin 0
+    return loss.dpo(winners, losers, term.beta) + weight * loss.sft(winners)
+
+
+def sdpo(term, values):
+    winners, losers = term.sides(values.log_ratio)
+    losers = loss.safeguard(losers, *term.sides(values.direction), term.settings.winner_share)
+    return loss.dpo(winners, losers, term.beta)
+
+
+def beta_dpo(term, values):
+    winners, losers = term.sides(values.log_ratio)
+    beta = loss.adaptive_beta(loss.d3po_margin(winners, losers, term.beta), term.usual_margin, term.beta,
+                              term.settings.adaptation, term.settings.adaptation_bound)
+    return loss.dpo(winners, losers, beta)
+
+
+def mapo(term, values):
+    errors = -2 * values.log_ratio  # without a reference the log-ratio is -error / 2
+    return loss.mapo(*term.sides(errors), term.settings.mapo_beta, term.settings.mapo_snr)
+
+
+def kto(term, values):
+    return loss.kto(values.log_ratio, term.liked, values.kl, term.beta)
+
+
+def ddpo(term, values):
+    return loss.ddpo(values.sampler_log_ratio, loss.advantages(term.rewards), term.settings.ratio_clip)
+
+
+def dpok(term, values):
+    return loss.dpok(values.sampler_log_ratio, loss.advantages(term.rewards), values.kl, term.settings.kl_weight,
+                     term.settings.ratio_clip)
+
+
+def rwr(term, values):
+    return loss.rwr(values.log_ratio, term.rewards, term.settings.reward_beta)
+
+
+def sft(term, values):
+    return loss.sft(values.log_ratio)
+
+
+METHODS = {
+    "D3PO": Method(d3po, clamps=True),
+    "Diffusion-DPO": Method(diffusion_dpo, terms=NOISED),
+    "IPO": Method(ipo),
+    "DPO with label smoothing": Method(conservative_dpo),
+    "DPO with winner anchor": Method(anchored_dpo),
+    "Diffusion-SDPO": Method(sdpo, direction=True),
+    "beta-DPO": Method(beta_dpo),
+    "MaPO": Method(mapo, terms=NOISED, reference=False),
+    "Diffusion-KTO": Method(kto, of=LABELS),
+    "DDPO": Method(ddpo, of=REWARDS, terms=RECORDED, sampler=True),
+    "DPOK": Method(dpok, of=REWARDS, terms=RECORDED, sampler=True),
+    "reward-weighted": Method(rwr, of=REWARDS),
+    "supervised": Method(sft, of=LIKED),
+}
