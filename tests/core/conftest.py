@@ -11,6 +11,7 @@ from d3po_core.preference import Preferences
 from d3po_core.trainer import Example
 from d3po_core.trajectory import Trajectory
 from d3po_core.transition import Ancestral
+from tests.core.judged import JUDGED, Predictor, images
 from tests.core.rounds import Round
 
 torch.set_num_threads(1)
@@ -143,3 +144,28 @@ def setup():
 def begin(toy, setup):
     """begin(folder, **options): a round of training on the run in that folder."""
     return lambda folder, **options: Round(folder, toy, setup, **options)
+
+
+@pytest.fixture
+def recorded(setup):
+    """(adapter away from its start, judged recordings by the base)"""
+    def make(size=0.1, dtype=torch.float64, judged=JUDGED, **adapter):
+        denoise, adapter = setup(dtype=dtype, **adapter)
+        with adapter.off():
+            examples = [Example(Preferences(record(denoise, len(each["scores"]), seed, dtype), **each), denoise)
+                        for seed, each in enumerate(judged)]
+        stir(adapter, size=size)
+        return adapter, examples
+    return make
+
+
+@pytest.fixture
+def drawn(setup):
+    """(adapter away from its start, judged images)"""
+    def make(size=0.1, dtype=torch.float64, judged=JUDGED, **adapter):
+        _, adapter = setup(dtype=dtype, **adapter)
+        stir(adapter, size=size)
+        denoise = Predictor(adapter.root)
+        return adapter, [Example(Preferences(images(each["scores"], seed, dtype), **each), denoise, denoise)
+                         for seed, each in enumerate(judged)]
+    return make

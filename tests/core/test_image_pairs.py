@@ -1,6 +1,5 @@
 """Diffusion-DPO over images without a trajectory: an independent form of it in float64, and what it must not do."""
 
-import dataclasses
 import math
 from dataclasses import replace
 from functools import partial

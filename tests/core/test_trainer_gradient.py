@@ -1,34 +1,16 @@
 """The trainer's batched, cached gradients against a naive loop and finite differences, in float64."""
 
-import math
 
 import pytest
 import torch
 
 from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer
-from tests.core.gradients import assert_same, gradients
+from d3po_core.trainer import Example, Trainer
+from tests.core.gradients import assert_same, gradients, log_p, still
 
 PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))
 CASES = pytest.mark.parametrize("weighting, beta, clip", [("paper", 3.0, 0.1), ("standardised", 20.0, 0.03),
                                                           ("paper", 3.0, 0.0), ("standardised", 20.0, 0.0)])
-
-
-def still(**options):
-    """Settings under which an update computes gradients and leaves the weights."""
-    return Settings(**{"learning_rate": 0.0, "weight_decay": 0.0, "max_grad_norm": math.inf} | options)
-
-
-def log_p(example, candidate, i):
-    """(log-prob of one candidate's step, the factor that standardises it), from the definitions."""
-    trajectory = example.trajectory
-    sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
-    up = min(sigma_next, trajectory.kernel.eta * sigma_next * (1 - sigma_next ** 2 / sigma ** 2).sqrt())
-    down = (sigma_next ** 2 - up ** 2).clamp_min(0).sqrt()
-    x, x_next = (trajectory.states[j, candidate:candidate + 1] for j in (i, i + 1))
-    x0 = example.denoise(x, sigma[None])
-    density = torch.distributions.Normal(x0 + (down / sigma) * (x - x0), up)
-    return density.log_prob(x_next).mean(), up / (sigma - down)
 
 
 def naive(adapter, settings, batch):

@@ -1,0 +1,191 @@
+"""An update of every method against its definition, written out candidate by candidate in float64."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from d3po_core.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS
+from tests.core.gradients import assert_same, log_p
+from tests.core.judged import JUDGED, SETTINGS, USUAL_MARGIN, update
+
+STEPS = [name for name, method in METHODS.items() if method.terms != NOISED]
+DRAWS = [name for name, method in METHODS.items() if method.terms != RECORDED]
+def sigmoid(x):
+    return 1 / (1 + (-x).exp())
+
+
+# --- the losses by their definitions, of the `of` one term is: lists over candidates of log-ratios r, KLs, ... ---
+
+def dpo(t, beta, smoothing=0.0, r_of_losers=None):
+    of_losers = r_of_losers or (lambda w, l: t["r"][l])
+    margins = [beta * (t["r"][w] - of_losers(w, l)) for w, l in t["pairs"]]
+    return mean([-(1 - smoothing) * sigmoid(m).log() - smoothing * sigmoid(-m).log() for m in margins])
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def d3po(t, s):
+    clip = 0 if t["drawn"] else s.clip
+    clamped = [r.exp().clamp(1 - clip, 1 + clip).log() if clip else r for r in t["r"]]
+    return dpo(t | {"r": clamped}, t["beta"])
+
+
+def sdpo(t, s):
+    def losers(w, l):
+        g_w, g_l = t["g"][w].flatten(), t["g"][l].flatten()
+        share = ((1 - s.winner_share) * (g_w @ g_w) / (g_w @ g_l)).item() if g_w @ g_l > 0 else 1.0
+        share = min(1.0, share)
+        return share * t["r"][l] + (1 - share) * t["r"][l].detach()
+    return dpo(t, t["beta"], r_of_losers=losers)
+
+
+def beta_dpo(t, s):
+    usual = mean([t["beta"] * (t["r"][w] - t["r"][l]).item() for w, l in t["pairs"]])
+    return dpo(t, t["beta"] * min(2.0, max(0.5, 1 + s.adaptation * (usual - USUAL_MARGIN))))
+
+
+def mapo(t, s):
+    f = [s.mapo_snr * e / ((s.mapo_snr * e).exp() - 1) for e in t["e"]]
+    return mean([t["e"][w] - s.mapo_beta * sigmoid(1000 * (f[w] - f[l])).log() for w, l in t["pairs"]])
+
+
+def kto(t, s):
+    named = [(i, up) for i, up in enumerate(t["liked"]) if up is not None]
+    z = mean([t["kl"][i].item() for i, _ in named])
+    return mean([1 - sigmoid(t["beta"] * (t["r"][i] - z if up else z - t["r"][i])) for i, up in named])
+
+
+def ddpo(t, s):
+    scores = torch.tensor(t["scores"])
+    gains = (scores - scores.mean()) / scores.std(correction=0)
+    ratios = [q.exp() for q in t["q"]]
+    return mean([-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains.tolist(), ratios)])
+
+
+def rwr(t, s):
+    weights = [math.exp(s.reward_beta * score) for score in t["scores"]]
+    return -sum(w * r for w, r in zip(weights, t["r"])) / sum(weights)
+
+
+LOSSES = {
+    "D3PO": d3po,
+    "Diffusion-DPO": lambda t, s: dpo(t, t["beta"]),
+    "IPO": lambda t, s: mean([(t["beta"] * (t["r"][w] - t["r"][l]) - 0.5) ** 2 for w, l in t["pairs"]]),
+    "DPO with label smoothing": lambda t, s: dpo(t, t["beta"], s.label_smoothing),
+    "DPO with winner anchor": lambda t, s: dpo(t, t["beta"]) - s.winner_weight * t["beta"] / 2 * mean(
+        [t["r"][w] for w, _ in t["pairs"]]),
+    "Diffusion-SDPO": sdpo,
+    "beta-DPO": beta_dpo,
+    "MaPO": mapo,
+    "Diffusion-KTO": kto,
+    "DDPO": ddpo,
+    "DPOK": lambda t, s: ddpo(t, s) + s.kl_weight * mean(t["kl"]),
+    "reward-weighted": rwr,
+    "supervised": lambda t, s: -mean([r for r, up in zip(t["r"], t["liked"]) if up]),
+}
+
+
+def parts(name, judged):
+    """Over how many pairs or candidates a set's loss is a mean."""
+    of = METHODS[name].of
+    return {PAIRS: len(judged["pairs"]), REWARDS: len(judged["scores"]), LIKED: sum(map(bool, judged["liked"])),
+            LABELS: sum(up is not None for up in judged["liked"])}[of]
+
+
+def steps_of(adapter, settings, example, sampled):
+    """What the losses take, of each random step of a recording; `sampled` holds each step's log-probs under the policy
+    that sampled."""
+    trajectory = example.trajectory
+    for i, sampled_log_probs in enumerate(sampled):
+        sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
+        std = sigma_next * (1 - sigma_next ** 2 / sigma ** 2).sqrt()
+        drift = 1 - (sigma_next ** 2 - std ** 2).sqrt() / sigma
+        term = {"r": [], "kl": [], "q": [], "g": [], "beta": settings.beta, "drawn": False}
+        for candidate in range(trajectory.candidates):
+            x, x_next = (trajectory.states[j, candidate:candidate + 1] for j in (i, i + 1))
+            policy, weight = log_p(example, candidate, i)
+            with adapter.off(), torch.no_grad():
+                reference, _ = log_p(example, candidate, i)
+                ref_x0 = example.denoise(x, sigma[None])
+            weight = weight if settings.weighting == "standardised" else 1.0
+            x0 = example.denoise(x, sigma[None])
+            leaf = x0.detach().requires_grad_()
+            density = torch.distributions.Normal(leaf + (1 - drift) * (x - leaf), std).log_prob(x_next).mean()
+            term["g"].append(torch.autograd.grad(density, leaf)[0])
+            term["r"].append(weight * (policy - reference))
+            term["q"].append(weight * (policy - sampled_log_probs[candidate]))
+            term["kl"].append(weight * (drift * (x0 - ref_x0)).square().mean() / (2 * std ** 2))
+        yield term
+
+
+def log_probs(example):
+    """Of each random step and candidate."""
+    trajectory = example.trajectory
+    with torch.no_grad():
+        return [[log_p(example, candidate, i)[0] for candidate in range(trajectory.candidates)]
+                for i in range(len(trajectory.sigmas) - 2)]
+
+
+def draws_of(adapter, settings, example, passes):
+    """What the losses take, of each noised draw; `passes` are the (x, sigma) that the trainer gave the policy."""
+    images, denoise = example.trajectory.latents, example.denoise
+    used = METHODS[settings.method].candidates(example.preferences)
+    for x, sigma in passes:
+        noise, level = (x[0] - images[used[0]]) / sigma[0], sigma[0]
+        term = {"r": [], "kl": [], "e": [], "g": [], "beta": settings.dpo_beta, "drawn": True}
+        for image in images:
+            noised = (image + level * noise)[None]
+            with adapter.off(), torch.no_grad():
+                ref = denoise.predict(noised, level[None])
+            predicted = denoise.predict(noised, level[None])
+            leaf = predicted.detach().requires_grad_()
+            term["g"].append(torch.autograd.grad(-0.5 * (leaf - noise).square().mean(), leaf)[0])
+            error, ref_error = (predicted - noise).square().mean(), (ref - noise).square().mean()
+            term["e"].append(error)
+            term["r"].append((ref_error - error) / 2)
+            term["kl"].append((predicted - ref).square().mean() / 2)
+        yield term
+
+
+def expected(settings, judged, adapter, terms_by_set):
+    """The loss's gradient, from the terms of each set."""
+    counts = [parts(settings.method, each) for each in judged]
+    value = sum(n * mean([LOSSES[settings.method](term | each, settings) for term in terms])
+                for n, each, terms in zip(counts, judged, terms_by_set)) / sum(counts)
+    return torch.autograd.grad(value, adapter.parameters()), value.item()
+
+
+# --- value and gradient ---
+
+@pytest.mark.parametrize("weighting", ["paper", "standardised"])
+@pytest.mark.parametrize("name", STEPS)
+def test_on_recorded_steps_an_update_is_the_method_written_out(toy, recorded, name, weighting):
+    adapter, examples = recorded()
+    start, sampled = adapter.weights(), [log_probs(example) for example in examples]
+    toy.stir(adapter, seed=3)
+    settings = replace(SETTINGS, method=name, weighting=weighting)
+    ours, metrics = update(adapter, settings, examples, start)
+    theirs, value = expected(settings, JUDGED, adapter, [
+        steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)])
+    assert metrics["loss"] == pytest.approx(value, rel=1e-7)
+    assert_same(ours, theirs, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_on_noised_images_an_update_is_the_method_written_out(drawn, name):
+    adapter, examples = drawn()
+    settings = replace(SETTINGS, method=name)
+    ours, metrics = update(adapter, settings, examples)
+    seen, n = examples[0].denoise.seen, settings.draws_per_set
+    theirs, value = expected(settings, JUDGED, adapter, [
+        draws_of(adapter, settings, example, seen[i * n:(i + 1) * n]) for i, example in enumerate(examples)])
+    assert metrics["loss"] == pytest.approx(value, rel=1e-7)
+    assert_same(ours, theirs, tolerance=1e-7)
+
+
+def test_every_method_is_written_out_here():
+    assert set(LOSSES) == set(METHODS) == set(STEPS) | set(DRAWS)
