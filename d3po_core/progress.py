@@ -50,17 +50,15 @@ class Progress:
         before, a warning or ""). begin(how many) is called first; options are fit's.
         """
         round_start = trainer.round_start
-        (history, warning), total = self._take_up(trainer), trainer.updates_in(examples)
-        start = len(history)
-        begin(start)
+        (before, warning), total = self._take_up(trainer), trainer.updates_in(examples)
+        begin(len(before))
 
-        def keep(done, metrics):
-            history.append(metrics)
-            if self.folder and self.every and (done % self.every == 0 or done == total):
+        def keep(history):
+            if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
                 self.save(trainer, history)
 
-        trainer.fit(examples, start=start, round_start=round_start, after_update=keep, **options)
-        return history, start, warning
+        history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
+        return history, len(before), warning
 
     def _take_up(self, trainer):
         try:

@@ -76,35 +76,41 @@ class Trainer:
         terms = {i: self._terms_in(examples[i].trajectory) for i in self._judged(examples)}
         return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
-    def fit(self, examples, on_step=lambda: None, start=0, after_update=None, stop=None, round_start=None):
+    def fit(self, examples, on_step=lambda: None, history=(), held_out=(), evaluate_every=0, after_update=None, stop=None,
+            round_start=None):
         """Use every example `epochs` times. Calls on_step() after each denoising step; returns the updates' metrics.
 
-        start         how many updates to skip: `load_state` took up the state after so many updates of this fit
-        after_update  after_update(done, metrics) after each update, where `done` counts the skipped ones too
-        stop          asked after each update: training ends early where stop() is true
+        history       metrics of the updates of this fit that were made before: `load_state` took up the state after them
+        held_out      examples that are not trained on: their figures (`evaluate`) are put to the metrics of every
+                      `evaluate_every`-th update (0: none) and of the last
+        after_update  after_update(metrics of all updates so far) after each update
+        stop          stop(metrics of all updates so far) -> true ends training early
         round_start   the LoRA's weights when this fit began, as the `round_start` of the trainer that began it:
-                      needed where updates are skipped and these weights are held against
+                      needed where updates were made before and these weights are held against
 
         Raises ValueError if no example has what the method learns from, NonFiniteLoss before a step that would spoil
         the LoRA.
         """
-        judged = self._judged(examples)
+        history, judged = list(history), self._judged(examples)
         self._require_learnable(examples, judged)
         updates = self.settings.epochs * self._updates_per_epoch(len(judged))
-        if not 0 <= start <= updates:
-            raise ValueError(f"training cannot go on from update {start}: these sets and settings make {updates}")
-        if start and round_start is None and self._needs_round_start:
+        if len(history) > updates:
+            raise ValueError(f"training cannot go on after update {len(history)}: these sets and settings make {updates}")
+        if history and round_start is None and self._needs_round_start:
             raise ValueError("training cannot go on without the LoRA as it was at the round's start, its reference")
         self.begin_round(round_start)
-        if not start:
+        if not history:
             self.loss_scale = self._first_loss_scale
-        history = []
-        for done, batch in enumerate(self._batches(judged, start), start + 1):
-            history.append(self.update([examples[i] for i in batch], on_step))
-            if after_update:
-                after_update(done, history[-1])
-            if stop and stop():
+        for batch in self._batches(judged, len(history)):
+            if history and stop and stop(history):
                 break
+            history.append(self.update([examples[i] for i in batch], on_step))
+            if held_out and evaluate_every and len(history) % evaluate_every == 0:
+                history[-1] |= self.evaluate(held_out)
+            if after_update:
+                after_update(history)
+        if held_out and "held-out pairs" not in history[-1]:
+            history[-1] = history[-1] | self.evaluate(held_out)
         return history
 
     def _require_learnable(self, examples, judged):

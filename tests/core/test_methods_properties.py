@@ -106,11 +106,11 @@ def test_training_that_was_stopped_goes_on_to_the_bit(recorded, drawn, name):
     settings = replace(LEARNING, method=name, epochs=6, sets_per_update=1, candidates_per_pass=2)
     adapter, examples = any_kind(recorded, drawn, name, size=0.0, dtype=torch.float32)
     whole, kept = Trainer(adapter, settings), {}
-    history = whole.fit(examples, after_update=lambda done, _: kept.update({done: whole.state()}))
+    history = whole.fit(examples, after_update=lambda made: kept.update({len(made): whole.state()}))
     adapter, examples = any_kind(recorded, drawn, name, size=0.0, dtype=torch.float32)
     again = Trainer(adapter, settings)
     again.load_state(*kept[5])
-    assert again.fit(examples, start=5, round_start=whole.round_start) == history[5:]
+    assert again.fit(examples, history=history[:5], round_start=whole.round_start) == history
     (one, _), (other, _) = whole.state(), again.state()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 

@@ -47,10 +47,10 @@ def whole(request, start, tmp_path):
     settings = dataclasses.replace(BRISK, reference=request.param)
     trainer, examples = start(settings, dropout=0.3)
 
-    def keep(done, metrics):
-        save_file(trainer.state()[0], tmp_path / f"{done}.safetensors")
+    def keep(history):
+        save_file(trainer.state()[0], tmp_path / f"{len(history)}.safetensors")
 
-    keep(0, None)
+    keep([])
     return settings, trainer, trainer.fit(examples, after_update=keep), tmp_path
 
 
@@ -61,9 +61,9 @@ def test_a_fit_that_goes_on_in_the_middle_ends_as_the_uninterrupted_one_to_the_b
     again.load_state(load_file(folder / f"{done}.safetensors"), done)
     assert again.updates_in(examples) == UPDATES == len(history)
     steps, left, numbers = [], again.steps_in(examples, done), []
-    rest = again.fit(examples, lambda: steps.append(1), start=done, round_start=trainer.round_start,
-                     after_update=lambda number, metrics: numbers.append(number))
-    assert rest == history[done:] and again.step == UPDATES and len(steps) == left
+    rest = again.fit(examples, lambda: steps.append(1), history=history[:done], round_start=trainer.round_start,
+                     after_update=lambda made: numbers.append(len(made)))
+    assert rest == history and again.step == UPDATES and len(steps) == left
     assert numbers == list(range(done + 1, UPDATES + 1))
     assert same(again.state()[0], trainer.state()[0])
 
@@ -72,20 +72,19 @@ def test_a_second_fit_can_go_on_in_the_middle_too(start):
     trainer, examples = start()
     trainer.fit(examples)
     kept = {}
-    history = trainer.fit(examples, after_update=lambda done, metrics: kept.update({done: trainer.state()}))
+    history = trainer.fit(examples, after_update=lambda made: kept.update({len(made): trainer.state()}))
     again, examples = start()
     again.load_state(*kept[4])
     assert again.step == UPDATES + 4
-    assert again.fit(examples, start=4) == history[4:] and same(again.state()[0], trainer.state()[0])
+    assert again.fit(examples, history=history[:4]) == history and same(again.state()[0], trainer.state()[0])
 
 
 def test_going_on_without_the_reference_or_beyond_the_end_is_an_error(start):
     trainer, examples = start(dataclasses.replace(BRISK, reference="round start"))
     with pytest.raises(ValueError, match="without the LoRA as it was at the round's start"):
-        trainer.fit(examples, start=2)
-    for wrong in (-1, UPDATES + 1):
-        with pytest.raises(ValueError, match=f"cannot go on from update {wrong}: .* make {UPDATES}"):
-            trainer.fit(examples, start=wrong, round_start=trainer.round_start)
+        trainer.fit(examples, history=[{}, {}])
+    with pytest.raises(ValueError, match=f"cannot go on after update {UPDATES + 1}: .* make {UPDATES}"):
+        trainer.fit(examples, history=[{}] * (UPDATES + 1), round_start=trainer.round_start)
     assert trainer.step == 0
 
 
@@ -95,14 +94,14 @@ def test_the_rounds_start_is_what_the_lora_was_when_the_fit_or_the_trainer_began
     assert same(trainer.round_start, first)
     trainer.fit(examples)
     assert same(trainer.round_start, first) and not same(trainer.adapter.weights(), first)
-    trainer.fit(examples, stop=lambda: True)
+    trainer.fit(examples, stop=lambda made: True)
     assert not same(trainer.round_start, first)
     assert start()[0].round_start is None
 
 
 def test_stop_ends_a_fit_after_the_update_that_it_follows(start):
     trainer, examples = start()
-    history = trainer.fit(examples, stop=lambda: trainer.step == 4)
+    history = trainer.fit(examples, stop=lambda made: len(made) == 4)
     assert len(history) == trainer.step == 4
     other, examples = start()
     assert other.fit(examples)[:4] == history
@@ -117,7 +116,7 @@ def test_a_loss_scale_that_was_halved_is_part_of_the_state_and_starts_anew_with_
     trainer, examples = start(loss_scale=2.0 ** 16)
     seen = []
 
-    def lower(done, metrics):
+    def lower(made):
         seen.append(trainer.loss_scale)
         trainer.loss_scale = 2.0 ** 9
 
@@ -174,7 +173,7 @@ def test_examples_made_on_demand_train_alike_and_are_not_kept(start):
 
 def test_evaluating_changes_nothing(start):
     trainer, examples = start(dropout=0.3)
-    trainer.fit(examples[:4], stop=lambda: trainer.step == 2)
+    trainer.fit(examples[:4], stop=lambda made: len(made) == 2)
     gradients = [parameter.grad.clone() for parameter in trainer.adapter.parameters()]
     tensors, noise = trainer.state()[0], torch.random.get_rng_state()
     first = trainer.evaluate(examples)
@@ -232,3 +231,28 @@ def test_a_policy_that_is_the_reference_ranks_held_out_pairs_by_chance(start):
 def test_without_a_held_out_pair_there_is_nothing_but_their_number(start):
     trainer, examples = start()
     assert trainer.evaluate([]) == trainer.evaluate([examples[2]]) == {"held-out pairs": 0}
+
+
+# --- held-out figures on the way ---
+
+def test_held_out_figures_come_with_every_so_many_updates_and_the_last(start):
+    trainer, examples = start()
+    history = trainer.fit(examples[:4], held_out=examples[4:], evaluate_every=4)
+    measured = [i + 1 for i, metrics in enumerate(history) if "held-out accuracy" in metrics]
+    assert measured == [4, len(history)] and len(history) % 4
+    assert history[-1].items() >= trainer.evaluate(examples[4:]).items()
+    plain, examples = start()
+    without = plain.fit(examples[:4])
+    assert [{k: v for k, v in m.items() if not k.startswith("held-out")} for m in history] == without
+    assert same(plain.state()[0], trainer.state()[0])
+
+
+def test_a_fit_that_was_stopped_early_does_not_go_on_when_it_is_taken_up_again(start):
+    def enough(made):
+        return len(made) >= 3
+
+    trainer, examples = start()
+    history = trainer.fit(examples, stop=enough)
+    again, examples = start()
+    again.load_state(*trainer.state())
+    assert again.fit(examples, history=history, stop=enough) == history and again.step == 3
