@@ -145,7 +145,7 @@ class NoisedDraw(Term):
         self.scale = clean.target_scale(sigma)
         self.quarter = 1 + 4 * int((clean.sigmas < sigma).sum()) // len(clean.sigmas)
         self.x0 = clean.latents[:][self.candidates].to(device)
-        self.x = self.x0 + sigma.to(self.x0) * noise.to(device)
+        self.x = clean.noised(self.x0, sigma, noise)
         self.ref_x0, self.ref_error = None, torch.zeros(len(self.x0), device=device, dtype=self.x0.dtype)
         if method.reference:
             self.ref_x0 = ref_denoise(self.x, sigma)

@@ -185,7 +185,8 @@ class D3POEncodePairs(io.ComfyNode):
             description="Judged images of a dataset, for the train step: they need no recorded trajectory and train by "
                         "Diffusion-DPO (arXiv 2311.12908). Images go through your VAE, prompts through your CLIP.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model: the one to train."),
+                io.Model.Input("model", tooltip="The base model: the one to train, a flow model (SD3, Flux) or any "
+                                              "other."),
                 io.Clip.Input("clip", tooltip="Its CLIP, for the prompts."),
                 io.Vae.Input("vae", tooltip="Its VAE, for the images."),
                 DatasetType.Input("dataset", tooltip="From D3PO Import Preferences, D3PO Load Sets or D3PO Save to Dataset."),
@@ -207,7 +208,6 @@ class D3POEncodePairs(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, dataset, split, held_out, annotators, joining, limit):
-        host.require_epsilon_or_v(model)
         empty = encode(clip, "")
         base, preferences = host.fingerprint(model), []
         with dataset.open() as store:
@@ -216,7 +216,9 @@ class D3POEncodePairs(io.ComfyNode):
             bar = comfy.utils.ProgressBar(len(paired))
             for row, pairs in paired:
                 conditioning = host.Conditioning(encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0)
-                clean = host.clean_candidates(model, vae.encode(store.images(row.id)), row.id, base, conditioning)
+                # one by one: to a video model's VAE several images are a video
+                latents = torch.cat([vae.encode(image[None]) for image in store.images(row.id)])
+                clean = host.clean_candidates(model, latents, row.id, base, conditioning)
                 preferences.append(Preferences(clean, pairs, source=dataset.name))
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train

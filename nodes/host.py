@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -166,14 +167,53 @@ class Recorder:
 
 
 def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them."""
-    sampling = model.get_model_object("model_sampling")
-    prediction = "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them. Raises ValueError as prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
-    return CleanCandidates(latents, sampling.sigmas.float().cpu(), prediction, name, fingerprint,
+    return CleanCandidates(latents, noise_levels(model), prediction_of(model), name, fingerprint,
                            {"sampling": sampling_name(model), "content": content}, conditioning)
+
+
+def finished(model, trajectory, recorded_noise=False):
+    """A recording's final images as CleanCandidates, under its name, settings and conditioning; with recorded_noise
+    they keep the noise that they were sampled from. Raises ValueError as prediction_of and initial_noise.
+
+    `model` reads its network as the one that was recorded does, and the conditioning's guidance is the recording's.
+    """
+    return CleanCandidates(trajectory.states[-1], noise_levels(model), prediction_of(model), trajectory.set_id,
+                           trajectory.model, trajectory.settings, trajectory.conditioning,
+                           initial_noise(model, trajectory) if recorded_noise else None)
+
+
+def initial_noise(model, trajectory):
+    """The noise that a recording began with, [N, C, H, W], to float rounding.
+
+    Raises ValueError for candidates that began with anything else besides.
+    """
+    sampling, sigma = model.get_model_object("model_sampling"), trajectory.sigmas[0]
+    first, largest = float(sigma), float(sampling.sigma_max)
+    full = first > largest or math.isclose(first, largest, rel_tol=1e-5)  # as the host decides it
+    if not full or conditioning_of(trajectory).latent_image.any():
+        raise ValueError("preferences: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
+                         ", so their noise is not known; choose fresh noise")
+    return trajectory.states[0] / sampling.noise_scaling(sigma, torch.ones(()), torch.zeros(()), max_denoise=True)
+
+
+def noise_levels(model):
+    """A MODEL's sigmas, a flow model's with its shift in them, [K] float32."""
+    return model.get_model_object("model_sampling").sigmas.float().cpu()
+
+
+def prediction_of(model):
+    """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model of another kind."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
+    if isinstance(sampling, comfy.model_sampling.IMG_TO_IMG_FLOW) or getattr(sampling, "noise_scale", 1.0) != 1.0:
+        raise ValueError("model: this flow model does not begin with plain noise (it turns images into images, or "
+                         "scales its noise). Image pairs train flow models such as SD3, Flux and Qwen-Image")
+    return "flow"
 
 
 def require_epsilon_or_v(model):

@@ -15,18 +15,21 @@ from d3po_core.trajectory import LazyTensor
 from tests.core.gradients import assert_same as gradients_agree, gradients, overall
 
 SIGMAS = torch.linspace(0.03, 3.83, 50).exp() - 1
+FLOW_SIGMAS = torch.linspace(0.02, 1.0, 50)
 PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))
-PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v"])
+PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v", "flow"])
 
 
 class NetDenoiser:
-    """denoise(x, sigma) -> x0 over a network that predicts epsilon or v, as the host's model samplings do it; keeps
-    the (x, sigma) of every pass that has gradients."""
+    """denoise(x, sigma) -> x0 over a network that predicts epsilon, v or flow, as the host's model samplings do it;
+    keeps the (x, sigma) of every pass that has gradients."""
 
     def __init__(self, net, prediction="epsilon"):
         self.net, self.prediction, self.seen, self.batches = net, prediction, [], []
 
     def predict(self, x, sigma):
+        if self.prediction == "flow":
+            return self.net(x, sigma)
         return self.net(x / (1 + sigma.view(-1, 1, 1, 1) ** 2).sqrt(), sigma)
 
     def __call__(self, x, sigma):
@@ -34,12 +37,13 @@ class NetDenoiser:
         if torch.is_grad_enabled():
             self.seen.append((x, sigma))
         out, s = self.predict(x, sigma), sigma.view(-1, 1, 1, 1)
-        if self.prediction == "epsilon":
+        if self.prediction in ("epsilon", "flow"):
             return x - s * out
         return x / (s ** 2 + 1) - out * s / (s ** 2 + 1).sqrt()
 
 
-def clean(n, seed=0, prediction="epsilon", dtype=torch.float64, sigmas=SIGMAS, **options):
+def clean(n, seed=0, prediction="epsilon", dtype=torch.float64, sigmas=None, **options):
+    sigmas = sigmas if sigmas is not None else FLOW_SIGMAS if prediction == "flow" else SIGMAS
     latents = torch.randn(n, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     return CleanCandidates(latents, sigmas, prediction, f"images {seed}", "net", **options)
 
@@ -52,7 +56,7 @@ def examples_of(denoise, pairs=PAIRS, **options):
 @pytest.fixture
 def stirred(toy, setup):
     """(adapter away from its start, examples) in float64."""
-    def make(prediction="epsilon", size=0.1, pairs=PAIRS, dtype=torch.float64, sigmas=SIGMAS, **adapter):
+    def make(prediction="epsilon", size=0.1, pairs=PAIRS, dtype=torch.float64, sigmas=None, **adapter):
         _, adapter = setup(dtype=dtype, **adapter)
         toy.stir(adapter, size=size)
         return adapter, examples_of(NetDenoiser(adapter.root, prediction), pairs, dtype=dtype, sigmas=sigmas)
@@ -83,13 +87,14 @@ def naive(adapter, settings, batch, passes):
         denoise, images = example.denoise, example.trajectory.latents
         for x, sigma in passes[number * draws:(number + 1) * draws]:
             level = sigma[0]
-            noise = (x[0] - images[0]) / level  # every candidate is in a pair here
             alpha, sigma_vp = 1 / (1 + level ** 2).sqrt(), level / (1 + level ** 2).sqrt()
+            kept = 1 - level if denoise.prediction == "flow" else 1
+            noise = (x[0] - kept * images[0]) / level  # every candidate is in a pair here
 
             def error(candidate):
-                noised = images[candidate] + level * noise
-                predicted = denoise.predict(noised[None], level[None])[0]
-                target = noise if denoise.prediction == "epsilon" else alpha * noise - sigma_vp * images[candidate]
+                predicted = denoise.predict((kept * images[candidate] + level * noise)[None], level[None])[0]
+                target = {"epsilon": noise, "flow": noise - images[candidate],
+                          "v": alpha * noise - sigma_vp * images[candidate]}[denoise.prediction]
                 return (predicted - target).square().mean(), predicted
 
             for w, l in example.preferences.pairs:
@@ -320,8 +325,8 @@ def test_latents_may_stay_on_disk(stirred, tmp_path):
 
 
 def test_what_no_model_has_is_refused():
-    with pytest.raises(ValueError, match="prediction is 'flow', but must be one of: epsilon, v"):
-        clean(2, prediction="flow")
+    with pytest.raises(ValueError, match="prediction is 'x0', but must be one of: epsilon, v, flow"):
+        clean(2, prediction="x0")
     with pytest.raises(ValueError, match="above 0"):
         clean(2, sigmas=torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match="no candidate 2"):

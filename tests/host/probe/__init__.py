@@ -9,8 +9,10 @@ import hashlib
 import json
 import math
 import sys
+import tempfile
 
 import comfy.model_management
+import comfy.sample
 import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
@@ -89,6 +91,42 @@ class ProbeTrajectory(Probe):
             "ends_apart": min((last[a] - last[b]).abs().max().item() for a, b in pairs),
             "end_is_denoised": torch.equal(last, t.denoised[-1]),
             "sha": sha(t.states, t.denoised, t.sigmas),
+        }
+
+
+def of_pack(name):
+    """A module of the pack, as the host has loaded it."""
+    nodes = host_nodes.NODE_CLASS_MAPPINGS["D3POKSampler"].__module__.rsplit(".", 1)[0]
+    return sys.modules[f"{nodes}.{name}" if name == "host" else f"{nodes.rsplit('.', 1)[0]}.d3po_core.{name}"]
+
+
+class ProbeFinished(Probe):
+    """The finished images of a recording, which may lie in a file, with its noise: against the host's own noise."""
+
+    KIND = "D3PO_TRAJECTORY"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        types = super().INPUT_TYPES()
+        return types | {"required": types["required"] | {"model": ("MODEL",)}}
+
+    def show(self, value, model, nonce=""):
+        return {"ui": {"text": [json.dumps(self.look(value, model))]}}
+
+    def look(self, t, model):
+        finished = of_pack("host").finished
+        with tempfile.TemporaryDirectory() as folder:
+            t.save(f"{folder}/recording.safetensors")
+            lazy = type(t).open(f"{folder}/recording.safetensors", t.conditioning)
+            kept = finished(model, lazy, recorded_noise=True)
+        fresh, noise = finished(model, t), comfy.sample.prepare_noise(t.states[0, :1], t.settings["seed"])
+        return {
+            "prediction": kept.prediction, "levels": [len(kept.sigmas), kept.sigmas.max().item()],
+            "first": t.sigmas[0].item(), "noise": list(kept.noise.shape), "fresh": fresh.noise is None,
+            "same": [torch.equal(kept.latents, t.states[-1]), torch.equal(fresh.latents, t.states[-1])],
+            "named": [getattr(kept, name) == getattr(t, name) for name in ("set_id", "model", "settings")]
+            + [kept.conditioning is t.conditioning],
+            "off": ((kept.noise - noise).abs().max() / noise.abs().max()).item(),
         }
 
 
@@ -204,8 +242,7 @@ class Candidates:
                              "sets": ("INT", {"default": 1, "max": 1000}), "size": ("INT", {"default": 64, "max": 4096})}}
 
     def make(self, seed, candidates, sets, size):
-        pack = sys.modules[host_nodes.NODE_CLASS_MAPPINGS["D3POKSampler"].__module__.rsplit(".nodes.", 1)[0] + ".d3po_core.trajectory"]
-        transition = sys.modules[pack.__name__.replace("trajectory", "transition")]
+        pack, transition = of_pack("trajectory"), of_pack("transition")
         trajectories, images = [], []
         for index in range(sets):
             states = torch.zeros(3, candidates, 4, 8, 8)
@@ -226,5 +263,5 @@ class Candidates:
 
 
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
-    ProbeModel, ProbeTrajectory, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise, SpoilTrajectory, TrapModel,
-    ForeignLora, Candidates)}
+    ProbeModel, ProbeTrajectory, ProbeFinished, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
+    SpoilTrajectory, TrapModel, ForeignLora, Candidates)}
