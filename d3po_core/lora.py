@@ -231,7 +231,6 @@ def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
     rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host reads.
     For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with underscores.
 
-    Programs scale the update by alpha / rank. They know no rsLoRA, so its file has an alpha that comes out the same.
     DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper (and PEFT)
     divide by |W + dW|.
     """
@@ -244,10 +243,16 @@ def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
         if part == "dora_scale":
             ratio = weights[f"{path}.{NORM_RATIO}"]
             tensor = tensor.view_as(ratio) / ratio
-        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else 1
+        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else None
         out[f"{rename(path)}.{part}"] = tensor
-        out[f"{rename(path)}.alpha"] = torch.tensor(alpha * math.sqrt(rank))
+        out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
     return out
+
+
+def file_alpha(alpha, rank, adapter):
+    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its alpha is
+    one that comes to alpha / sqrt(rank)."""
+    return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
 
 
 def save_lora(tensors, path, metadata):
