@@ -1,21 +1,30 @@
-"""A LoRA inside somebody else's network, by PEFT, and out again without a trace; its file formats.
+"""An adapter inside somebody else's network, by PEFT, and out again without a trace; its file formats.
 
-The frozen reference is the same network with the adapter off.
+LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The frozen
+reference is the same network with the adapter off.
 """
 
 import json
+import math
 import re
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 ADAPTER = "d3po"
+ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 TARGETS = ("attention", "attention and feed-forward", "all linear", "all linear and convolutions")
+# a weight's name in LoRA files -> where PEFT keeps it in a layer
+PARTS = {"lora_down.weight": f"lora_A.{ADAPTER}.weight", "lora_up.weight": f"lora_B.{ADAPTER}.weight",
+         "dora_scale": f"lora_magnitude_vector.{ADAPTER}.weight",
+         **{name: f"{name}.{ADAPTER}" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+                                                   "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")}}
+NORM_RATIO = "norm_ratio"
 
 
 def target_modules(root, targets="attention"):
@@ -33,51 +42,70 @@ def target_modules(root, targets="attention"):
 
 
 class Adapter:
-    """LoRA layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as before.
+    """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as before.
 
-    rank, alpha  the update is (alpha / rank) B A; B starts at 0, so that at first policy and reference are one
+    rank, alpha  LoRA's update is (alpha / rank) B A, rsLoRA's (alpha / sqrt(rank)) B A; B starts at 0, so that at first
+                 policy and reference are one. So does a factor of the others
     targets      which layers, one of TARGETS
-    seed         makes A repeatable
-    device       where the LoRA's weights live (default: with the layers they adapt); they are float32, unless the
+    dropout      share of a layer's inputs that its update does not see while training; LoHa and LoKr have none
+    seed         makes the first weights repeatable
+    device       where the adapter's weights live (default: with the layers they adapt); they are float32, unless the
                  layers are float64
+    adapter      its kind, one of ADAPTERS
+
+    Raises ValueError where the model has no such layers, or the adapter cannot be on them.
     """
 
-    def __init__(self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None):
+    def __init__(self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"):
         self.root = root
-        self.rank, self.alpha, self.targets = rank, alpha, targets
+        self.rank, self.alpha, self.targets, self.adapter = rank, alpha, targets, adapter
         paths = target_modules(root, targets)
+        config = _config(adapter, rank, alpha, dropout, paths)
+        if adapter == "DoRA":
+            _require_plain_weights([root.get_submodule(path).weight for path in paths], device, dropout)
         self._attributes = set(vars(root))
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout,
-                            target_modules="|".join(map(re.escape, paths)))  # in a list PEFT matches by ending
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(seed % 2 ** 63)
                 inject_adapter_in_model(config, root, adapter_name=ADAPTER)
+            for parameter in self.parameters():
+                parameter.data = parameter.data.to(device, torch.promote_types(parameter.dtype, torch.float32))
             for layer in self.layers.values():
-                for part in (layer.lora_A, layer.lora_B):
-                    part.to(device=device, dtype=torch.promote_types(part[ADAPTER].weight.dtype, torch.float32))
+                self._finish(layer)
         except BaseException:  # out of memory half way, say
             self.eject()
             raise
 
+    def _finish(self, layer):
+        if self.adapter == "DoRA":  # measured again in float32, as the forward pass does, or it would not begin at 1
+            magnitude = layer.lora_magnitude_vector[ADAPTER]
+            magnitude.update_layer(base_layer=layer.base_layer, lora_A=layer.lora_A[ADAPTER].weight,
+                                   lora_B=layer.lora_B[ADAPTER].weight, scaling=layer.scaling[ADAPTER])
+            if not magnitude.weight.all():
+                raise ValueError("adapter: DoRA scales every row of a layer's weights, and some rows of this model are "
+                                 "zero. Choose LoRA or rsLoRA, or narrower targets")
+        elif self.adapter == "LoKr" and ADAPTER in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
+            layer.scaling[ADAPTER] = 1.0
+
     @cached_property
     def layers(self):
-        """The LoRA layers by path."""
-        return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, LoraLayer)}
+        """The adapted layers by path."""
+        return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, BaseTunerLayer)}
 
     def named_parameters(self):
-        """(path.lora_down.weight, A) and (path.lora_up.weight, B) of every layer."""
+        """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight, which is A,
+        and lora_up.weight, which is B."""
         for path, layer in self.layers.items():
-            yield f"{path}.lora_down.weight", layer.lora_A[ADAPTER].weight
-            yield f"{path}.lora_up.weight", layer.lora_B[ADAPTER].weight
+            own = dict(layer.named_parameters())
+            yield from ((f"{path}.{part}", own[where]) for part, where in PARTS.items() if where in own)
 
     def parameters(self):
         return [parameter for _, parameter in self.named_parameters()]
 
     @contextmanager
     def off(self):
-        """Inside, the network is the one without this LoRA."""
+        """Inside, the network is the one without this adapter."""
         for layer in self.layers.values():
             layer.enable_adapters(False)
         try:
@@ -88,31 +116,67 @@ class Adapter:
 
     @contextmanager
     def using(self, weights):
-        """Inside, the network has another state of this LoRA (a `weights()` of it), and no dropout."""
+        """Inside, the network has another state of this adapter (a `weights()` of it), and no dropout."""
         mine = self.weights()
         self.load(weights)
-        for layer in self.layers.values():
-            layer.lora_dropout.eval()
+        self._training(False)
         try:
             yield
         finally:
-            for layer in self.layers.values():
-                layer.lora_dropout.train()
+            self._training(True)
             self.load(mine)
 
+    def _training(self, mode):
+        for layer in self.layers.values():
+            layer.training = mode
+            for part in layer.children():
+                if part is not layer.base_layer:
+                    part.train(mode)
+
     def weights(self):
-        """A copy of the LoRA's weights by name, on the CPU."""
-        return {name: p.detach().to("cpu", copy=True) for name, p in self.named_parameters()}
+        """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which its files
+        need and `load` has no use for."""
+        copied = {name: p.detach().to("cpu", copy=True) for name, p in self.named_parameters()}
+        if self.adapter == "DoRA":
+            copied |= {f"{path}.{NORM_RATIO}": _norm_ratio(layer).cpu() for path, layer in self.layers.items()}
+        return copied
 
     def load(self, weights):
-        """Take up weights by name. Raises ValueError if they are of another rank, or for other layers."""
+        """Take up weights by name. Raises ValueError if they are of another rank or kind, or for other layers."""
         mine = dict(self.named_parameters())
-        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
+        given = {name: tensor for name, tensor in weights.items() if not name.endswith(NORM_RATIO)}
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in given.items()}:
             raise ValueError("the LoRA to continue from has another rank, other targets or another base model than "
-                             f"this one (rank {self.rank}, {self.targets}): set the same, or start a new run")
+                             f"this one ({self.adapter} of rank {self.rank}, {self.targets}): set the same, or start a "
+                             "new run")
         with torch.no_grad():
             for name, parameter in mine.items():
-                parameter.copy_(weights[name])
+                parameter.copy_(given[name])
+
+    def begin_from(self, initial):
+        """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in], alpha); its
+        further rank learns from there. Convolutions have two more axes; without an alpha the scale is 1.
+
+        Raises ValueError, before anything changes, if it does not go into this adapter.
+        """
+        if self.adapter not in ("LoRA", "rsLoRA"):
+            raise ValueError(f"adapter: a LoRA file to start from does not go into {self.adapter}. Choose LoRA or "
+                             "rsLoRA, or start from nothing in Load Run")
+        outside = sorted(set(initial) - set(self.layers))
+        if outside:
+            raise ValueError(f"targets: the LoRA file to start from also adapts layers outside of {self.targets!r}, such "
+                             f"as {outside[0]}. Choose wider targets")
+        needed = max(len(down) for _, down, _ in initial.values())
+        if needed > self.rank:
+            raise ValueError(f"rank: the LoRA file to start from has rank {needed}, and this one {self.rank}. Set rank to "
+                             f"{needed} or more")
+        with torch.no_grad():
+            for path, (up, down, alpha) in initial.items():
+                layer, rank = self.layers[path], len(down)
+                A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+                scale = (1.0 if alpha is None else alpha / rank) / layer.scaling[ADAPTER]
+                A[:rank] = down.to(A).reshape(A[:rank].shape)
+                B[:, :rank] = scale * up.to(B).reshape(B[:, :rank].shape)
 
     def eject(self):
         """Give `root` its own layers back."""
@@ -125,33 +189,70 @@ class Adapter:
             parameter.requires_grad_(self._requires_grad[name])
 
 
-def to_state_dict(weights, alpha, rename=None):
-    """Adapter weights -> a LoRA file's tensors.
+def _config(adapter, rank, alpha, dropout, paths):
+    """PEFT's description of an adapter on these layers."""
+    if adapter not in ADAPTERS:
+        raise ValueError(f"adapter is {adapter!r}, but must be one of: {', '.join(ADAPTERS)}")
+    modules = "|".join(map(re.escape, paths))  # in a list PEFT matches by ending
+    if adapter not in ("LoHa", "LoKr"):
+        return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=adapter == "rsLoRA",
+                          use_dora=adapter == "DoRA", target_modules=modules)
+    if dropout:  # PEFT would drop rows of the update, and divide by the share that is left, which may be none
+        raise ValueError(f"dropout: {adapter} has none. Set it to 0, or choose LoRA, rsLoRA or DoRA")
+    return (LoHaConfig if adapter == "LoHa" else LoKrConfig)(r=rank, alpha=alpha, target_modules=modules)
+
+
+def _require_plain_weights(weights, device, dropout):
+    """Raise ValueError unless DoRA can compute with the weights of the layers themselves."""
+    plain = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    if any(type(w) is not torch.nn.Parameter or w.dtype not in plain
+           or device is not None and w.device.type != torch.device(device).type for w in weights):
+        raise ValueError("adapter: DoRA needs the model's own weights, and these are quantised or do not all fit on the "
+                         "GPU. Choose LoRA or rsLoRA, or load the model in full")
+    if dropout and any(w.ndim > 2 and w.dtype in (torch.float16, torch.bfloat16) for w in weights):
+        raise ValueError("dropout: DoRA has none on convolutions of a model in half precision. Set it to 0, or choose "
+                         "targets without convolutions")
+
+
+@torch.no_grad()
+def _norm_ratio(layer):
+    """|W + dW| / |W| of every row of a DoRA layer: [out, 1], for convolutions [out, 1, 1, 1]."""
+    delta = layer.get_delta_weight(ADAPTER)
+    weight = layer.base_layer.weight.to(delta)
+    ratio = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
+    return ratio.view(-1, *[1] * (weight.ndim - 1))
+
+
+# --- files ---
+
+def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
+    """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
 
     rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host reads.
     For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with underscores.
+
+    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper (and PEFT)
+    divide by |W + dW|.
     """
     rename = rename or (lambda path: f"diffusion_model.{path}")
     out = {}
     for name, tensor in weights.items():
-        path, _, part = name.rpartition(".lora_")
-        out[f"{rename(path)}.lora_{part}"] = tensor
-        out[f"{rename(path)}.alpha"] = torch.tensor(float(alpha))
+        path, part = re.fullmatch(r"(.+?)\.([^.]+(?:\.weight)?)", name).groups()
+        if part == NORM_RATIO:
+            continue
+        if part == "dora_scale":
+            ratio = weights[f"{path}.{NORM_RATIO}"]
+            tensor = tensor.view_as(ratio) / ratio
+        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else None
+        out[f"{rename(path)}.{part}"] = tensor
+        out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
     return out
 
 
-def from_state_dict(tensors):
-    """A LoRA file's tensors under the host's names -> (adapter weights, alpha). Inverse of `to_state_dict`.
-
-    Raises ValueError for tensors that are not such a LoRA.
-    """
-    prefix = "diffusion_model."
-    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if not k.endswith(".alpha")}
-    alphas = {float(v) for k, v in tensors.items() if k.endswith(".alpha")}
-    if len(alphas) != 1 or not all(k.startswith(prefix) for k in tensors) or not all(
-            k.endswith((".lora_down.weight", ".lora_up.weight")) for k in weights):
-        raise ValueError("these weights are not a LoRA of this pack: continue from one that D3PO trained")
-    return weights, alphas.pop()
+def file_alpha(alpha, rank, adapter):
+    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its alpha is
+    one that comes to alpha / sqrt(rank)."""
+    return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
 
 
 def save_lora(tensors, path, metadata):
@@ -168,6 +269,6 @@ def load_lora(path):
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a LoRA file ({error}); nothing was changed") from error
-    if not any(".lora_" in name for name in tensors):
+    if not any(kind in name for name in tensors for kind in ("lora", "hada_", "lokr_")):
         raise ValueError(f"{path} holds no LoRA weights; nothing was changed")
     return tensors, metadata

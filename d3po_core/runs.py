@@ -20,9 +20,10 @@ STATE = "run.safetensors"
 CHECKPOINTS = "checkpoints"
 LATEST, BEST = "latest", "best"
 # what a run may not change half way, because its LoRA would no longer fit
-SHAPE = ("rank", "alpha", "targets")
-# what d3po.run/1 does not say
+SHAPE = ("rank", "alpha", "targets", "adapter")
+# what older runs do not say, of themselves and of their settings
 UNSAID = {"rounds": [], "saved": 0}
+UNSAID_SETTINGS = {"adapter": "LoRA"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def save_run(folder, tensors, record, keep=3):
     before, found = _current(folder), checkpoints(folder)
     if before:
         require_same_run(before, record)
-    record = UNSAID | record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
+    record = _whole(record) | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
     for path in (checkpoint_path(folder, record["step"]), folder / STATE):
         write(path, FORMAT, tensors, record)
     _prune(folder, keep)
@@ -90,7 +91,7 @@ def load_run(folder, checkpoint=LATEST):
         return None
     with _left_alone(path):
         tensors, record = read(path, FORMAT)
-    return tensors, UNSAID | record
+    return tensors, _whole(record)
 
 
 def run_version(folder):
@@ -104,7 +105,7 @@ def require_same_run(before, record):
     if before.get("model") != record.get("model"):
         raise ValueError("run: this name is taken by a run on another base model. Save under another name, or train on "
                          "the base model that this run was started with")
-    old, new = before.get("settings", {}), record.get("settings", {})
+    old, new = _whole(before)["settings"], _whole(record)["settings"]
     differ = [name for name in SHAPE if old.get(name) != new.get(name)]
     if differ:
         raise ValueError("run: this name is taken by a run that was started with "
@@ -116,7 +117,12 @@ def require_same_run(before, record):
 def _current(folder):
     """The record of run.safetensors, or None."""
     with _left_alone(folder / STATE):
-        return UNSAID | read_record(folder / STATE, FORMAT) if (folder / STATE).exists() else None
+        return _whole(read_record(folder / STATE, FORMAT)) if (folder / STATE).exists() else None
+
+
+def _whole(record):
+    """A record with what older ones do not say."""
+    return UNSAID | record | {"settings": UNSAID_SETTINGS | record.get("settings", {})}
 
 
 @contextmanager
@@ -142,7 +148,7 @@ def checkpoints(folder):
     found = []
     for path in _checkpoint_files(folder):
         with suppress(NotOurs):
-            record = UNSAID | read_record(path, FORMAT)
+            record = _whole(read_record(path, FORMAT))
             if checkpoint_path(folder, record["step"]) == path:
                 found.append(Checkpoint(path, record["step"], record["saved"], held_out(record)))
     return sorted(found, key=lambda c: (c.saved, c.step))
@@ -271,10 +277,10 @@ def _summary(root, folder):
         path = _path_of(folder, LATEST)
         if path is None:
             return Summary(folder.name, size=size, problem="its first round is not finished")
-        record, found = UNSAID | read_record(path, FORMAT), checkpoints(folder)
+        record, found = _whole(read_record(path, FORMAT)), checkpoints(folder)
     except ValueError as error:
         return Summary(folder.name, size=size, problem=str(error))
-    settings, last, best = record.get("settings", {}), held_out(record), best_of(found)
+    settings, last, best = record["settings"], held_out(record), best_of(found)
     return Summary(folder.name, record["step"], len(record["rounds"]),
                    " ".join(filter(None, (settings.get("architecture"), record.get("model")))), settings.get("rank", 0),
                    last and last[0], best and best.held_out[0], size, path.stat().st_mtime,

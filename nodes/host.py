@@ -22,7 +22,7 @@ from ..d3po_core.trajectory import Trajectory
 from ..d3po_core.transition import Ancestral
 
 
-IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint")}  # inputs that say nothing about a set of candidates
+IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates
 MOST_PROMPTS = 16  # prepared at a time while training
 
 

@@ -6,14 +6,17 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+import comfy.lora
+import comfy.lora_convert
 import comfy.sd
 import comfy.utils
+import comfy.weight_adapter
 import folder_paths
 from comfy_api.latest import io
 
 from ..d3po_core import run_files, runs
 from ..d3po_core.files import make_folder, replace_whole
-from ..d3po_core.lora import from_state_dict, load_lora, save_lora, to_state_dict
+from ..d3po_core.lora import file_alpha, load_lora, save_lora, to_state_dict
 from ..d3po_core.run_files import content_name
 from ..d3po_core.runs import load_run, run_folder, run_version, save_run
 from . import host
@@ -23,6 +26,10 @@ from .types import CATEGORY, LoraModel, TrainedLora, TrainingState
 ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
                  "SDXL": "stable-diffusion-xl-v1-base"}
 NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
+NOTHING = "nothing"  # to start from
+# what files say of the kinds that LyCORIS makes, and kohya's own programs do not
+LYCORIS = {"DoRA": {"algo": "locon", "dora_wd": True, "wd_on_output": True}, "LoHa": {"algo": "loha"},
+           "LoKr": {"algo": "lokr"}}
 
 
 def runs_root():
@@ -46,6 +53,10 @@ class D3POLoadRun(io.ComfyNode):
                                 tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
                                         "or a number of steps that Manage Runs lists. Set it back to latest after the "
                                         "next Save Run."),
+                io.Combo.Input("start_from", options=[NOTHING, *_startable()], default=NOTHING, optional=True,
+                               tooltip="What a run that does not exist yet starts from: nothing, or a LoRA file of this "
+                                       "model's family, which training then goes on with. The train step's rank and "
+                                       "targets must have room for it. A run that exists goes on from its own LoRA."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the run's LoRA: wire to the sampler."),
@@ -55,30 +66,84 @@ class D3POLoadRun(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run, **_):
-        if run is None:  # it comes over a wire, and the host does not say which run it names: look at all
-            return [run_version(folder) for folder in sorted(runs_root().glob("*"))]
-        return run_version(run_folder(runs_root(), run))
+    def fingerprint_inputs(cls, run, start_from=NOTHING, **_):
+        # what comes over a wire is None, as the host does not say what it will be: look at all
+        folders = sorted(runs_root().glob("*")) if run is None else [run_folder(runs_root(), run)]
+        files = _startable() if start_from is None else [start_from]
+        paths = [Path(path) for path in (folder_paths.get_full_path("loras", name) for name in files) if path]
+        return [*map(run_version, folders), *((path.stat().st_mtime_ns, path.stat().st_size) for path in paths)]
 
     @classmethod
-    def execute(cls, model, run, checkpoint=runs.LATEST):
+    def execute(cls, model, run, checkpoint=runs.LATEST, start_from=NOTHING):
         folder = run_folder(runs_root(), run)
         loaded = load_run(folder, checkpoint)
         base = host.fingerprint(model)
         if loaded is None:
-            empty = TrainedLora({}, TrainingState({}, 0, {}, base, host.policy_name(model), run=folder))
-            return io.NodeOutput(model, empty, 0)
+            tuned, initial, told = model, {}, []
+            if start_from != NOTHING:
+                tuned, initial, told = begin_from(model, start_from)
+            empty = TrainingState({}, 0, {}, base, host.policy_name(tuned), run=folder, initial=initial)
+            return io.NodeOutput(tuned, TrainedLora({}, empty), 0, ui={"text": told} if told else None)
         tensors, record = loaded
         if record["model"] != base:
             raise ValueError(f"run: {run!r} was trained on another base model. Load that model, or choose another name "
                              "to start a new run")
-        weights = {k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")}
-        lora = to_state_dict(weights, record["settings"]["alpha"])
+        state = TrainingState(tensors, record["step"], record["settings"], base, history=record["history"], run=folder,
+                              rounds=record["rounds"])
+        lora = _file_of(state)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
-        host.carry(tuned, content_name(weights))
-        state = TrainingState(tensors, record["step"], record["settings"], base, host.policy_name(tuned),
-                              record["history"], folder, record["rounds"])
+        host.carry(tuned, content_name(_weights_of(state)))
+        state.policy = host.policy_name(tuned)
         return io.NodeOutput(tuned, TrainedLora(lora, state), record["step"])
+
+
+def _weights_of(training):
+    """The adapter's weights in a TrainingState."""
+    return {k.removeprefix("lora."): v for k, v in training.tensors.items() if k.startswith("lora.")}
+
+
+def _file_of(training, rename=None):
+    """A LoRA file's tensors of a TrainingState."""
+    settings = training.settings
+    return to_state_dict(_weights_of(training), settings["alpha"], rename, settings["adapter"])
+
+
+def _startable():
+    """LoRA files by their names in the host's lists; other kinds of file could run code when they are read."""
+    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+
+
+def begin_from(model, name):
+    """A LoRA file on a model: (the model with it, a layer's path -> (up, down, alpha), what is left out in words).
+
+    The host reads it, so that all names of layers will do that its own Load LoRA knows.
+    """
+    tensors, _ = load_lora(folder_paths.get_full_path_or_raise("loras", name))
+    tensors = comfy.lora_convert.convert_lora(tensors)
+    patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
+    if not patches:
+        raise ValueError(f"start_from: {name} has nothing for this model. Choose a LoRA for models of its family")
+    initial, read = {}, set()
+    for key, patch in patches.items():
+        plain = isinstance(patch, comfy.weight_adapter.LoRAAdapter) and isinstance(key, str)
+        if not plain or any(part is not None for part in patch.weights[3:]):
+            raise ValueError(f"start_from: {name} is not a plain LoRA; it has weights of another kind, such as DoRA's or "
+                             "LyCORIS'. Choose another file")
+        up, down, alpha = patch.weights[:3]
+        if len(up) * down[0].numel() != comfy.utils.get_attr(model.model, key).numel() or up[0].numel() != len(down):
+            raise ValueError(f"start_from: {name} is for another base model, as its layers have another size. Choose a "
+                             "LoRA for models of this one's family")
+        initial[key.removeprefix("diffusion_model.").removesuffix(".weight")] = up, down, alpha
+        read |= patch.loaded_keys
+    tuned = model.clone()
+    tuned.add_patches(patches, 1.0)
+    host.carry(tuned, content_name({part: tensors[part] for part in read}))
+    left = sorted(tensors.keys() - read)
+    told = [f"{name}: {len(initial)} layers"]
+    if left:
+        told.append(f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or for "
+                    f"layers that this model does not have: {left[0]} and others")
+    return tuned, initial, told
 
 
 class D3POSaveRun(io.ComfyNode):
@@ -222,10 +287,10 @@ class D3POSaveLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora, filename_prefix, naming):
         training = _training_of(lora)
-        tensors = dict(lora)
-        if naming != NAMINGS[0]:
-            weights, alpha = from_state_dict(lora)
-            tensors = to_state_dict(weights, alpha, kohya_names(model))
+        if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
+            raise ValueError("naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
+                             "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter")
+        tensors = dict(lora) if naming == NAMINGS[0] else _file_of(training, kohya_names(model))
         folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory())
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
@@ -268,14 +333,18 @@ def kohya_names(model):
 def metadata(training, title):
     """What other programs look for in a LoRA file, and the training record."""
     settings, family = training.settings, training.settings["architecture"]
+    lycoris = LYCORIS.get(settings["adapter"])
+    module = {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(lycoris)} if lycoris else {
+        "ss_network_module": "networks.lora"}
+    alpha = file_alpha(settings["alpha"], settings["rank"], settings["adapter"])
     now = datetime.now(timezone.utc).replace(microsecond=0).isoformat()
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
         "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI", "modelspec.title": title,
-        "modelspec.date": now, "ss_network_module": "networks.lora", "ss_network_dim": str(settings["rank"]),
-        "ss_network_alpha": str(settings["alpha"]), "ss_learning_rate": str(settings["learning_rate"]),
-        "ss_steps": str(training.step), "ss_training_comment": "D3PO (arXiv 2311.13231)", "ss_seed": str(settings["seed"]),
+        "modelspec.date": now, **module, "ss_network_dim": str(settings["rank"]), "ss_network_alpha": str(alpha),
+        "ss_learning_rate": str(settings["learning_rate"]), "ss_steps": str(training.step),
+        "ss_training_comment": "D3PO (arXiv 2311.13231)", "ss_seed": str(settings["seed"]),
         "d3po": json.dumps({"settings": settings, "step": training.step, "model": training.model}),
     }
 

@@ -20,6 +20,7 @@ class TrainingState:
              none, as the state that it goes on from is not on disk yet
     rounds   what each round was trained on: its first step, its key (progress.py), its sets with their pairs
     unsaved  the Progress of each train step since the run was loaded, of no use once this state is saved
+    initial  what a state of no steps starts from, of a LoRA file: a layer's path -> (up, down, alpha)
     """
 
     tensors: dict
@@ -31,6 +32,7 @@ class TrainingState:
     run: Path | None = None
     rounds: list = field(default_factory=list)
     unsaved: list = field(default_factory=list)
+    initial: dict = field(default_factory=dict)
 
 
 class TrainedLora(dict):

@@ -111,11 +111,11 @@ def record(denoise, candidates=3, seed=0, dtype=torch.float32, sigmas=SIGMAS, et
 
 
 def stir(adapter, seed=1, size=0.1):
-    """Give B random values, so that the policy is no longer the base."""
+    """Give B, or the factor that begins at 0 in its place, random values, so that the policy is no longer the base."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():
-            if name.endswith("lora_up.weight"):
+            if name.endswith(("lora_up.weight", "hada_w2_b", "lokr_w1")):
                 parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 
 
