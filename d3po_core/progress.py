@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .run_files import NotOurs, content_name, read, read_record, write
 
-FORMAT = "d3po.progress/1"
+FORMAT = "d3po.progress/2"
 FILE = "progress.safetensors"
 
 

@@ -1,4 +1,9 @@
-"""The files of a run: tensors and a JSON record in one safetensors file that is replaced as a whole."""
+"""The files of a run: tensors and a JSON record in one safetensors file that is replaced as a whole.
+
+A record may have a "history", the metrics of every update (history.py). In the file it is the tensor HISTORY, and the
+record has the names of its columns as "metrics": safetensors takes no more than 100 MB of JSON. Files of before have the
+list in their JSON, and are read as well.
+"""
 
 import hashlib
 import json
@@ -9,7 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import history
 from .files import make_folder, replace_whole
+
+HISTORY = "history"
 
 
 class NotOurs(ValueError):
@@ -18,11 +26,15 @@ class NotOurs(ValueError):
 
 def write(path, format, tensors, record):
     """Write a file, all of it or nothing. Raises OSError, naming the file, where that is not possible."""
+    record = record | {"format": format}
+    if HISTORY in record:
+        record["metrics"], table = history.to_table(record.pop(HISTORY))
+        tensors = tensors | {HISTORY: torch.from_numpy(table)}
     with named(path):
         make_folder(path.parent)
         replace_whole(path, lambda partial: save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
-            metadata={"d3po": json.dumps(record | {"format": format})}))
+            metadata={"d3po": json.dumps(record)}))
         for leftover in leftovers(path.parent):
             leftover.unlink(missing_ok=True)
 
@@ -54,13 +66,28 @@ def named(path):
 def read(path, format):
     """(tensors, record) of a file of this format or an earlier one. Raises NotOurs, naming the file, for any other."""
     with _opened(path, format) as (file, record):
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, record  # a view keeps the file open
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # a view keeps the file open
+        if "metrics" in record:
+            record[HISTORY] = history.from_table(record.pop("metrics"), tensors.pop(HISTORY).numpy())
+        return tensors, record
 
 
 def read_record(path, format):
-    """As `read`, without the tensors."""
-    with _opened(path, format) as (_, record):
+    """As `read`, without the tensors; of the history there is only the last update, in a list of one or none."""
+    with _opened(path, format) as (file, record):
+        if "metrics" in record:
+            record[HISTORY] = history.from_table(record.pop("metrics"), file.get_slice(HISTORY)[-1:].numpy())
+        elif HISTORY in record:
+            record[HISTORY] = record[HISTORY][-1:]
         return record
+
+
+def read_curves(path, format):
+    """The history of a file as `history.curves`, without the other tensors."""
+    with _opened(path, format) as (file, record):
+        if "metrics" in record:
+            return history.curves(record["metrics"], file.get_tensor(HISTORY).clone().numpy())
+        return history.curves(*history.to_table(record.get(HISTORY, [])))
 
 
 @contextmanager

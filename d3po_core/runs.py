@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import progress
-from .run_files import NotOurs, leftovers, read, read_record, write
+from .run_files import NotOurs, leftovers, read, read_curves, read_record, write
 
-FORMAT = "d3po.run/2"
+FORMAT = "d3po.run/3"
 STATE = "run.safetensors"
 CHECKPOINTS = "checkpoints"
 LATEST, BEST = "latest", "best"
@@ -92,6 +92,18 @@ def load_run(folder, checkpoint=LATEST):
     with _left_alone(path):
         tensors, record = read(path, FORMAT)
     return tensors, _whole(record)
+
+
+def load_curves(folder):
+    """{metric: float64 [updates]} of a run, NaN where it was not measured; None where there is no run yet.
+
+    Raises ValueError, naming the file, if it is not whole or not a run.
+    """
+    path = _path_of(folder, LATEST)
+    if path is None:
+        return None
+    with _left_alone(path):
+        return read_curves(path, FORMAT)
 
 
 def run_version(folder):

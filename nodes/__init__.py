@@ -8,6 +8,7 @@ from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferen
 from .judging import D3POObjectivePreference
 from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
 from .picking import D3POPairPreference
+from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
 from .training import D3POTrainStep
 
@@ -25,6 +26,7 @@ class D3POExtension(ComfyExtension):
             D3POSaveRun,
             D3POSaveLoRA,
             D3POManageRuns,
+            D3POPlot,
             D3POSaveToDataset,
             D3POLoadSets,
             D3POLoadPreferences,

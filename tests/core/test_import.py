@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "pyarrow", "d3po_core"} | set(sys.stdlib_module_names)
+ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "pyarrow", "matplotlib", "d3po_core"} | set(sys.stdlib_module_names)
 
 WITHOUT_HOST = """
 import sys

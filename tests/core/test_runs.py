@@ -45,7 +45,7 @@ def folder(tmp_path):
 def test_a_run_comes_back_as_it_was_saved(folder):
     tensors, record = runs.load_run(folder)
     assert tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
-    assert record.items() >= (RECORD | {"format": "d3po.run/2"}).items()
+    assert record.items() >= (RECORD | {"format": "d3po.run/3"}).items()
     assert files(folder) == ["checkpoints/step-000003.safetensors", "run.safetensors"]
 
 

@@ -1,5 +1,6 @@
 """Files of a run that are damaged, a full disk and folders that may not be written."""
 
+import json
 import os
 import pickle
 import re
@@ -26,7 +27,7 @@ DAMAGE = {
     "no step": lambda path: save_file(load_file(path), path, metadata={"d3po": '{"format": "d3po.run/2"}'}),
     "of another kind": lambda path: save_file(load_file(path), path,
                                               metadata={"d3po": '{"format": "d3po.trajectory/1", "step": 3}'}),
-    "newer": lambda path: save_file(load_file(path), path, metadata={"d3po": '{"format": "d3po.run/3", "step": 3}'}),
+    "newer": lambda path: save_file(load_file(path), path, metadata={"d3po": '{"format": "d3po.run/4", "step": 3}'}),
 }
 damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
@@ -58,7 +59,7 @@ def test_a_damaged_run_is_an_error_that_names_the_file_and_touches_nothing(folde
 
 def test_a_newer_run_says_that_the_pack_is_old(folder):
     DAMAGE["newer"](folder / runs.STATE)
-    with pytest.raises(ValueError, match="newer version of this pack .d3po.run/3.*update the pack"):
+    with pytest.raises(ValueError, match="newer version of this pack .d3po.run/4.*update the pack"):
         runs.load_run(folder)
 
 
@@ -91,16 +92,23 @@ def test_a_checkpoint_under_another_steps_name_is_not_taken_for_it(folder):
     assert [c.step for c in runs.checkpoints(folder)] == [10]
 
 
-def test_a_run_of_the_first_format_is_read_and_goes_on(begin, folder, tmp_path):
+@pytest.mark.parametrize("format, unsaid", [("d3po.run/1", runs.UNSAID), ("d3po.run/2", {})])
+def test_a_run_of_an_earlier_format_is_read_and_goes_on(begin, folder, tmp_path, format, unsaid):
     tensors, record = runs.load_run(folder)
-    old = {name: value for name, value in record.items() if name not in runs.UNSAID} | {"format": "d3po.run/1"}
+    old = {name: value for name, value in record.items() if name not in unsaid} | {"format": format}
     (tmp_path / "old").mkdir()
-    runs.write(tmp_path / "old" / runs.STATE, "d3po.run/1", tensors, old)
+    save_file(tensors, tmp_path / "old" / runs.STATE, metadata={"d3po": json.dumps(old)})
     loaded = runs.load_run(tmp_path / "old")
-    assert same(loaded[0], tensors) and loaded[1] == old | runs.UNSAID
+    assert same(loaded[0], tensors) and loaded[1] == old | unsaid
     three = whole(begin, tmp_path / "old"), whole(begin, folder)
-    assert same(three[0][0], three[1][0]) and three[0][1]["format"] == "d3po.run/2"
-    assert three[0][1]["step"] == 30
+    assert same(three[0][0], three[1][0]) and three[0][1]["format"] == runs.FORMAT
+    assert three[0][1]["step"] == 30 and three[0][1]["history"] == three[1][1]["history"]
+
+
+def test_progress_of_the_first_format_is_gone_on_from(begin, folder):
+    tensors, record = progress.read(folder / progress.FILE, progress.FORMAT)
+    save_file(tensors, folder / progress.FILE, metadata={"d3po": json.dumps(record | {"format": "d3po.progress/1"})})
+    assert begin(folder).fit() == (4, "")
 
 
 # --- no room, no right ---

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from safetensors import safe_open
 
+from d3po_core import run_files, runs
 from tests.host.graphs import (
     Once, judged, loop, messages, node, probe, same_tensors, stage, train_node, unique, watch)  # fmt: skip
 from tests.host.test_errors_sampling import says
@@ -27,8 +27,7 @@ class Midway(Once):
 
 
 def record_of(file):
-    with safe_open(file, framework="pt") as opened:
-        return json.loads(opened.metadata()["d3po"])
+    return run_files.read(file, runs.FORMAT)[1]
 
 
 def files(folder):
@@ -170,7 +169,7 @@ def test_a_run_notes_what_each_round_was_trained_on(host, run_file):
         (text,) = host.run(graph)["outputs"]["look"]["text"]
         name.append(json.loads(text)["set_id"])
     record = record_of(run_file(run))
-    assert record["format"] == "d3po.run/2"
+    assert record["format"] == runs.FORMAT
     assert [each["start"] for each in record["rounds"]] == [0, 2]
     assert [[one["set"] for one in each["sets"]] for each in record["rounds"]] == [[name[0]], [name[1]]]
 
