@@ -45,15 +45,17 @@ class Progress:
     def path(self):
         return self.folder / FILE
 
-    def fit(self, trainer, examples, begin=lambda start: None, **options):
+    def fit(self, trainer, examples, begin=lambda start: None, on_update=lambda history: None, **options):
         """`trainer.fit` from where this train step was stopped: (every update's metrics, how many updates had been made
-        before, a warning or ""). begin(how many) is called first; options are fit's.
+        before, a warning or ""). begin(how many) is called first, on_update(metrics of all updates so far) after each
+        update; options are fit's.
         """
         round_start = trainer.round_start
         (before, warning), total = self._take_up(trainer), trainer.updates_in(examples)
         begin(len(before))
 
         def keep(history):
+            on_update(history)
             if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
                 self.save(trainer, history)
 

@@ -83,7 +83,7 @@ def set_name(graph, node_id, *extra):
     def digest(node_id):
         if node_id not in seen:
             node = graph.get_node(node_id)
-            defaults = _defaults(node["class_type"])
+            defaults = _defaults(node)
             inputs = {name: [digest(value[0]), value[1]] if _is_link(value) else value
                       for name, value in sorted(node["inputs"].items())
                       if (name not in defaults or defaults[name] != value)
@@ -113,11 +113,21 @@ def texts_above(graph, node_id):
     return found
 
 
-def _defaults(class_type):
-    """The defaults of a node type's inputs by name; asked once for a node, as some types list files to answer."""
-    types = host_nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
-    specs = types.get("optional", {}) | types.get("required", {})
-    return {name: spec[1]["default"] for name, spec in specs.items() if len(spec) > 1 and "default" in spec[1]}
+def _defaults(node):
+    """The defaults of a node's inputs by name; asked once for a node, as some types list files to answer."""
+    return dict(_defaults_of(host_nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES(), node["inputs"]))
+
+
+def _defaults_of(types, given, prefix=""):
+    for name, spec in (types.get("optional", {}) | types.get("required", {})).items():
+        name, options = prefix + name, spec[1] if len(spec) > 1 else {}
+        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+            yield name, options["options"][0]["key"]
+            for option in options["options"]:
+                if option["key"] == given.get(name):
+                    yield from _defaults_of(option["inputs"], given, name + ".")
+        elif "default" in options:
+            yield name, options["default"]
 
 
 def _is_link(value):
@@ -247,12 +257,23 @@ class Session(comfy.samplers.Sampler):
     def denoiser(self, candidates, guidance=None):
         """denoise(x, sigma) -> x0 under the conditioning of a Trajectory or CleanCandidates; guidance replaces its cfg."""
         def denoise(x, sigma):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            self.guider.conds, cfg, seed, options = self._prompt(candidates)
-            self.guider.cfg = cfg if guidance is None else guidance
-            return self.guider(x, sigma, model_options=options, seed=seed).float()
+            conds, cfg, seed, options = self._prompt(candidates)
+            return self._denoise(x, sigma, conds, cfg if guidance is None else guidance, seed, options)
 
         return denoise
+
+    def unconditional(self, candidates):
+        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone."""
+        def denoise(x, sigma):
+            conds, _, seed, options = self._prompt(candidates)
+            return self._denoise(x, sigma, conds | {"positive": conds["negative"]}, 1.0, seed, options)
+
+        return denoise
+
+    def _denoise(self, x, sigma, conds, cfg, seed, options):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.guider.conds, self.guider.cfg = conds, cfg
+        return self.guider(x, sigma, model_options=options, seed=seed).float()
 
     def _prompt(self, candidates):
         """(conds, cfg, seed, model options) of a set, as the host's sampling prepares them. The newest few are kept."""

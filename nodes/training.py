@@ -1,23 +1,31 @@
 """The train step: preferences in, LoRA out."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core import trainer
+from ..d3po_core import trainer, watch
+from ..d3po_core.events import Events
 from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
+from ..d3po_core.methods import RECORDED
+from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.progress import Progress, key_of, trained_on
 from ..d3po_core.runs import SHAPE
 from ..d3po_core.run_files import content_name
+from ..d3po_core.trajectory import Trajectory
 from . import host
 from .datasets import ImageSet
+from .methods import METHOD, RECORDED_NOISE, chosen
 from .types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
+DEFAULTS = {"adapter": ADAPTERS[0], "dropout": 0.0, "evaluate_every": 0, "patience": 0, "stop_kl": 0.0}  # may be left out
 
 
 class D3POTrainStep(io.ComfyNode):
@@ -90,6 +98,7 @@ class D3POTrainStep(io.ComfyNode):
                 io.Int.Input("draws_per_set", default=4, min=1, max=1000, optional=True,
                              tooltip="For image pairs without a trajectory: at how many noise levels an update looks at each "
                                      "set. More are steadier and slower."),
+                METHOD,
                 io.Combo.Input("adapter", options=list(ADAPTERS), default=ADAPTERS[0], optional=True,
                                tooltip="What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also "
                                        "learns how strong each output is; slower. LoHa and LoKr (LyCORIS): products of "
@@ -97,6 +106,14 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("dropout", default=0.0, min=0.0, max=0.9, step=0.05, round=False, optional=True,
                                tooltip="Share of its inputs that the LoRA does not see in each training pass, against "
                                        "learning a few picks by heart. LoHa and LoKr have none."),
+                io.Int.Input("evaluate_every", default=0, min=0, max=100000, optional=True,
+                             tooltip="After every how many updates to measure on held_out. 0: only at the end."),
+                io.Int.Input("patience", default=0, min=0, max=1000, optional=True,
+                             tooltip="Stop when the held-out accuracy has not been above its best for so many measurements "
+                                     "in a row. 0: never."),
+                io.Float.Input("stop_kl", default=0.0, min=0.0, max=1e6, step=0.001, round=False, optional=True,
+                               tooltip="Stop when the KL to the reference, by mean over the latent and a few updates, is above "
+                                       "this: the LoRA has gone as far from the model as you like. 0: never."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
@@ -111,21 +128,26 @@ class D3POTrainStep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preferences, lora=None, held_out=(), save_every=(1,), **widgets):
+    def execute(cls, model, preferences, lora=None, held_out=(), save_every=(1,), method=None, **widgets):
         model, lora = model[0], (lora or [None])[0]
-        values = {"adapter": ADAPTERS[0], "dropout": 0.0} | {name: value[0] for name, value in widgets.items()}
+        values = DEFAULTS | {name: value[0] for name, value in widgets.items()}
         shape = {name: values.pop(name) for name in SHAPE}
-        dropout = values.pop("dropout")
+        dropout, stop = values.pop("dropout"), {name: values.pop(name) for name in ("patience", "stop_kl")}
+        evaluate_every = values.pop("evaluate_every")
         guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
-        settings = trainer.Settings(**values)
+        learn_from, of_method = chosen(method or {"method": [trainer.Settings().method]})
+        settings = trainer.Settings(**values, **of_method)
         base = host.fingerprint(model)
-        trajectories = [p.trajectory for p in preferences]
-        require_same_model(model, base, trajectories)
+        require_same_model(model, base, [p.trajectory for p in preferences])
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
+        preferences, held_out = (learnable(model, judged, learn_from) for judged in (preferences, held_out))
         start = require_continuable(lora, base, shape)
-        from_lora = settings.reference == "round start" and (start.step or start.initial)
-        policy = start.policy if from_lora else host.policy_name(model)
-        described = asdict(settings) | shape | {"dropout": dropout, "architecture": type(model.model.model_config).__name__}
+        policy = host.policy_name(model)
+        start_policy = start.policy if start.step or start.initial else policy
+        reference_policy = start_policy if settings.reference == "round start" else policy
+        described = asdict(settings) | shape | stop | {
+            "dropout": dropout, "evaluate_every": evaluate_every, "learn_from": learn_from,
+            "architecture": type(model.model.model_config).__name__}
         wired = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
         round_ = round_of(start, described | {"guidance": guidance, "above": above}, preferences)
@@ -138,26 +160,28 @@ class D3POTrainStep(io.ComfyNode):
                 if start.initial:  # before the trainer, whose reference may be the round's start
                     adapter.begin_from(start.initial)
                 # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
-                exact = policy == host.policy_name(model) or session.dtype == torch.float32
-                steps = trainer.Trainer(adapter, settings, policy if guidance is None and exact else None,
-                                        session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0)
+                known = {name for name in (reference_policy, start_policy) if guidance is None and (
+                    name == policy or session.dtype == torch.float32)}
+                steps = trainer.Trainer(adapter, settings, reference_policy if reference_policy in known else None,
+                                        session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
+                                        start_policy=start_policy if start_policy in known else None)
                 if start.step:
                     steps.load_state(start.tensors, start.step)
-                examples, unseen = ([trainer.Example(p, session.denoiser(p.trajectory, guidance)) for p in judged]
-                                    for judged in (preferences, held_out))
+                examples, unseen = ([example(session, p, guidance) for p in judged] for judged in (preferences, held_out))
                 total = steps.steps_in(examples)
                 bar = comfy.utils.ProgressBar(total)
-                history, *resumed = progress.fit(
-                    steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
-                    on_step=lambda: bar.update(1))
-                if unseen:
-                    history[-1] = history[-1] | steps.evaluate(unseen)
+                with Events(events_folder(start.run), steps.step) as events:
+                    history, *resumed = progress.fit(
+                        steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
+                        on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=evaluate_every,
+                        stop=lambda made: watch.stop_reason(made, **stop),
+                        on_update=lambda made: events.write(steps.step, made[-1]))
                 return adapter.weights(), steps.state(), history, resumed
             finally:
                 adapter.eject()
 
         weights, (tensors, step), history, resumed = host.train_inside(
-            model, trajectories + [p.trajectory for p in held_out], work)
+            model, [p.trajectory for p in [*preferences, *held_out]], work)
         tensors_out = to_state_dict(weights, shape["alpha"], adapter=shape["adapter"])
         record = start.history + history
         state = TrainingState(tensors, step, described, base, history=record, rounds=start.rounds + [round_],
@@ -165,11 +189,39 @@ class D3POTrainStep(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors_out, 1.0, 0)
         host.carry(tuned, content_name(weights))
         state.policy = host.policy_name(tuned)
-        losses = {name.replace(" ", "_"): [m[name] for m in record] for name in record[0]
-                  if all(name in m for m in record)}
+        warned = watch.warnings(record)
         text = "\n".join([report(preferences, history, step, time.monotonic() - began),
-                          *held_out_report(history[-1], preferences, held_out), *resumption_report(*resumed)])
-        return io.NodeOutput(tuned, TrainedLora(tensors_out, state), losses, step, text, ui={"text": [text]})
+                          *held_out_report(history[-1], preferences, held_out), *resumption_report(*resumed),
+                          *filter(None, [watch.stop_reason(history, **stop)]), *(f"Warning: {one}" for one in warned)])
+        return io.NodeOutput(tuned, TrainedLora(tensors_out, state), loss_map(record), step, text,
+                             ui={"text": [text], "warnings": warned})
+
+
+def learnable(model, preferences, learn_from):
+    """Judged sets in the form that they are learned from."""
+    if learn_from == RECORDED:
+        return list(preferences)
+    return [replace(p, trajectory=host.finished(model, p.trajectory, learn_from == RECORDED_NOISE))
+            if isinstance(p.trajectory, Trajectory) else p for p in preferences]
+
+
+def example(session, preferences, guidance):
+    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO."""
+    candidates = preferences.trajectory
+    if isinstance(candidates, CleanCandidates):
+        return trainer.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
+    return trainer.Example(preferences, session.denoiser(candidates, guidance))
+
+
+def events_folder(run):
+    """Where TensorBoard finds a run's metrics: beside the runs, so that one look compares them all."""
+    return run and Path(folder_paths.get_output_directory()) / "d3po" / "tensorboard" / run.name
+
+
+def loss_map(history):
+    """Every metric of a run by update, as the host's loss graph reads it; nan where one was not measured."""
+    names = dict.fromkeys(name for metrics in history for name in metrics)
+    return {name.replace(" ", "_"): [metrics.get(name, float("nan")) for metrics in history] for name in names}
 
 
 def round_of(start, settings, preferences):
@@ -225,13 +277,14 @@ def report(preferences, history, step, seconds):
     lines = [f"{pairs} pairs in {len(preferences)} sets, {len(history)} updates ({step} in all), {seconds:.0f} s"]
     lines += [f"{name}: {last[name]:.4g}" for name in (
         "loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference",
-        "clip fraction", "gradient norm")]
+        "clip fraction", "gradient norm") if name in last]
     return "\n".join(lines)
 
 
 def held_out_report(last, preferences, held_out):
     known = {p.trajectory.set_id for p in preferences} & {p.trajectory.set_id for p in held_out}
-    lines = [f"{name}: {last[name]:.4g}" for name in ("held-out accuracy", "held-out margin", "held-out pairs")
+    lines = [f"{name}: {last[name]:.4g}" for name in ("held-out accuracy", "held-out margin", "held-out KL to reference",
+                                                     "held-out pairs")
              if name in last]
     if known:
         lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
