@@ -84,7 +84,7 @@ class NoisedDraw(Term):
         self.sigma, self.denoise, self.beta = sigma, denoise, settings.dpo_beta
         self.scale = clean.target_scale(sigma)
         self.x0 = clean.latents[:][self.candidates].to(device)
-        self.x = self.x0 + sigma.to(self.x0) * noise.to(device)
+        self.x = clean.noised(self.x0, sigma, noise)
         self.ref_x0 = ref_denoise(self.x, sigma)
         self.ref_error = self._error(slice(None), self.ref_x0)
 
