@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -166,14 +167,31 @@ class Recorder:
 
 
 def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them."""
-    sampling = model.get_model_object("model_sampling")
-    prediction = "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them. Raises ValueError as prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
-    return CleanCandidates(latents, sampling.sigmas.float().cpu(), prediction, name, fingerprint,
+    return CleanCandidates(latents, noise_levels(model), prediction_of(model), name, fingerprint,
                            {"sampling": sampling_name(model), "content": content}, conditioning)
+
+
+def finished(model, trajectory):
+    """A recording's final images as CleanCandidates, under its name, settings and conditioning. Raises ValueError as
+    prediction_of."""
+    return CleanCandidates(trajectory.states[-1], noise_levels(model), prediction_of(model), trajectory.set_id,
+                           trajectory.model, trajectory.settings, trajectory.conditioning)
+
+
+def noise_levels(model):
+    """A MODEL's sigmas, [K] float32."""
+    return model.get_model_object("model_sampling").sigmas.float().cpu()
+
+
+def prediction_of(model):
+    """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model."""
+    require_epsilon_or_v(model)
+    sampling = model.get_model_object("model_sampling")
+    return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
 
 
 def require_epsilon_or_v(model):
@@ -254,21 +272,38 @@ def train_inside(model, sets, work):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
         _own_weights(model.model)
-        first = conditioning_of(sets[0])
-        # What has a model of its own is never in a dataset, so only what is in memory anyway is looked through.
-        here = [first, *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
-        guider.set_cfg(first.cfg)
-        session = Session(work)
-        noise = torch.zeros(latent_shape(sets[0]))
         try:
-            guider.sample(noise, noise.clone(), session, sets[0].sigmas.clone(), disable_pbar=True, seed=first.seed)
+            return _inside(model, sets, work, latent_shape(sets[0]))
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
-                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images") from error
-        return session.result
+                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images"
+            ) from error
+
+
+def evaluate_inside(model, sets, work, per_pass):
+    """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what it looks
+    at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
+    largest = max((latent_shape(s) for s in sets), key=lambda shape: math.prod(shape[1:]))
+    try:
+        return _inside(model, sets, work, (min(per_pass, largest[0]), *largest[1:]))
+    except comfy.model_management.OOM_EXCEPTION as error:
+        raise RuntimeError("Out of memory while the model looked at the candidates. Unload other models, or use "
+                           "smaller images") from error
+
+
+def _inside(model, sets, work, shape):
+    """`work(session)` in the host's sampling of `model`, which makes room for latents of `shape`."""
+    first = conditioning_of(sets[0])
+    # What has a model of its own is never in a dataset, so only what is in memory anyway is looked through.
+    here = [first, *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
+    guider.set_cfg(first.cfg)
+    session = Session(work)
+    noise = torch.zeros(shape)
+    guider.sample(noise, noise.clone(), session, sets[0].sigmas.clone(), disable_pbar=True, seed=first.seed)
+    return session.result
 
 
 @contextmanager

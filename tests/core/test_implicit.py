@@ -214,8 +214,19 @@ def test_pairs_that_always_agree_within_a_set_are_worth_about_one_per_set():
     assert implicit.effective_pairs(sets) == pytest.approx(30, rel=0.05)
 
 
+def test_what_pairs_are_worth_is_known_from_leaving_one_set_out_at_a_time():
+    """The jackknife over sets has the same variance where all sets are of one size."""
+    right = torch.from_numpy(clustered(np.random.default_rng(2), 8, 5))
+    left_out = torch.stack([torch.cat([right[:i], right[i + 1:]]).mean() for i in range(8)])
+    variance = 7 / 8 * (left_out - right.mean()).square().sum()
+    expected = right.var() / variance  # the sample variance, so that independent pairs are worth themselves
+    assert 8 < expected < 40
+    assert implicit.effective_pairs(list(right)) == pytest.approx(float(expected))
+
+
 def test_pairs_are_never_worth_more_than_they_are():
     assert implicit.effective_pairs([torch.tensor([0.0, 1.0])] * 5) == 10
+    assert implicit.effective_pairs([torch.tensor([0.0, 1.0])] * 4 + [torch.tensor([1.0])]) == 9
     assert implicit.effective_pairs([torch.tensor([0.5, 0.5])] * 5) == 10
 
 
