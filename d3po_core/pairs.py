@@ -39,6 +39,13 @@ class CleanCandidates:
     def candidates(self):
         return self.latents.shape[0]
 
+    def noised(self, x0, sigma, noise):
+        """x at noise level sigma (0-d), in the coordinates of the model's denoiser and shaped as x0.
+
+        epsilon and v: x0 + sigma noise.
+        """
+        return x0 + sigma.to(x0) * noise.to(x0)
+
     def target_scale(self, sigma):
         """|d x0 / d prediction| at x = x0 + sigma noise, a 0-d tensor: x0's error divided by it is the prediction's.
 
@@ -47,13 +54,6 @@ class CleanCandidates:
         """
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         return sigma if self.prediction == "epsilon" else sigma / (1 + sigma ** 2).sqrt()
-
-    def noised(self, x0, sigma, noise):
-        """x at noise level sigma (0-d), in the coordinates of the model's denoiser and shaped as x0.
-
-        epsilon and v: x0 + sigma noise.
-        """
-        return x0 + sigma.to(x0) * noise.to(x0)
 
     def draws(self, count, generator):
         """`count` times (sigma, 0-d; noise [1, C, H, W] for all candidates alike).
