@@ -5,6 +5,7 @@ from typing_extensions import override
 
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
+from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
 from .judging import D3POObjectivePreference
 from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
 from .picking import D3POPairPreference
@@ -34,4 +35,7 @@ class D3POExtension(ComfyExtension):
             D3POImportPreferences,
             D3POExportPreferences,
             D3POEncodePairs,
+            D3POImplicitReward,
+            D3POImplicitPreference,
+            D3POImplicitAccuracy,
         ]

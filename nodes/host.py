@@ -315,21 +315,38 @@ def train_inside(model, sets, work):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
         _own_weights(model.model)
-        first = conditioning_of(sets[0])
-        # What has a model of its own is never in a dataset, so only what is in memory anyway is looked through.
-        here = [first, *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
-        guider.set_cfg(first.cfg)
-        session = Session(work)
-        noise = torch.zeros(latent_shape(sets[0]))
         try:
-            guider.sample(noise, noise.clone(), session, sets[0].sigmas.clone(), disable_pbar=True, seed=first.seed)
+            return _inside(model, sets, work, latent_shape(sets[0]))
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
-                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images") from error
-        return session.result
+                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images"
+            ) from error
+
+
+def evaluate_inside(model, sets, work, per_pass):
+    """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what it looks
+    at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
+    largest = max((latent_shape(s) for s in sets), key=lambda shape: math.prod(shape[1:]))
+    try:
+        return _inside(model, sets, work, (min(per_pass, largest[0]), *largest[1:]))
+    except comfy.model_management.OOM_EXCEPTION as error:
+        raise RuntimeError("Out of memory while the model looked at the candidates. Unload other models, or use "
+                           "smaller images") from error
+
+
+def _inside(model, sets, work, shape):
+    """`work(session)` in the host's sampling of `model`, which makes room for latents of `shape`."""
+    first = conditioning_of(sets[0])
+    # What has a model of its own is never in a dataset, so only what is in memory anyway is looked through.
+    here = [first, *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
+    guider.set_cfg(first.cfg)
+    session = Session(work)
+    noise = torch.zeros(shape)
+    guider.sample(noise, noise.clone(), session, sets[0].sigmas.clone(), disable_pbar=True, seed=first.seed)
+    return session.result
 
 
 @contextmanager
