@@ -19,6 +19,10 @@ class Settings:
     draws_per_set   noise levels, each with its noise, that an update trains such an example on. The variance of one
                     draw's gradient is large where sets are few; the paper takes 1 over batches of 2048 pairs
     caption_dropout share of such draws that are denoised without the prompt, by policy and reference alike
+    optimizer       one of optimizers.OPTIMIZERS
+    schedule        one of optimizers.SCHEDULES: of the learning rate over a train step
+    warmup          updates of a run over which the learning rate rises to its full size
+    ema             decay of the moving average of the LoRA's weights, which is then what training has arrived at; 0: none
     reference       "base": the model without the LoRA; "round start": the LoRA as it is when training begins
     epochs          how often every judged set is used
     sets_per_update judged sets that share an optimizer step
@@ -52,6 +56,10 @@ class Settings:
     seed: int = 0
     dpo_beta: float = 5000.0
     draws_per_set: int = 4
+    optimizer: str = "AdamW"
+    schedule: str = "constant"
+    warmup: int = 0
+    ema: float = 0.0
     method: str = "D3PO"
     caption_dropout: float = 0.0
     label_smoothing: float = 0.1

@@ -10,6 +10,7 @@ from typing import Callable
 import torch
 
 from .methods import METHODS, NOISED, RECORDED
+from .optimizers import Ema, learning_rate_factor, load_state_tensors, make_optimizer, state_tensors, trained_weights
 from .pairs import CleanCandidates
 from .preference import Preferences
 from .reference import Reference
@@ -42,7 +43,7 @@ class Example:
 
 
 class Trainer:
-    """AdamW on an adapter's parameters; one `update` is one optimizer step.
+    """An optimizer on an adapter's parameters; one `update` is one of its steps.
 
     reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
     reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as it is when
@@ -59,8 +60,9 @@ class Trainer:
         self.method = METHODS[settings.method]
         self.loss_scale = self._first_loss_scale = loss_scale
         self.step, self.usual_margin = 0, 0.0
-        self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate,
-                                           weight_decay=settings.weight_decay)
+        self.optimizer = make_optimizer(settings.optimizer, adapter.parameters(), settings.learning_rate,
+                                        settings.weight_decay)
+        self.ema = Ema(settings.ema) if settings.ema else None
         self.reference = Reference(adapter, reference_policy, self._denoise)
         self.sampler = Reference(adapter, start_policy, self._denoise)
         self.begin_round()
@@ -104,6 +106,7 @@ class Trainer:
         for batch in self._batches(judged, len(history)):
             if history and stop and stop(history):
                 break
+            self._set_learning_rate(len(history), updates)
             history.append(self.update([examples[i] for i in batch], on_step))
             if held_out and evaluate_every and len(history) % evaluate_every == 0:
                 history[-1] |= self.evaluate(held_out)
@@ -143,8 +146,15 @@ class Trainer:
                 "learning_rate or beta, or run the model in bf16 or fp32")
         self.optimizer.step()
         self.step += 1
+        if self.ema:
+            self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
         self.usual_margin = USUAL * self.usual_margin + (1 - USUAL) * metrics.get("margin", 0.0)
         return metrics
+
+    def _set_learning_rate(self, done, total):
+        factor = learning_rate_factor(self.settings.schedule, self.step, self.settings.warmup, done, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * self.settings.learning_rate
 
     def _gradient(self, batch, on_step):
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
@@ -154,7 +164,7 @@ class Trainer:
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed(self.step))
             for example in batch:
-                generator = _generator(settings.seed, self.step, example.trajectory.set_id)
+                generator = generator_of(settings.seed, self.step, example.trajectory.set_id)
                 share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
                 for term in self._terms(example, generator, settings.draws_per_set, settings.step_fraction,
                                         settings.caption_dropout, self.method):
@@ -201,10 +211,10 @@ class Trainer:
         """
         margins, by_quarter, kls = [], defaultdict(list), []
         for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
-            terms = list(self._terms(example, _generator(example.trajectory.set_id), draws, step_fraction=1.0,
+            terms = list(self._terms(example, generator_of(example.trajectory.set_id), draws, step_fraction=1.0,
                                      caption_dropout=0.0, method=RANKING))
             of_terms = []
-            with torch.random.fork_rng(), self.adapter.using(self.adapter.weights()):  # without dropout
+            with torch.random.fork_rng(), self.adapter.using(self.trained()):  # without dropout
                 for term in terms:
                     values = self._values(term)
                     of_terms.append(term.margin(values.log_ratio).cpu())
@@ -218,6 +228,11 @@ class Trainer:
                 "held-out KL to reference": float(torch.stack(kls).mean()), "held-out pairs": len(margins)} | {
             f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
             for quarter in sorted(by_quarter)}
+
+    def trained(self):
+        """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
+        averaged = self.ema.weights() if self.ema else {}
+        return averaged or trained_weights(self.optimizer, self.adapter.named_parameters())
 
     # --- the terms of the loss ---
 
@@ -287,7 +302,7 @@ class Trainer:
         start."""
         if not self._needs_round_start:
             return
-        start = weights or self.adapter.weights()
+        start = weights or self.trained()
         self.sampler.become(start)
         if self.settings.reference == "round start":
             self.reference.become(start)
@@ -302,11 +317,14 @@ class Trainer:
         return self.method.sampler or self.settings.reference == "round start"
 
     def state(self):
-        """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have."""
-        tensors = {f"lora.{name}": tensor for name, tensor in self.adapter.weights().items()}
-        for name, parameter in self.adapter.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value.detach().to("cpu", copy=True)
+        """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have.
+
+        "lora.NAME" is the LoRA that training has arrived at, whatever else it goes on from.
+        """
+        tensors = {f"lora.{name}": tensor for name, tensor in self.trained().items()}
+        tensors |= state_tensors(self.optimizer, self.adapter.named_parameters())
+        if self.ema:
+            tensors |= {f"raw.{name}": tensor for name, tensor in self.adapter.weights().items()} | self.ema.state_tensors()
         if self._first_loss_scale > 1:
             tensors["loss scale"] = torch.tensor(self.loss_scale)
         tensors["usual margin"] = torch.tensor(self.usual_margin, dtype=torch.float64)
@@ -314,15 +332,11 @@ class Trainer:
 
     def load_state(self, tensors, step):
         """Take up what `state` returned. Raises ValueError if it belongs to a LoRA of another shape."""
-        self.adapter.load({k.removeprefix("lora."): v for k, v in tensors.items() if k.startswith("lora.")})
-        self.optimizer.state.clear()
-        parameters = dict(self.adapter.named_parameters())
-        for key, value in tensors.items():
-            name, _, part = key.removeprefix("optimizer.").rpartition(".")
-            if key.startswith("optimizer.") and name in parameters:
-                parameter = parameters[name]
-                value = value.clone() if part == "step" else value.to(parameter, copy=True)
-                self.optimizer.state[parameter][part] = value
+        self.adapter.load(_of("lora.", tensors))
+        if self.ema:
+            self.ema.load_state_tensors(tensors)
+            self.adapter.load(_of("raw.", tensors) or self.adapter.weights())
+        load_state_tensors(self.optimizer, self.adapter.named_parameters(), tensors)
         if self._first_loss_scale > 1 and "loss scale" in tensors:
             self.loss_scale = float(tensors["loss scale"])
         self.usual_margin = float(tensors.get("usual margin", 0.0))
@@ -344,10 +358,14 @@ class Trainer:
                           for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))])
 
 
-def _generator(*names):
+def generator_of(*names):
     """Draws that depend on these names alone, so that a resumed run makes the same ones, in whatever order."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _of(prefix, tensors):
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _share(actions, fraction):

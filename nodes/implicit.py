@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..d3po_core import implicit
 from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.preference import Preferences
-from ..d3po_core.trainer import _generator
+from ..d3po_core.trainer import generator_of
 from . import host
 from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
@@ -222,7 +222,7 @@ def measure(model, tuned, sets, draws, seed, beta=implicit.BETA):
             bar.update(len(x))
             return denoise(x, sigma)
 
-        return implicit.errors(clean, watched, draws, _generator(JUDGE, seed, clean.set_id), session.device, PER_PASS)
+        return implicit.errors(clean, watched, draws, generator_of(JUDGE, seed, clean.set_id), session.device, PER_PASS)
 
     reference, policy = (host.evaluate_inside(m, sets, work, PER_PASS) for m in (model, tuned))
     return [implicit.rewards(error, ref_error, beta) for error, ref_error in zip(policy, reference)]

@@ -14,6 +14,7 @@ from ..d3po_core import trainer, watch
 from ..d3po_core.events import Events
 from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
 from ..d3po_core.methods import RECORDED
+from ..d3po_core.optimizers import OPTIMIZERS, SCHEDULES
 from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.progress import Progress, key_of, trained_on
 from ..d3po_core.runs import SHAPE
@@ -106,6 +107,17 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("dropout", default=0.0, min=0.0, max=0.9, step=0.05, round=False, optional=True,
                                tooltip="Share of its inputs that the LoRA does not see in each training pass, against "
                                        "learning a few picks by heart. LoHa and LoKr have none."),
+                io.Combo.Input("optimizer", options=list(OPTIMIZERS), default=OPTIMIZERS[0], optional=True,
+                               tooltip="AdamW 8-bit (package bitsandbytes): a third of the memory for large LoRAs. AdamW "
+                                       "schedule-free (package schedulefree): averages its steps, needs no schedule, wants "
+                                       "about three times the learning rate."),
+                io.Combo.Input("schedule", options=list(SCHEDULES), default=SCHEDULES[0], optional=True,
+                               tooltip="The learning rate over this train step. cosine: falls to 0 towards its end."),
+                io.Int.Input("warmup", default=0, min=0, max=100000, optional=True,
+                             tooltip="Updates of a run over which the learning rate rises to its full size."),
+                io.Float.Input("ema", default=0.0, min=0.0, max=0.9999, step=0.001, round=False, optional=True,
+                               tooltip="Decay of a moving average of the LoRA's weights: the average is what is saved and "
+                                       "sampled with, and training goes on from the weights. 0.99 to 0.999 smooths. 0: none."),
                 io.Int.Input("evaluate_every", default=0, min=0, max=100000, optional=True,
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
                 io.Int.Input("patience", default=0, min=0, max=1000, optional=True,
@@ -176,7 +188,7 @@ class D3POTrainStep(io.ComfyNode):
                         on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=evaluate_every,
                         stop=lambda made: watch.stop_reason(made, **stop),
                         on_update=lambda made: events.write(steps.step, made[-1]))
-                return adapter.weights(), steps.state(), history, resumed
+                return steps.trained(), steps.state(), history, resumed
             finally:
                 adapter.eject()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import weakref
 
 import pytest
@@ -256,3 +257,53 @@ def test_a_fit_that_was_stopped_early_does_not_go_on_when_it_is_taken_up_again(s
     again, examples = start()
     again.load_state(*trainer.state())
     assert again.fit(examples, history=history, stop=enough) == history and again.step == 3
+
+
+# --- optimizers and averages ---
+
+CHOICES = [dict(optimizer="AdamW 8-bit"), dict(optimizer="AdamW schedule-free"), dict(ema=0.9), dict(
+    ema=0.9, optimizer="AdamW schedule-free"), dict(schedule="cosine", warmup=4)]
+
+
+@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+def test_a_fit_goes_on_to_the_bit_with_every_optimizer_schedule_and_average(start, chosen, tmp_path):
+    settings = dataclasses.replace(BRISK, reference="round start", **chosen)
+    whole, examples = start(settings)
+    kept = {}
+    history = whole.fit(examples, after_update=lambda made: kept.update({len(made): whole.state()}))
+    save_file(kept[4][0], tmp_path / "state.safetensors")
+    again, examples = start(settings)
+    again.load_state(load_file(tmp_path / "state.safetensors"), 4)
+    assert again.fit(examples, history=history[:4], round_start=whole.round_start) == history
+    assert same(again.state()[0], whole.state()[0]) and same(again.trained(), whole.trained())
+
+
+def test_the_average_is_what_training_has_arrived_at_and_what_is_measured_and_saved(start):
+    weights = []
+    plain, examples = start()
+    plain.fit(examples, after_update=lambda made: weights.append(plain.adapter.weights()))
+    averaged, examples = start(dataclasses.replace(BRISK, ema=0.5))
+    averaged.fit(examples)
+    assert same(averaged.adapter.weights(), plain.adapter.weights()), "it changes nothing of the training"
+    expected = weights[0]
+    for n, each in enumerate(weights):
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = {name: decay * expected[name] + (1 - decay) * each[name] for name in each}
+    found = averaged.trained()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+    assert not same(found, plain.adapter.weights())
+    assert same({name.removeprefix("lora."): tensor for name, tensor in averaged.state()[0].items()
+                 if name.startswith("lora.")}, found)
+    measured = averaged.evaluate(examples)
+    averaged.adapter.load(found)
+    averaged.ema = None
+    assert averaged.evaluate(examples) == measured != plain.evaluate(examples)
+
+
+def test_the_learning_rate_rises_and_falls(start):
+    trainer, examples = start(dataclasses.replace(BRISK, schedule="cosine", warmup=3))
+    rates = []
+    trainer.fit(examples, after_update=lambda made: rates.append(trainer.optimizer.param_groups[0]["lr"]))
+    expected = [min(1, (n + 1) / 3) * 0.5 * (1 + math.cos(math.pi * n / UPDATES)) * BRISK.learning_rate
+                for n in range(UPDATES)]
+    assert rates == pytest.approx(expected)
