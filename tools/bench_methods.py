@@ -1,0 +1,175 @@
+"""Every method of the train step on one fixed dataset of the small model: what it learns, and what that costs.
+
+A dataset of recorded candidates is judged by brightness once; a share of its sets is held out. Each method then trains
+a LoRA on the rest, from several seeds, which draw the LoRA's first weights, the order of sets, steps and noise. All are
+measured alike: on every recorded step of the held-out sets (a train step at learning rate 0), and by the brightness
+of images that the stock nodes sample. The result goes to bench_output/methods.json, and with --write to docs/methods.md.
+"""
+
+import json
+import re
+import statistics
+import threading
+import time
+
+import psutil
+from scipy import stats
+
+from tools.demo import WORKFLOW, evaluate, measure, node_of
+from tools.host import BASE, ROOT, Host, make_base
+from tools.stock import CHECKPOINT
+from tools.workflow import load, to_api
+
+OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
+BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
+SETS, CANDIDATES, STEPS, HELD_OUT, EVALUATED = 36, 4, 10, 0.4, 48
+COMMON = dict(epochs=3, sets_per_update=2, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised",
+              reference="base", guidance="as recorded", step_fraction=0.4, rank=8, alpha=8.0,
+              targets="attention and feed-forward", weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0,
+              dpo_beta=5000.0, draws_per_set=4)
+# what differs from the node's defaults; PPO's clip of 1e-4 is made for new samples after each update
+METHODS = {
+    "D3PO": {},
+    "D3PO, paper's weighting": dict(weighting="paper", beta=0.1, clip=0.1),
+    "Diffusion-DPO": {},
+    "Diffusion-DPO, recorded noise": {"method": "Diffusion-DPO", "method.learn_from": "noised images, recorded noise"},
+    "IPO": {},
+    "DPO with label smoothing": {},
+    "DPO with winner anchor": {},
+    "Diffusion-SDPO": {},
+    "beta-DPO": {},
+    "MaPO": {},
+    "Diffusion-KTO": {},
+    "DDPO": {"method.ratio_clip": 0.1},
+    "DPOK": {"method.ratio_clip": 0.1},
+    "reward-weighted": {},
+    "supervised": {},
+}
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def recording(prompt, dataset):
+    """The shipped loop's recording and judge without a run, into a dataset."""
+    loader = node_of(prompt, "CheckpointLoaderSimple")
+    wanted = {"CheckpointLoaderSimple", "D3POPrompts", "CLIPTextEncode", "EmptyLatentImage", "D3POKSampler", "VAEDecode",
+              "D3POObjectivePreference"}
+    graph = {name: dict(each, inputs=dict(each["inputs"])) for name, each in prompt.items() if each["class_type"] in wanted}
+    sampler, judge = graph[node_of(graph, "D3POKSampler")]["inputs"], graph[node_of(graph, "D3POObjectivePreference")]
+    sampler |= {"model": [loader, 0], "steps": STEPS, "candidates": CANDIDATES}
+    graph[node_of(graph, "D3POPrompts")]["inputs"] |= {"count": SETS, "seed": 1}
+    graph["save"] = node("D3POSaveToDataset", trajectory=judge["inputs"]["trajectory"], images=judge["inputs"]["images"],
+                         dataset=dataset, annotator="bench")
+    judge["inputs"]["dataset"] = ["save", 0]
+    return graph
+
+
+def training(dataset, run, seed, changes):
+    """Load preferences, train, save, and measure on the held-out sets with a train step that changes nothing."""
+    def loaded(split, **more):
+        return node("D3POLoadPreferences", dataset=dataset, split=split, held_out=HELD_OUT, annotators="", joining="all",
+                    since="", until="", **({"limit": 0} | more))
+
+    still = dict(COMMON, learning_rate=0.0, weight_decay=0.0, epochs=1, step_fraction=0.01)
+    return {
+        "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "train_sets": loaded("train"), "held_out": loaded("held out"), "one": loaded("train", limit=1),
+        "run": node("D3POLoadRun", model=["loader", 0], run=run),
+        "train": node("D3POTrainStep", model=["loader", 0], preferences=["train_sets", 0], lora=["run", 1],
+                      **COMMON | {"seed": seed} | changes),
+        "save": node("D3POSaveRun", lora=["train", 1], run=run),
+        "measure": node("D3POTrainStep", model=["loader", 0], preferences=["one", 0], held_out=["held_out", 0],
+                        lora=["train", 1], **still | {"seed": seed}),
+    }  # fmt: skip
+
+
+class Peak(threading.Thread):
+    """The most memory that a process has while the block runs, in bytes."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.process, self.bytes, self.done = psutil.Process(pid), 0, threading.Event()
+
+    def run(self):
+        while not self.done.wait(0.02):
+            self.bytes = max(self.bytes, self.process.memory_info().rss)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+
+
+def figures(entry, node_id):
+    """The numbers of a train step's report, by name; its first line's seconds as "seconds"."""
+    lines = entry["outputs"][node_id]["text"][0].splitlines()
+    told = re.findall(r"^([^:]+): ([-+.\de]+)$", "\n".join(lines), re.M)
+    return {name: float(value) for name, value in told} | {
+        "seconds": float(lines[0].rsplit(", ", 1)[1].removesuffix(" s"))}
+
+
+def trial(host, prompt, dataset, name, changes, seed, before):
+    """One training of one method: its figures."""
+    run = f"bench {time.time_ns()}"
+    graph = training(dataset, run, seed, {"method": name} | changes)
+    with Peak(host.process.pid) as peak:
+        entry = host.run({key: each for key, each in graph.items() if key != "measure"}, timeout=1800)
+    told = figures(entry, "train")
+    measured = figures(host.run(graph, timeout=1800), "measure")
+    gained = (measure(evaluate(host, prompt, EVALUATED, f"d3po/{run}.safetensors")) - before).mean()
+    return {"accuracy": measured["held-out accuracy"], "pairs": measured["held-out pairs"], "gained": float(gained),
+            "kl": measured["held-out KL to reference"], "seconds": told["seconds"], "peak": peak.bytes}
+
+
+def interval(values):
+    """Mean and half its 95% interval over seeds (Student's t)."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, float("nan")
+    return mean, stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def table(results):
+    """Markdown, a row for each method: {name: [figures of each seed]}."""
+    rows = ["| method | held-out implicit accuracy | brightness gained | KL spent | seconds | memory, MB |",
+            "|---|---|---|---|---|---|"]
+    for name, trials in results.items():
+        cells = [(interval([one[key] for one in trials]), scale, digits) for key, scale, digits in (
+            ("accuracy", 1, 3), ("gained", 1, 4), ("kl", 1e3, 3))]
+        told = [f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}" for (mean, half), scale, digits in cells]
+        seconds = statistics.fmean(one["seconds"] for one in trials)
+        rows.append(f"| {name} | {' | '.join(told)} | {seconds:.0f} | {trials[0]['memory'] / 2 ** 20:.0f} |")
+    return "\n".join(rows)
+
+
+def main(seeds, only, write):
+    results, dataset = {}, f"bench {time.time_ns()}"
+    with Host(make_base(BASE)) as host:
+        prompt = to_api(load(WORKFLOW), host.object_info())
+        host.run(recording(prompt, dataset), timeout=1800)
+        before = measure(evaluate(host, prompt, EVALUATED))
+        for name, changes in METHODS.items():
+            if only and only not in name:
+                continue
+            host.restart()  # so that memory which the last method left free is not taken for this one's
+            evaluate(host, prompt, 1)
+            resident = psutil.Process(host.process.pid).memory_info().rss
+            method = changes.get("method", name.split(",")[0])
+            results[name] = [trial(host, prompt, dataset, method, changes, seed, before) for seed in range(seeds)]
+            results[name][0]["memory"] = results[name][0]["peak"] - resident
+            OUT.parent.mkdir(exist_ok=True)
+            OUT.write_text(json.dumps(results, indent=1))
+            print(table({name: results[name]}).splitlines()[-1], flush=True)
+    if write:
+        text = DOC.read_text("utf-8")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        DOC.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main(3, "", False)
