@@ -17,6 +17,8 @@ import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 
+from .adapters import AdapterMerge
+
 
 def sha(*tensors):
     digest = hashlib.sha256()
@@ -264,4 +266,4 @@ class Candidates:
 
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
     ProbeModel, ProbeTrajectory, ProbeFinished, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
-    SpoilTrajectory, TrapModel, ForeignLora, Candidates)}
+    SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge)}
