@@ -103,8 +103,8 @@ def thin(x, y, most):
 def _panel(axis, title, names, runs, width, smoothing, scale):
     lacking = []
     for number, (run, curves) in enumerate(runs.items()):
-        drawn = [_curve(axis, curves[name], _style(number, names, name), name.startswith("held-out"), 2 * width,
-                        smoothing, scale) for name in names if name in curves]
+        drawn = [_curve(axis, curves[name], _style(number, _paleness(title, name)), name.startswith("held-out"),
+                        2 * width, smoothing, scale) for name in names if name in curves]
         if not any(drawn):
             lacking.append(run)
     power = _frame(axis)
@@ -116,7 +116,7 @@ def _panel(axis, title, names, runs, width, smoothing, scale):
         axis.set_title(_short(f"not in {', '.join(lacking)}", max(room, 12)), loc="right", size=6 * scale, color=SOFT,
                        **font)
     if title.endswith(QUARTERS):
-        key = [Line2D([], [], color=_paler(INK, PALENESS[int(name[-1]) - 1]), linewidth=1.3 * scale) for name in names]
+        key = [Line2D([], [], color=_paler(INK, _paleness(title, name)), linewidth=1.3 * scale) for name in names]
         words = [f"{name[-1]}{dict(zip('14', (' least noise', ' most noise'))).get(name[-1], '')}" for name in names]
         axis.legend(key, words, loc="best", **_legend_look(6 * scale))
     axis.set_facecolor(PAPER)
@@ -147,12 +147,13 @@ def _curve(axis, values, style, as_points, most, smoothing, scale):
     return len(x) > 0
 
 
-def _style(number, names, name):
-    colour = COLOURS[number % len(COLOURS)]
-    if len(names) > 1:
-        colour = _paler(colour, PALENESS[int(name[-1]) - 1])
-    return dict(color=colour, linestyle=DASHES[number // len(COLOURS) % len(DASHES)], zorder=3,
-                solid_capstyle="round", solid_joinstyle="round")
+def _style(number, paleness=0.0):
+    return dict(color=_paler(COLOURS[number % len(COLOURS)], paleness), zorder=3, solid_capstyle="round",
+                linestyle=DASHES[number // len(COLOURS) % len(DASHES)], solid_joinstyle="round")
+
+
+def _paleness(title, name):
+    return PALENESS[int(name[-1]) - 1] if title.endswith(QUARTERS) else 0.0
 
 
 def _frame(axis):
@@ -177,7 +178,7 @@ def _legend(figure, runs, width, scale):
     letters = _letters(width, size)
     words = [_short(run, letters - 8) for run in runs]
     columns = min(len(runs), max(1, letters // (max(map(len, words)) + 7)))
-    lines = [Line2D([], [], linewidth=1.8 * scale, **_style(number, [], "")) for number in range(len(runs))]
+    lines = [Line2D([], [], linewidth=1.8 * scale, **_style(number)) for number in range(len(runs))]
     figure.legend(lines, words, loc="outside upper left", ncols=columns, **_legend_look(size))
 
 
