@@ -7,6 +7,11 @@ from math import comb
 JOININGS = ("all", "majority", "unanimous")
 
 
+def _require_joining(joining):
+    if joining not in JOININGS:
+        raise ValueError(f"there is no joining {joining!r}: use {', '.join(JOININGS)}")
+
+
 def join(judged, joining="all"):
     """Strict pairs [(winner, loser), ...], sorted, of several annotators' lists of such pairs.
 
@@ -18,13 +23,29 @@ def join(judged, joining="all"):
 
     Who calls two candidates equal, or did not compare them, has no vote on that pair.
     """
-    if joining not in JOININGS:
-        raise ValueError(f"there is no joining {joining!r}: use {', '.join(JOININGS)}")
+    _require_joining(joining)
     votes = Counter(tuple(pair) for pairs in judged for pair in pairs)
     keep = {"all": lambda w, l: True,
             "majority": lambda w, l: votes[w, l] > votes[l, w],
             "unanimous": lambda w, l: not votes[l, w]}[joining]
     return sorted(pair for pair in votes if keep(*pair))
+
+
+def join_liked(judged, joining="all"):
+    """One thumb for each of N candidates, True, False or None, of several annotators' such N-tuples, each () without
+    any thumb; () if all are.
+
+    A candidate has but one label: "all" and "majority" take what more annotators said, and None where they are equally
+    many; "unanimous" takes what nobody contradicts.
+    """
+    _require_joining(joining)
+
+    def label(thumbs):
+        up, down = thumbs.count(True), thumbs.count(False)
+        undecided = up and down if joining == "unanimous" else up == down
+        return None if undecided or not (up or down) else up > down
+
+    return tuple(label(thumbs) for thumbs in zip(*filter(None, judged)))
 
 
 def agreement(sets):

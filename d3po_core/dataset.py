@@ -40,12 +40,12 @@ from pathlib import Path
 import torch
 
 from . import tree
-from .annotators import count_ties, join
+from .annotators import count_ties, join, join_liked
 from .dataset_files import Files, load_png, save_png
 from .dataset_index import DatasetError, Index, failure
 from .dataset_statistics import statistics
 from .files import make_folder
-from .preference import is_finished, pairs_from_judgement
+from .preference import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
 from .trajectory import Trajectory
 
 INDEX = "index.sqlite"
@@ -283,19 +283,28 @@ class Dataset:
 
         joining: "all", "majority" or "unanimous", as in annotators.join.
         """
-        self._row(set_id)
-        rows = self._index.read("SELECT annotator, pairs FROM counting WHERE set_id = ?", [set_id])
-        return join([json.loads(pairs) for annotator, pairs in rows
-                     if annotators is None or annotator in _many(annotators)], joining)
+        return join([json.loads(row["pairs"]) for row in self._counting(set_id, annotators)], joining)
+
+    def scores(self, set_id, annotators=None):
+        """A set's scores, as Preferences has them, where one annotator's judgement counts; () where several do."""
+        rows = self._counting(set_id, annotators)
+        return scores_from_judgement(json.loads(rows[0]["judgement"])) if len(rows) == 1 else ()
+
+    def liked(self, set_id, annotators=None, joining="all"):
+        """A set's thumbs, as Preferences has them, by those judgements that count; joined as in join_liked."""
+        rows = self._counting(set_id, annotators)
+        thumbs = [liked_from_judgement(json.loads(row["judgement"]), row["candidates"]) for row in rows]
+        return join_liked(thumbs, joining)
 
     # --- the whole ---
 
     def statistics(self, held_out=0.1):
         """What the dataset holds, JSON values by name; no file but the index is read.
 
-        sets, judged, unjudged; judgements (those that count), annotators {name: how many of these}, pairs (strict) and
-        ties in them; models {fingerprint: {"name", "sets"}}; split {"train", "held_out"}; bytes {"sets", "images",
-        "conditioning", "index"}; agreement (annotators.agreement); oldest, newest (when a set was created, or None)
+        sets, judged, unjudged; judgements (those that count), annotators {name: how many of these}, pairs (strict),
+        ties and thumbs {"up", "down"} in them; models {fingerprint: {"name", "sets"}}; split {"train", "held_out"};
+        bytes {"sets", "images", "conditioning", "index"}; agreement (annotators.agreement); oldest, newest (when a set
+        was created, or None)
         """
         return self._index.together(lambda index: statistics(index, held_out))
 
@@ -310,6 +319,11 @@ class Dataset:
         return len(stale)
 
     # --- rows and files ---
+
+    def _counting(self, set_id, annotators):
+        self._row(set_id)
+        rows = self._index.read("SELECT * FROM counting JOIN sets ON sets.id = set_id WHERE set_id = ?", [set_id])
+        return [row for row in rows if annotators is None or row["annotator"] in _many(annotators)]
 
     def _row(self, set_id):
         rows = self._index.read("SELECT * FROM sets WHERE id = ?", [set_id])

@@ -5,6 +5,7 @@ from itertools import groupby
 
 from .annotators import agreement
 from .dataset_index import PAYLOAD
+from .preference import liked_from_judgement
 
 
 def statistics(index, held_out):
@@ -21,12 +22,16 @@ def statistics(index, held_out):
     (index_bytes,) = index.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
     by_set = groupby(index.execute("SELECT set_id, pairs FROM counting WHERE strict > 0 ORDER BY set_id"),
                      key=lambda row: row["set_id"])
+    thumbs = [thumb for row in index.execute("SELECT judgement, candidates FROM counting JOIN sets ON sets.id = set_id "
+                                             """WHERE judgement LIKE '%"good"%' OR judgement LIKE '%"bad"%'""")
+              for thumb in liked_from_judgement(json.loads(row["judgement"]), row["candidates"])]
     judged_by_several = (rows for rows in (list(rows) for _, rows in by_set) if len(rows) > 1)
     return {
         "sets": sets, "judged": judged, "unjudged": sets - judged,
         "judgements": sum(row["judgements"] for row in annotators),
         "annotators": {row["annotator"]: row["judgements"] for row in annotators},
         "pairs": sum(row["strict"] for row in annotators), "ties": sum(row["ties"] for row in annotators),
+        "thumbs": {"up": thumbs.count(True), "down": thumbs.count(False)},
         "models": {row["model"]: {"name": row["name"], "sets": row["sets"]} for row in models},
         "split": {"train": sets - held, "held_out": held},
         "bytes": {kind: sizes.get(kind, 0) for kind in PAYLOAD} | {"index": index_bytes},

@@ -5,7 +5,7 @@ constant.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -105,21 +105,22 @@ def pairs_from_judgement(judgement, candidates):
     - "ties": [[a, b], ...]            (kept for the record; no pair)
     - "ranking": [best, ..., worst]    (an entry may be a list of candidates that tie)
     - "scores": [s0, ..., sN-1]        (higher is better; null where there is none)
+    - "good": [a, ...] and "bad": [b, ...]    (thumbs up and down, whatever they are compared with: each good one is
+                                               preferred to each bad one)
 
     in that order of precedence for a pair judged twice, and of these, which make no pair,
 
-    - "bad": [a, ...]                  (candidates that are no good, whatever they are compared with)
     - "open": true                     (not finished yet)
     - "log": {...}                     (the answers as they were given; the judge's own notes)
 
-    Raises ValueError where the judgement is malformed, names a candidate that does not exist or scores another number
-    of candidates.
+    Raises ValueError where the judgement is malformed, names a candidate that does not exist, scores another number of
+    candidates, or calls one both good and bad.
     """
     if not isinstance(judgement, dict) or not judgement:
-        raise ValueError('a set\'s picks must be an object with "pairs", "ties", "ranking" or "scores"')
+        raise ValueError('a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"')
     unknown = set(judgement) - {*LISTS, "open", "log"}
     if unknown:
-        raise ValueError(f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking or scores")
+        raise ValueError(f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad")
     for field in LISTS:
         if not isinstance(judgement.get(field, []), (list, tuple)):
             raise ValueError(f"the picks cannot be read: {field} is not a list")
@@ -127,7 +128,8 @@ def pairs_from_judgement(judgement, candidates):
     if scores and len(scores) != candidates:
         raise ValueError(f"{len(scores)} scores for {candidates} candidates")
     placed = [candidate for level in levels for candidate in level]
-    _check_numbers([*placed, *judgement.get("bad", [])], candidates)
+    _check_numbers(placed, candidates)
+    liked = liked_from_judgement(judgement, candidates)
     if len(set(placed)) < len(placed):
         raise ValueError("the ranking places a candidate twice, as if it were two different ones")
     try:
@@ -139,15 +141,36 @@ def pairs_from_judgement(judgement, candidates):
         raise ValueError(f"the picks cannot be read: {error}") from error
     _check_candidates(given + ties, candidates)
     ranked = pairs_from_ranking([level for level in levels if level])
+    good, bad = ([i for i, thumb in enumerate(liked) if thumb is wanted] for wanted in (True, False))
     judged = {}
     for pair in given:
         if judged.setdefault(frozenset(pair), pair) != pair:
             raise ValueError(f"candidates {pair[0]} and {pair[1]} are each picked over the other")
     for tie in ties:
         judged.setdefault(frozenset(tie), None)
-    for pair in ranked + scored:
+    for pair in [*ranked, *scored, *product(good, bad)]:
         judged.setdefault(frozenset(pair), pair)
     return [pair for pair in judged.values() if pair is not None]
+
+
+def scores_from_judgement(judgement):
+    """Its "scores" as Preferences has them; () where it has none, or has several for a candidate."""
+    scores = judgement.get("scores", [])
+    several = any(isinstance(score, (list, tuple)) for score in scores)
+    return () if several or not any(score is not None for score in scores) else tuple(scores)
+
+
+def liked_from_judgement(judgement, candidates):
+    """Its thumbs, up (True) for "good" and down (False) for "bad", for each of N candidates; () where it has none.
+
+    Raises ValueError where they name a candidate that does not exist, or one is both.
+    """
+    good, bad = judgement.get("good", []), judgement.get("bad", [])
+    _check_numbers([*good, *bad], candidates)
+    if both := {*good} & {*bad}:
+        raise ValueError(f"candidate {min(both)} is called both good and bad")
+    thumbs = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
+    return tuple(map(thumbs.get, range(candidates))) if thumbs else ()
 
 
 def _number(score):

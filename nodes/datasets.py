@@ -29,7 +29,7 @@ SPLIT = dict(options=list(SPLITS), default="train",
 ANNOTATORS = dict(default="", tooltip="Only judgements by these people, names separated by commas. Empty: everybody's.")
 JOINING = dict(options=list(JOININGS), default=JOININGS[0],
                tooltip="Where people disagree about two candidates. all: everybody's preferences as they are. majority: what "
-                       "more people said. unanimous: only what nobody contradicts.")
+                       "more people said. unanimous: only what nobody contradicts. Of thumbs, all means majority.")
 LIMIT = dict(min=0, max=1_000_000, tooltip="The most sets to load, oldest first. 0: all.")
 SINCE = dict(default="", tooltip="Only sets recorded on this day or later, as 2026-01-31. Empty: all.")
 UNTIL = dict(default="", tooltip="Only sets recorded before this day, as 2026-01-31. Empty: all.")
@@ -126,12 +126,24 @@ def nothing(node, text, **given):
                            for output in node.define_schema().outputs], ui={"text": [text]})
 
 
-def with_pairs(store, rows, names, joining, limit):
-    """(row, strict pairs) of each set that has any, by the annotators that `names` lists in words (none: everybody); at
-    most `limit` of them, 0: all."""
+def with_judgements(store, rows, names, joining, limit):
+    """(row, {"pairs", "scores", "liked"} for Preferences) of each set that has a strict pair or a thumb, by the
+    annotators that `names` lists in words (none: everybody); at most `limit` of them, 0: all."""
     annotators = [name.strip() for name in names.split(",") if name.strip()] or None
-    paired = ((row, tuple(store.pairs(row.id, annotators, joining))) for row in rows)
-    return islice(((row, pairs) for row, pairs in paired if pairs), limit or None)
+
+    def judged(row):
+        return {"pairs": tuple(store.pairs(row.id, annotators, joining)), "scores": store.scores(row.id, annotators),
+                "liked": store.liked(row.id, annotators, joining)}
+
+    said = ((row, judged(row)) for row in rows)
+    return islice(((row, each) for row, each in said if each["pairs"] or {*each["liked"]} - {None}), limit or None)
+
+
+def counted(dataset, preferences):
+    """How much there is to learn from, in words."""
+    pairs = sum(len(p.pairs) for p in preferences)
+    thumbs = sum(liked is not None for p in preferences for liked in p.liked)
+    return f"{dataset}: {pairs} pairs{f' and {thumbs} thumbs' if thumbs else ''} in {len(preferences)} sets"
 
 
 def day(text, name):
@@ -300,8 +312,8 @@ class D3POLoadPreferences(io.ComfyNode):
             rows = store.sets(judged=True, since=day(since, "since"), until=day(until, "until"),
                               model=model and host.fingerprint(model), split=SPLITS[split], held_out=held_out)
             recorded = [row for row in rows if row.has_trajectory]
-            preferences = [Preferences(loaded(dataset, store, row), pairs, source=dataset)
-                           for row, pairs in with_pairs(store, recorded, annotators, joining, limit)]
+            preferences = [Preferences(loaded(dataset, store, row), source=dataset, **said)
+                           for row, said in with_judgements(store, recorded, annotators, joining, limit)]
         if rows and not recorded:
             raise ValueError(f"dataset: the {len(rows)} judged sets of {dataset!r} are images alone, without recorded "
                              "trajectories; wire the dataset to D3PO Encode Image Pairs")
@@ -309,8 +321,8 @@ class D3POLoadPreferences(io.ComfyNode):
             return io.NodeOutput([], 0, ui={"text": [f"{dataset}: no judged set is held out yet"]})
         if not preferences:
             return nothing(cls, f"{dataset}: no judged set fits these filters yet")
-        pairs = sum(len(p.pairs) for p in preferences)
-        return io.NodeOutput(preferences, pairs, ui={"text": [f"{dataset}: {pairs} pairs in {len(preferences)} sets"]})
+        return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences),
+                             ui={"text": [counted(dataset, preferences)]})
 
 
 class D3PODatasetStatistics(io.ComfyNode):
@@ -343,8 +355,10 @@ class D3PODatasetStatistics(io.ComfyNode):
 
 
 def report(name, figures):
+    up, down = figures["thumbs"].values()
+    thumbs = f", {up} thumbs up and {down} down" if up or down else ""
     lines = [f"{name}: {figures['sets']} sets, {figures['judged']} judged, {figures['unjudged']} to judge",
-             f"{figures['judgements']} judgements: {figures['pairs']} pairs, {figures['ties']} ties",
+             f"{figures['judgements']} judgements: {figures['pairs']} pairs, {figures['ties']} ties{thumbs}",
              *(f"  {who}: {count}" for who, count in figures["annotators"].items()),
              f"train {figures['split']['train']}, held out {figures['split']['held_out']}",
              *(f"base model {model['name'] or fingerprint}: {model['sets']} sets"

@@ -14,7 +14,7 @@ from ..d3po_core.preference import Preferences
 from ..d3po_core.runs import run_folder
 from . import host
 from .datasets import (ANNOTATORS, HELD_OUT, JOINING, LIMIT, NAME, SPLIT, SPLITS, DatasetHandle, DatasetType, open_dataset,
-                       version, with_pairs)
+                       version, with_judgements)
 from .types import CATEGORY, PreferencesType
 
 IMPORT_TOOL = "import"
@@ -170,8 +170,7 @@ def records_of(store, annotator):
         newest = {entry.annotator: entry.judgement for entry in store.judgements(row.id)}
         for who, judgement in newest.items():
             if files and judgement and not judgement.get("open") and (not annotator or who == annotator):
-                said = {key: value for key, value in judgement.items() if key not in ("log", "bad")}
-                yield Record(row.prompt, tuple(files), said, who, row.id)
+                yield Record(row.prompt, tuple(files), judgement, who, row.id)
 
 
 class D3POEncodePairs(io.ComfyNode):
@@ -212,14 +211,14 @@ class D3POEncodePairs(io.ComfyNode):
         base, preferences = host.fingerprint(model), []
         with dataset.open() as store:
             rows = [row for row in store.sets(judged=True, split=SPLITS[split], held_out=held_out) if row.has_images]
-            paired = list(with_pairs(store, rows, annotators, joining, limit))
-            bar = comfy.utils.ProgressBar(len(paired))
-            for row, pairs in paired:
+            judged = list(with_judgements(store, rows, annotators, joining, limit))
+            bar = comfy.utils.ProgressBar(len(judged))
+            for row, said in judged:
                 conditioning = host.Conditioning(encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0)
                 # one by one: to a video model's VAE several images are a video
                 latents = torch.cat([vae.encode(image[None]) for image in store.images(row.id)])
                 clean = host.clean_candidates(model, latents, row.id, base, conditioning)
-                preferences.append(Preferences(clean, pairs, source=dataset.name))
+                preferences.append(Preferences(clean, source=dataset.name, **said))
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train
             raise ValueError(f"dataset: {dataset.name!r} has no judged images that fit these filters")

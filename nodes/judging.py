@@ -21,12 +21,15 @@ OBJECTIVES = {
 
 
 def preferred_and_rejected(preferences, images):
-    """The candidate with the most wins and the one with the most losses, [1, H, W, 3] each."""
-    wins = np.zeros(len(images))
+    """The candidate with the most wins and the one with the most losses, or without any pair one that is liked and one
+    that is not, [1, H, W, 3] each."""
+    standing = np.zeros(len(images))
     for winner, loser in preferences.pairs:
-        wins[winner] += 1
-        wins[loser] -= 1
-    best, worst = int(wins.argmax()), int(wins.argmin())
+        standing[winner] += 1
+        standing[loser] -= 1
+    if not preferences.pairs and preferences.liked:
+        standing = np.array([{True: 1, None: 0, False: -1}[liked] for liked in preferences.liked])
+    best, worst = int(standing.argmax()), int(standing.argmin())
     return images[best:best + 1], images[worst:worst + 1]
 
 

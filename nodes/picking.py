@@ -11,7 +11,8 @@ from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..d3po_core.preference import Preferences, is_finished, pairs_from_judgement
+from ..d3po_core.preference import (Preferences, is_finished, liked_from_judgement, pairs_from_judgement,
+                                    scores_from_judgement)
 from . import routes
 from .datasets import DatasetType, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
@@ -29,8 +30,8 @@ _waited = Counter()
 def judgement_of(picks, set_id):
     """The finished judgement of one candidate set in a picks value, or None if there is none yet.
 
-    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...}}}.
-    Raises ValueError if it is anything else.
+    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...} or
+    {"good": ..., "bad": ...}}}. Raises ValueError if it is anything else.
     """
     try:
         value = json.loads(picks or "{}")
@@ -65,7 +66,8 @@ class D3POPairPreference(io.ComfyNode):
                                 extra_dict={"widgetType": "D3PO_PICKER"},
                                 tooltip="The picks of every set judged so far, as JSON: {\"version\": 1, \"sets\": {set "
                                         "name: {\"pairs\": [[winner, loser], ...]} or {\"ranking\": [best, ..., worst]} "
-                                        "or {\"scores\": [...]}}}. Candidates are numbered from 0."),
+                                        "or {\"scores\": [...]} or {\"good\": [...], \"bad\": [...]}}}. Candidates are "
+                                        "numbered from 0."),
                 io.Combo.Input("when_missing", options=[STOP, WAIT], default=STOP, optional=True,
                                tooltip="While picks are missing: stop here shows the candidates and ends the run, and "
                                        "the next run goes on from them; wait holds the run inside this node until you "
@@ -150,5 +152,6 @@ class D3POPairPreference(io.ComfyNode):
             pairs = pairs_from_judgement(judgement, trajectory.candidates)
         except ValueError as error:
             raise ValueError(f"picks: set {name}: {error}") from error
-        preferences = Preferences(trajectory, tuple(pairs), source="picks")
+        preferences = Preferences(trajectory, tuple(pairs), source="picks", scores=scores_from_judgement(judgement),
+                                  liked=liked_from_judgement(judgement, trajectory.candidates))
         return preferences, *preferred_and_rejected(preferences, images), len(pairs), name

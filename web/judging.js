@@ -1,17 +1,21 @@
 // What to ask about a set of N candidates in each mode, and the judgement that the answers make.
 //
 // A log holds the answers of one set as they were given, newest last, so that undo takes them back one by one:
-//   {pairs: [[a, b, verdict], ...], best: [candidate | BAD | SKIP, ...], stars: [[candidate, 1..5 | SKIP], ...]}
+//   {pairs: [[a, b, verdict], ...], best: [candidate | BAD | SKIP, ...], stars: [[candidate, 1..5 | SKIP], ...],
+//    thumbs: [[candidate, UP | DOWN | SKIP], ...]}
 // Candidates are numbers from 0. Of several answers to one question the newest counts.
 
-export const FIRST = ">", SECOND = "<", TIE = "=", SKIP = "?", BAD = "x"
+export const FIRST = ">", SECOND = "<", TIE = "=", SKIP = "?", BAD = "x", UP = "+", DOWN = "-"
 
 export const MODES = {
   pairs: { label: "all pairs", list: "pairs" },
   ranking: { label: "ranking", list: "pairs" },
   best: { label: "best of N", list: "best" },
-  stars: { label: "stars", list: "stars" }
+  stars: { label: "stars", list: "stars" },
+  thumbs: { label: "thumbs", list: "thumbs" }
 }
+/** The modes that ask about one candidate at a time, and the kind of their questions. */
+const SINGLE = { stars: "star", thumbs: "thumb" }
 
 const MIRRORED = { [FIRST]: SECOND, [SECOND]: FIRST }
 
@@ -33,6 +37,8 @@ export function shuffled(items, key) {
 export function mirrored(a, b, key) {
   return hash(`${key} side ${a} ${b}`) % 2 === 1
 }
+
+const ascending = (p, q) => p - q
 
 const range = (n) => Array.from({ length: n }, (_, i) => i)
 
@@ -101,8 +107,8 @@ function mostComparisons(done, rest) {
 
 /** The questions about a set: {questions: [{kind, ..., answer}], todo}.
  *
- *  kind "pair" has a and b, "best" has the candidates in the order to show, "star" has the candidate. An answer that is
- *  undefined is still to come. todo counts what is still to ask, at most.
+ *  kind "pair" has a and b, "best" has the candidates in the order to show, "star" and "thumb" have the candidate. An
+ *  answer that is undefined is still to come. todo counts what is still to ask, at most.
  */
 export function ask(mode, n, log, key) {
   if (mode === "ranking") {
@@ -112,9 +118,9 @@ export function ask(mode, n, log, key) {
   let questions
   if (mode === "best") {
     questions = [{ kind: "best", candidates: shuffled(range(n), key), answer: log.best?.at(-1) }]
-  } else if (mode === "stars") {
-    const stars = new Map(log.stars)
-    questions = shuffled(range(n), key).map((candidate) => ({ kind: "star", candidate, answer: stars.get(candidate) }))
+  } else if (mode in SINGLE) {
+    const given = new Map(log[mode])
+    questions = shuffled(range(n), key).map((candidate) => ({ kind: SINGLE[mode], candidate, answer: given.get(candidate) }))
   } else {
     const verdict = verdicts(log)
     const pairs = range(n).flatMap((a) => range(n).slice(a + 1).map((b) => [a, b]))
@@ -126,8 +132,8 @@ export function ask(mode, n, log, key) {
 /** The log with one more answer. */
 export function answered(mode, log, question, answer) {
   const { list } = MODES[mode]
-  const entry = { pair: () => [question.a, question.b, answer], best: () => answer,
-                  star: () => [question.candidate, answer] }[question.kind]()
+  const entry = question.kind === "pair" ? [question.a, question.b, answer]
+    : question.kind === "best" ? answer : [question.candidate, answer]
   return { ...log, [list]: [...(log[list] ?? []), entry] }
 }
 
@@ -141,11 +147,11 @@ export function undone(mode, log) {
 export function newest(mode, questions, log) {
   const entry = log[MODES[mode].list]?.at(-1)
   if (entry === undefined) return -1
-  return questions.findIndex((q) => q.kind === "best" || (q.kind === "star" ? q.candidate === entry[0]
+  return questions.findIndex((q) => q.kind === "best" || ("candidate" in q ? q.candidate === entry[0]
     : (q.a === entry[0] && q.b === entry[1]) || (q.a === entry[1] && q.b === entry[0])))
 }
 
-/** What the answers of a log imply, in the form that the node reads: pairs and ties, a ranking, or scores. */
+/** What the answers of a log imply, in the form that the node reads: pairs and ties, a ranking, scores, or thumbs. */
 export function judgement(mode, n, log, key) {
   const { questions, todo } = ask(mode, n, log, key)
   const made = todo ? { open: true } : {}
@@ -162,6 +168,10 @@ export function judgement(mode, n, log, key) {
     made.scores = range(n).map((candidate) => (Number.isInteger(stars.get(candidate)) ? stars.get(candidate) : null))
     return { ...made, log }
   }
+  if (mode === "thumbs") {
+    const those = (thumb) => questions.filter(({ answer }) => answer === thumb).map(({ candidate }) => candidate)
+    return { ...made, good: those(UP).sort(ascending), bad: those(DOWN).sort(ascending), log }
+  }
   const given = questions.filter((question) => question.answer !== undefined)
   for (const { a, b, answer } of given) if (answer === BAD) bad.add(a).add(b)
   if (mode === "ranking" && !todo && given.every((question) => question.answer !== SKIP)) {
@@ -169,7 +179,7 @@ export function judgement(mode, n, log, key) {
   } else {
     Object.assign(made, mode === "ranking" ? closure(n, given) : direct(given))
   }
-  if (bad.size) made.bad = [...bad].sort((p, q) => p - q)
+  if (bad.size) made.bad = [...bad].sort(ascending)
   return { ...made, log }
 }
 
@@ -213,7 +223,8 @@ export function logOf(judged) {
   for (const [a, b] of judged.ties ?? []) pairs.push([a, b, TIE])
   for (const [w, l] of judged.pairs ?? []) pairs.push([w, l, FIRST])
   const stars = (judged.scores ?? []).map((score, i) => [i, score]).filter(([, s]) => Number.isInteger(s) && s >= 1 && s <= 5)
-  return { ...(pairs.length ? { pairs } : {}), ...(stars.length ? { stars } : {}) }
+  const thumbs = [...(judged.good ?? []).map((good) => [good, UP]), ...(judged.bad ?? []).map((bad) => [bad, DOWN])]
+  return Object.fromEntries(Object.entries({ pairs, stars, thumbs }).filter(([, list]) => list.length))
 }
 
 /** {won, lost} of every candidate in a judgement's strict pairs. */
@@ -224,7 +235,8 @@ export function record(judged, n) {
   const pairs = [...(judged?.pairs ?? []),
     ...levels.flatMap((level, i) => level.flatMap((w) => levels.slice(i + 1).flat().map((l) => [w, l]))),
     ...range(scores.length).flatMap((w) => range(scores.length).map((l) => [w, l]))
-      .filter(([w, l]) => scores[w] !== null && scores[l] !== null && scores[w] > scores[l])]
+      .filter(([w, l]) => scores[w] !== null && scores[l] !== null && scores[w] > scores[l]),
+    ...(judged?.good ?? []).flatMap((w) => (judged.bad ?? []).map((l) => [w, l]))]
   for (const [w, l] of pairs) {
     if (!found[w] || !found[l]) continue // picks of a hand that miscounted; the run says so
     found[w].won++

@@ -63,8 +63,8 @@ export class Stage {
     })
   }
 
-  /** Show images in panes named by `labels`, [{badge, text}]; resolves once all are drawn, true unless it was
-   *  overtaken. Rejects if an image is gone. `kept` keeps zoom and place. */
+  /** Show images in panes named by `labels`, [{badge: text or element, text}]; resolves once all are drawn, true unless
+   *  it was overtaken. Rejects if an image is gone. `kept` keeps zoom and place. */
   async show(references, labels, kept) {
     const turn = ++this.#shown
     if (!kept) this.reset()
@@ -74,7 +74,7 @@ export class Stage {
     this.element.classList.toggle("d3po-grid", references.length > 2)
     this.element.style.setProperty("--d3po-columns", columns(references.length))
     this.#panes.forEach((pane, i) => {
-      pane.querySelector(".d3po-badge").textContent = labels[i].badge
+      pane.querySelector(".d3po-badge").replaceChildren(labels[i].badge)
       pane.setAttribute("aria-label", labels[i].text)
     })
     const late = entries.filter((entry) => !entry.done)

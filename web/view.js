@@ -1,12 +1,11 @@
 // The picker's element: shows one question, takes its answer, shows the next.
 
-import { BAD, FIRST, MODES, SECOND, SKIP, TIE, answered, ask, judgement, logOf, mirrored, newest, undone } from "./judging.js"
+import { button, buttonsFor, keysFor } from "./answers.js"
+import { FIRST, MODES, SECOND, answered, ask, judgement, logOf, mirrored, newest, undone } from "./judging.js"
 import { Stage, h, picture } from "./stage.js"
-import { KEYS, KEYS_ALWAYS, MOST_SUMMED, SAID, byWins, labelOf, summaryOf } from "./words.js"
+import { KEYS, KEYS_ALWAYS, MOST_SUMMED, byWins, labelOf, saidOf, summaryOf } from "./words.js"
 
 const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
-const button = (name, key, label, act) => h("button", { type: "button", class: `d3po-${name}`, "data-act": name,
-  "aria-keyshortcuts": key, title: key ? `${label} (${key})` : label, onclick: act }, label)
 
 /** The picker's user interface on a `model`:
  *
@@ -25,6 +24,12 @@ export class View {
   #flipped = false
   #newestRun = null // the run that showed the newest set
   #drawn = Promise.resolve()
+  #acts = {
+    choose: (pane) => this.#choose(pane),
+    answer: (answer) => this.answer(answer),
+    flip: (on) => this.#flip(on),
+    step: (by) => this.stage.focus(Math.max(this.stage.focused + by, 0))
+  }
 
   constructor(model) {
     this.model = model
@@ -49,9 +54,6 @@ export class View {
     this.slider = h("input", { type: "range", class: "d3po-slider", min: 0, "aria-label": "Question",
       oninput: () => this.#goTo(Number(this.slider.value)) })
     this.carryOn = h("input", { type: "checkbox", onchange: () => this.#configure({ continue_when_done: this.carryOn.checked }) })
-    this.flip = button("flip", "F", "hold to flip", () => {})
-    for (const [event, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["pointercancel", false]])
-      this.flip.addEventListener(event, () => this.#flip(on))
     part("head", {}, this.mode, this.count, this.progress, button("together", "O", "same place", () => this.#toggleTogether()),
       button("expand", "E", "expand", () => this.#expand()), button("keys", "?", "keys", () => this.#toggleKeys()))
     part("banner", { hidden: true }, h("span", { textContent: "The run waits for your picks." }),
@@ -127,7 +129,7 @@ export class View {
   /** The candidates of the question on screen, in the order of their panes. */
   #candidates(question) {
     if (question.kind === "best") return question.candidates
-    if (question.kind === "star") return [question.candidate]
+    if ("candidate" in question) return [question.candidate]
     const pair = [question.a, question.b]
     return mirrored(question.a, question.b, this.#keyOf(this.#set)) ? pair.reverse() : pair
   }
@@ -151,7 +153,7 @@ export class View {
     if (!this.#set) return this.stage.clear()
     const { set, candidates: count } = this.#set
     const candidates = question ? this.#candidates(question) : byWins(picks.of(set), count).slice(0, MOST_SUMMED)
-    const labels = candidates.map(question ? (_, i) => labelOf(question.kind, i, candidates.length)
+    const labels = candidates.map(question ? (_, i) => labelOf(question, i, candidates.length)
       : (candidate) => summaryOf(picks.of(set), count, candidate))
     try {
       const drawn = await this.stage.show(candidates.map((candidate) => this.#set.images[candidate]), labels, kept)
@@ -197,25 +199,14 @@ export class View {
   }
 
   #drawAnswers(question, sets) {
-    const choices = {
-      pair: () => [button("left", "1", "1 · left", () => this.#choose(0)), button("tie", "3", "no difference", () => this.answer(TIE)),
-                   button("right", "2", "2 · right", () => this.#choose(1)), button("skip", "S", "skip", () => this.answer(SKIP)),
-                   button("bad", "B", "both bad", () => this.answer(BAD)), this.flip],
-      best: () => [button("skip", "S", "skip", () => this.answer(SKIP)), button("bad", "B", "none is good", () => this.answer(BAD))],
-      star: () => [...[1, 2, 3, 4, 5].map((n) => {
-        const star = button(`star-${n}`, String(n), `${n} ${"★".repeat(n)}`, () => this.answer(n))
-        star.setAttribute("aria-label", `${n} of 5 stars`)
-        return star
-      }), button("skip", "S", "skip", () => this.answer(SKIP))]
-    }
     if (question) {
-      if (this.answers.dataset.kind !== question.kind) this.answers.replaceChildren(...choices[question.kind]())
+      if (this.answers.dataset.kind !== question.kind) this.answers.replaceChildren(...buttonsFor(question.kind, this.#acts))
       this.answers.dataset.kind = question.kind
-      for (const star of this.answers.querySelectorAll("[class^=d3po-star]"))
-        star.setAttribute("aria-pressed", String(star.dataset.act === `star-${question.answer}`))
-      const said = question.answer === undefined ? "" : `answered: ${Number.isInteger(question.answer)
-        ? (question.kind === "star" ? `${question.answer} stars` : "chosen") : SAID[question.answer]}`
-      this.status.textContent = `Question ${this.#at + 1}${said && ` · ${said}`}`
+      for (const each of this.answers.querySelectorAll("[data-answer]"))
+        each.setAttribute("aria-pressed", String(each.dataset.answer === String(question.answer)))
+      const of = this.model.settings.mode === "ranking" ? "" : ` of ${this.#asked.questions.length}`
+      const said = saidOf(question)
+      this.status.textContent = `Question ${this.#at + 1}${of}${said && ` · answered: ${said}`}`
       return
     }
     delete this.answers.dataset.kind
@@ -250,7 +241,7 @@ export class View {
 
   #choose(index) {
     const question = this.#question
-    if (!question || !this.#ready || question.kind === "star") return
+    if (!question || !this.#ready || "candidate" in question) return
     const candidate = this.#candidates(question)[index]
     if (candidate === undefined) return
     this.answer(question.kind === "best" ? candidate : candidate === question.a ? FIRST : SECOND)
@@ -405,16 +396,6 @@ export class View {
       o: () => this.#toggleTogether() }
     if (key in always) return always[key]
     if (!question) return key === "Enter" && event.target === this.root && this.answers.querySelector(".d3po-continue") ? () => this.model.run(this.#set) : null
-    if (key === "s") return () => this.answer(SKIP)
-    if (question.kind === "star") return /^[1-5]$/.test(key) ? () => this.answer(Number(key)) : null
-    if (key === "b") return () => this.answer(BAD)
-    if (question.kind === "best") {
-      if (/^[1-9]$/.test(key)) return () => this.#choose(Number(key) - 1)
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[key]
-      return step ? () => this.stage.focus(Math.max(this.stage.focused + step, 0)) : null
-    }
-    const pair = { 1: () => this.#choose(0), ArrowLeft: () => this.#choose(0), 2: () => this.#choose(1), ArrowRight: () => this.#choose(1),
-      3: () => this.answer(TIE), ArrowDown: () => this.answer(TIE), f: () => this.#flip(true) }
-    return pair[key] ?? null
+    return keysFor(question.kind, this.#acts)[key] ?? null
   }
 }

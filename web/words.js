@@ -1,26 +1,42 @@
 // What the picker says: keys, labels and the summary of a judged set.
 
-import { BAD, FIRST, SECOND, SKIP, TIE, record } from "./judging.js"
+import { thumb } from "./answers.js"
+import { BAD, DOWN, FIRST, SECOND, SKIP, TIE, UP, record } from "./judging.js"
 
 export const KEYS = {
   pair: [["1 or ←", "the left one"], ["2 or →", "the right one"], ["3 or ↓", "no difference"], ["S", "skip"],
          ["B", "both bad"], ["F", "hold: the other image, in the same place"], ["O", "same place or side by side"]],
   best: [["1 – 9", "that one is best"], ["S", "skip"], ["B", "none is good"]],
-  star: [["1 – 5", "that many stars"], ["S", "skip"]]
+  star: [["1 – 5", "that many stars"], ["S", "skip"]],
+  thumb: [["1 or ↑", "thumb up"], ["2 or ↓", "thumb down"], ["S", "skip"]]
 }
 export const KEYS_ALWAYS = [["U", "undo"], ["[ and ]", "previous, next question"], ["{ and }", "previous, next set"],
                      ["+ − 0", "zoom in, out, whole image"], ["E", "expand"], ["?", "these keys"]]
-export const SAID = { [FIRST]: "preferred", [SECOND]: "preferred", [TIE]: "no difference", [SKIP]: "skipped", [BAD]: "bad" }
+const SAID = { [FIRST]: "preferred", [SECOND]: "preferred", [TIE]: "no difference", [SKIP]: "skipped", [BAD]: "bad",
+               [UP]: "thumb up", [DOWN]: "thumb down" }
 
 export const MOST_SUMMED = 16 // candidates in a judged set's summary
 
-export function labelOf(kind, i, count) {
+/** What a question's answer says, or "" if it has none. */
+export function saidOf({ kind, answer }) {
+  if (answer === undefined) return ""
+  if (Number.isInteger(answer)) return kind === "star" ? `${answer} stars` : "chosen"
+  return SAID[answer]
+}
+
+/** What a pane of a question is called, {badge, text}. The badge is text or an element. */
+export function labelOf({ kind, answer }, i, count) {
   if (kind === "star") return { badge: "", text: "The candidate to rate" }
+  if (kind === "thumb") return { badge: [UP, DOWN].includes(answer) ? thumb(answer) : "", text: "The candidate to judge" }
   const name = count > 2 || kind === "best" ? `Candidate ${i + 1}` : ["Left candidate", "Right candidate"][i]
   return { badge: String(i + 1), text: `${name}: choose it with ${i + 1}` }
 }
 
 export function summaryOf(judged, count, candidate) {
+  if (judged.good) {
+    const answer = judged.good.includes(candidate) ? UP : judged.bad?.includes(candidate) ? DOWN : SKIP
+    return { badge: answer === SKIP ? SAID[SKIP] : thumb(answer), text: `Candidate ${candidate + 1}: ${SAID[answer]}` }
+  }
   const { won, lost } = record(judged, count)[candidate]
   return { badge: `${won} ✓  ${lost} ✗`, text: `Candidate ${candidate + 1}: preferred ${won} times, rejected ${lost} times` }
 }

@@ -218,22 +218,6 @@ def test_a_malformed_judgement_is_refused_and_not_kept(dataset, judgement, messa
     assert dataset.judgements("s") == []
 
 
-def test_annotators_are_joined_as_asked(dataset):
-    dataset.add_set("s", candidates=4)
-    dataset.judge("s", {"pairs": [[0, 1], [2, 3], [0, 2]]}, "anna")
-    dataset.judge("s", {"pairs": [[0, 1], [3, 2]], "ties": [[0, 2]]}, "ben")
-    dataset.judge("s", {"pairs": [[1, 0], [3, 2]]}, "cleo")
-    assert dataset.pairs("s") == [(0, 1), (0, 2), (1, 0), (2, 3), (3, 2)]
-    assert dataset.pairs("s", joining="majority") == [(0, 1), (0, 2), (3, 2)]
-    assert dataset.pairs("s", joining="unanimous") == [(0, 2)]
-    assert dataset.pairs("s", ["anna", "cleo"], "majority") == [(0, 2)]
-    assert dataset.pairs("s", ["ben", "cleo"], "unanimous") == [(3, 2)]
-    assert dataset.pairs("s", "anna") == [(0, 1), (0, 2), (2, 3)]
-    assert dataset.pairs("s", ["nobody"]) == [] and dataset.pairs("s", []) == []
-    with pytest.raises(ValueError, match="no joining 'mean'"):
-        dataset.pairs("s", joining="mean")
-
-
 # --- queries ---
 
 def ids(rows):
@@ -293,9 +277,9 @@ def test_statistics_of_an_empty_dataset_are_zeros(dataset):
     figures = dataset.statistics()
     assert figures["bytes"].pop("index") > 0
     assert figures == {
-        "sets": 0, "judged": 0, "unjudged": 0, "judgements": 0, "annotators": {}, "pairs": 0, "ties": 0, "models": {},
-        "split": {"train": 0, "held_out": 0}, "bytes": {"sets": 0, "images": 0, "conditioning": 0}, "agreement": None,
-        "oldest": None, "newest": None}
+        "sets": 0, "judged": 0, "unjudged": 0, "judgements": 0, "annotators": {}, "pairs": 0, "ties": 0,
+        "thumbs": {"up": 0, "down": 0}, "models": {}, "split": {"train": 0, "held_out": 0},
+        "bytes": {"sets": 0, "images": 0, "conditioning": 0}, "agreement": None, "oldest": None, "newest": None}
 
 
 def test_statistics_add_up(dataset, trajectory):
@@ -322,30 +306,6 @@ def test_statistics_add_up(dataset, trajectory):
     assert figures["bytes"]["index"] == (dataset.folder / "index.sqlite").stat().st_size
     assert (figures["oldest"], figures["newest"]) == (NOON.isoformat(timespec="microseconds"),
                                                       (NOON + timedelta(days=8)).isoformat(timespec="microseconds"))
-
-
-@pytest.mark.parametrize("judgement, ties", [
-    (None, 0), ({"pairs": [[0, 1]]}, 0), ({"ties": [[0, 1], [1, 0]]}, 1), ({"ranking": [[0, 1, 2], 3]}, 3),
-    ({"scores": [1, 1, None, None]}, 1), ({"scores": [1, 1, 1, 2], "pairs": [[0, 1]]}, 2),
-    ({"ties": [[0, 1]], "ranking": [0, [1, 2]]}, 2), ({"bad": [0, 1]}, 0), ({"scores": [[1, 2], [1, 2], [0, 3], [3, 0]]}, 1),
-])
-def test_ties_are_the_pairs_that_a_judgement_calls_equal(dataset, judgement, ties):
-    dataset.add_set("s", candidates=4)
-    dataset.judge("s", judgement, "anna")
-    assert dataset.statistics()["ties"] == ties
-
-
-def test_agreement_is_the_share_of_annotator_pairs_that_agree(dataset):
-    for name in "ab":
-        dataset.add_set(name, candidates=4)
-    dataset.judge("a", {"pairs": [[0, 1], [2, 3]]}, "anna")
-    dataset.judge("a", {"pairs": [[0, 1]], "ties": [[2, 3]]}, "ben")
-    assert dataset.statistics()["agreement"] == 1.0, "a tie neither agrees nor disagrees"
-    dataset.judge("a", {"pairs": [[1, 0]]}, "cleo")
-    dataset.judge("b", {"pairs": [[0, 1]]}, "anna")
-    assert dataset.statistics()["agreement"] == 1 / 3, "anna and ben, anna and cleo, ben and cleo"
-    dataset.judge("b", {"pairs": [[0, 1]]}, "cleo")
-    assert dataset.statistics()["agreement"] == 2 / 4
 
 
 def test_ten_thousand_sets_are_counted_and_listed_without_a_look_at_their_files(dataset):

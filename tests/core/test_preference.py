@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from d3po_core.preference import (Preferences, dominates, is_finished, pairs_from_judgement, pairs_from_ranking,
-                                  pairs_from_scores)
+from d3po_core.preference import (Preferences, dominates, is_finished, liked_from_judgement, pairs_from_judgement,
+                                  pairs_from_ranking, pairs_from_scores, scores_from_judgement)
 
 
 def test_scores_make_a_pair_of_every_two_that_differ():
@@ -87,8 +87,12 @@ def test_each_kind_of_judgement(judgement, pairs):
     ({"ties": [[1, 0]], "ranking": [0, 1, 2]}, {(0, 2), (1, 2)}),
     ({"ties": [[1, 0]], "scores": [3, 2, 1]}, {(0, 2), (1, 2)}),
     ({"ranking": [1, 0], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
+    ({"pairs": [[1, 0]], "good": [0], "bad": [1, 2]}, {(1, 0), (0, 2)}),
+    ({"ties": [[1, 0]], "good": [0], "bad": [1, 2]}, {(0, 2)}),
+    ({"ranking": [1, 0], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
+    ({"scores": [1, 2, None], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
 ])
-def test_pairs_go_before_ties_before_ranking_before_scores(judgement, pairs):
+def test_pairs_go_before_ties_before_ranking_before_scores_before_thumbs(judgement, pairs):
     result = pairs_from_judgement(judgement, 3)
     assert set(result) == pairs and len(result) == len(pairs)
 
@@ -183,13 +187,18 @@ def test_a_candidate_without_a_score_is_in_no_pair(scores, pairs):
     ({"scores": [None, 1, math.inf]}, "not a finite number"),
     ({"scores": [1, 2, 10 ** 400]}, "cannot be read"),
     ({"scores": [None, 1, [1]]}, "cannot be read"),
+    ({"good": [3]}, "no candidate 3"),
+    ({"good": [1.0], "bad": []}, "no candidate 1.0"),
+    ({"good": [[0]], "bad": [[0]]}, "no candidate"),
+    ({"good": None}, "cannot be read"),
+    ({"good": [0, 2, 1], "bad": [2]}, "candidate 2 is called both good and bad"),
 ])
 def test_a_malformed_field_that_makes_no_pair_is_an_error_too(judgement, message):
     with pytest.raises(ValueError, match=message):
         pairs_from_judgement(judgement, 3)
 
 
-@pytest.mark.parametrize("field", ["pairs", "ties", "ranking", "scores", "bad"])
+@pytest.mark.parametrize("field", ["pairs", "ties", "ranking", "scores", "good", "bad"])
 @pytest.mark.parametrize("value", ["", "012", {}, {"0": 1, "1": 2, "2": 3}])
 def test_text_and_objects_are_not_taken_for_lists(field, value):
     with pytest.raises(ValueError, match="cannot be read"):
@@ -206,10 +215,43 @@ def test_only_numbers_are_scores(score):
 
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("judgement", [{"ranking": [0] * 10_000}, {"ranking": [[]] * 100_000 + [3]},
-                                       {"scores": [1] * 10_000}])
+                                       {"scores": [1] * 10_000}, {"good": [0] * 100_000, "bad": [1] * 100_000 + [3]}])
 def test_a_judgement_far_too_long_is_refused_at_once(judgement):
     with pytest.raises(ValueError):
         pairs_from_judgement(judgement, 3)
+
+
+# --- thumbs ---
+
+@pytest.mark.parametrize("judgement, pairs, liked", [
+    ({"good": [2, 0], "bad": [1]}, {(2, 1), (0, 1)}, (True, False, True, None)),
+    ({"good": [3, 3], "bad": [0, 0]}, {(3, 0)}, (False, None, None, True)),
+    ({"good": [0, 1, 2, 3], "bad": []}, set(), (True, True, True, True)),
+    ({"bad": [1, 3]}, set(), (None, False, None, False)),
+    ({"ranking": [[0, 1, 2, 3]], "bad": [0, 1, 2, 3]}, set(), (False,) * 4),
+    ({"pairs": [[2, 0]], "ties": [[0, 1]], "bad": [0, 1]}, {(2, 0)}, (False, False, None, None)),
+    ({"good": [], "bad": []}, set(), ()),
+    ({"pairs": [[0, 1]]}, {(0, 1)}, ()),
+])
+def test_each_good_candidate_is_preferred_to_each_bad_one_and_all_have_labels(judgement, pairs, liked):
+    made = pairs_from_judgement(judgement, 4)
+    assert set(made) == pairs and len(made) == len(pairs)
+    assert liked_from_judgement(judgement, 4) == liked
+
+
+def test_thumbs_that_do_not_fit_the_set_are_refused_where_they_are_asked_for_too():
+    with pytest.raises(ValueError, match="no candidate 4"):
+        liked_from_judgement({"good": [4]}, 4)
+    with pytest.raises(ValueError, match="candidate 1 is called both"):
+        liked_from_judgement({"good": [1], "bad": [1]}, 4)
+
+
+@pytest.mark.parametrize("judgement, scores", [
+    ({"scores": [5, None, 2.5]}, (5, None, 2.5)), ({"scores": [None, None]}, ()), ({"scores": []}, ()),
+    ({"scores": [[1, 2], [2, 1]]}, ()), ({"pairs": [[0, 1]]}, ()),
+])
+def test_scores_are_plain_numbers_or_none_at_all(judgement, scores):
+    assert scores_from_judgement(judgement) == scores
 
 
 # --- what losses of single candidates learn from ---

@@ -96,6 +96,42 @@ def test_training_from_a_dataset_is_training_from_the_graph_to_the_bit(host, dat
     assert "2 sets" in entry["outputs"]["load"]["text"][0]
 
 
+def test_thumbs_go_into_a_dataset_and_come_out_joined_also_where_they_make_no_pair(host, dataset):
+    prompts = ["a cat", "a dog", "a fish"]
+    host.run(saved(dataset, prompts=prompts, seed=10))
+    told = host.run(to_judge(dataset))["outputs"]["judge"]["d3po"]
+    sets = [each["set"] for each in told]
+    for who, thumbs in {"ann": ({"good": [0, 1]}, {"good": [1], "bad": [0]}, {"bad": [0]}),
+                        "ben": ({"good": [0], "bad": [1]}, {"ties": [[0, 1]], "bad": [0, 1]}, {"good": [0]})}.items():
+        graph = to_judge(dataset, who, picks_for(told, *thumbs), sets="all")
+        host.run(graph | {"look": probe("Preferences", "judge")})
+
+    def loaded(**changes):
+        entry = host.run({"load": preferences(dataset, **changes), "look": probe("Preferences", "load")})
+        seen = found(entry, "look")
+        seen = seen if isinstance(seen, list) else [seen]
+        return entry["outputs"]["load"]["text"], {each["set_id"]: (each["pairs"], each["liked"]) for each in seen}
+
+    assert loaded() == ([f"{dataset}: 2 pairs and 2 thumbs in 2 sets"],
+                        {sets[0]: ([[0, 1]], [True, None]), sets[1]: ([[1, 0]], [False, None])})
+    assert loaded(annotators="ann") == ([f"{dataset}: 1 pairs and 5 thumbs in 3 sets"], {
+        sets[0]: ([], [True, True]), sets[1]: ([[1, 0]], [False, True]), sets[2]: ([], [False, None])})
+    assert loaded(annotators="ann", limit=1)[1].keys() == {sets[0]}
+    figures = host.run({"figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1)})["outputs"]["figures"]
+    assert "2 pairs, 1 ties, 5 thumbs up and 5 down" in figures["text"][0]
+
+
+def test_stars_come_out_of_a_dataset_as_the_scores_of_one_person(host, dataset):
+    host.run(saved(dataset, seed=11))
+    told = host.run(to_judge(dataset))["outputs"]["judge"]["d3po"]
+    for who, scores in (("ann", [5, 1]), ("ben", [2, 3])):
+        graph = to_judge(dataset, who, picks_for(told, {"scores": scores}), sets="all")
+        host.run(graph | {"look": probe("Preferences", "judge")})
+    for names, scores in (("ann", [5, 1]), ("ben", [2, 3]), ("", [])):
+        entry = host.run({"load": preferences(dataset, annotators=names), "look": probe("Preferences", "load")})
+        assert found(entry, "look")["scores"] == scores
+
+
 def test_an_objective_judges_a_dataset(host, dataset):
     host.run(saved(dataset, prompts=["a cat", "a dog"], seed=4))
     graph = {"load": load(dataset), "judge": node(
@@ -226,6 +262,19 @@ def test_a_bad_image_stops_the_import_or_is_left_out(host, failure, dataset, fol
     assert "0.png" in message and "leave out" in message
     entry = host.run(brought_in(folder.name, dataset, "leave out"))
     assert "1 new of 1 sets" in entry["outputs"]["import"]["text"][0] and "0.png" in entry["outputs"]["import"]["text"][0]
+
+
+def test_an_export_knows_thumbs_and_passes_over_a_set_that_is_all_bad(host, base, dataset, folder):
+    host.run(brought_in(folder.name, dataset))
+    with dataset.open() as store:
+        one, other = store.sets()
+        store.judge(one.id, {"good": [1], "bad": [0], "log": {"thumbs": [[0, "-"], [1, "+"]]}}, "ann")
+        store.judge(other.id, {"bad": [0, 1]}, "ann")
+    name = unique("export")
+    out = node("D3POExportPreferences", dataset=dataset, format="csv", name=name, annotator="ann")
+    assert "1 pairs in 1 sets, 2 images" in host.run({"out": out})["outputs"]["out"]["text"][0]
+    rows = (base / "output" / "d3po" / "exports" / name / "pairs.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith(one.prompt)
 
 
 def test_an_export_never_writes_over_what_is_there(host, failure, base, dataset, folder):

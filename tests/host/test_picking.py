@@ -27,6 +27,21 @@ def test_picks_become_the_pairs_that_they_imply(host, judgement, pairs):
     assert sorted(look["pairs"]) == pairs and look["set_id"] == name and look["source"] == "picks"
 
 
+@pytest.mark.parametrize("judgement, pairs, scores, liked", [
+    ({"good": [2], "bad": [0, 1]}, [[2, 0], [2, 1]], [], [False, False, True]),
+    ({"good": [0, 1, 2], "bad": []}, [], [], [True] * 3),
+    ({"pairs": [[1, 0]], "ties": [[0, 2]], "bad": [0, 2]}, [[1, 0]], [], [False, None, False]),
+    ({"scores": [4, None, 2]}, [[0, 2]], [4, None, 2], []),
+    ({"scores": [[4, 1], [3, 0], [5, 0]]}, [[0, 1], [2, 1]], [], []),
+])
+def test_scores_and_thumbs_are_handed_on_with_the_pairs(host, judgement, pairs, scores, liked):
+    graph = choosing(candidates=3, seed=56)
+    name = shown(host, graph)[0]["set"]
+    graph = choosing(json.dumps({"sets": {name: judgement}}), candidates=3, seed=56)
+    look = found(host.run(graph), "look")
+    assert (sorted(look["pairs"]), look["scores"], look["liked"]) == (pairs, scores, liked)
+
+
 def test_picks_of_one_set_are_never_used_for_another(host):
     (one,), (other,) = shown(host, picked(seed=52)), shown(host, picked(seed=53))
     picks = json.dumps({"sets": {one["set"]: {"pairs": [[0, 1]]}}})
@@ -49,9 +64,10 @@ def test_nothing_trains_until_every_set_of_a_list_is_judged(host):
     assert len(found(whole, "losses")["loss"]) == 2
 
 
-def test_the_preferred_and_the_rejected_image_are_handed_on(host):
+@pytest.mark.parametrize("judgement", [{"ranking": [2, 1, 0]}, {"good": [2], "bad": [0]}, {"good": [2]}, {"bad": [0, 1]}])
+def test_the_preferred_and_the_rejected_image_are_handed_on(host, judgement):
     (told,) = shown(host, picked(seed=54, candidates=3))
-    graph = picked(json.dumps({"sets": {told["set"]: {"ranking": [2, 1, 0]}}}), seed=54, candidates=3)
+    graph = picked(json.dumps({"sets": {told["set"]: judgement}}), seed=54, candidates=3)
     for name, slot in (("preferred", 1), ("rejected", 2)):
         graph[name] = {"class_type": "PreviewImage", "inputs": {"images": ["judge", slot]}}
     outputs = host.run(graph)["outputs"]

@@ -153,7 +153,7 @@ class Picker:
         self.page.wait_for_selector(".d3po-root")
         self.page.wait_for_function("""() => {
             const root = document.querySelector(".d3po-root"), images = [...root.querySelectorAll(".d3po-pane img")]
-            return ["pair", "best", "star"].includes(root.dataset.kind) && images.length && images.every((i) => i.complete && i.naturalWidth)
+            return ["pair", "best", "star", "thumb"].includes(root.dataset.kind) && images.length && images.every((i) => i.complete && i.naturalWidth)
               && !root.querySelector(".d3po-loading")
         }""")
         self.drawn()

@@ -1,10 +1,11 @@
 """Judging in the browser: by mouse, by keyboard, every mode, undo."""
 
+import json
 import math
 
 import pytest
 
-from d3po_core.preference import pairs_from_judgement
+from d3po_core.preference import liked_from_judgement, pairs_from_judgement
 
 
 def only(values):
@@ -56,7 +57,7 @@ def test_a_session_by_keyboard_only(picker, renderer):
     assert picker.kind == "done" and pairs(picker, 4) == sorted(wanted)
 
 
-@pytest.mark.parametrize("mode", ["pairs", "ranking", "best", "stars"])
+@pytest.mark.parametrize("mode", ["pairs", "ranking", "best", "stars", "thumbs"])
 def test_undo_goes_back_to_the_start_and_the_same_questions_come_again(picker, mode):
     picker = picker(candidates=4, mode=mode)
     picker.run()
@@ -121,6 +122,69 @@ def test_stars_make_a_pair_of_every_two_that_differ(picker, candidates):
         picker.press(str(stars[candidate]))
     assert only(picker.value.values())["scores"] == [stars[i] for i in range(candidates)]
     assert pairs(picker, candidates) == sorted((a, b) for a in stars for b in stars if stars[a] > stars[b])
+
+
+@pytest.mark.parametrize("hand", ["mouse", "keyboard"])
+def test_thumbs_say_of_each_candidate_whether_it_is_good(picker, renderer, hand):
+    picker = picker(renderer=renderer, candidates=7, mode="thumbs")
+    picker.run()
+    picker.focus()
+    ways = [("skip", "s"), ("up", "1"), ("down", "2"), ("up", "ArrowUp"), ("down", "ArrowDown"), ("up", "1"), ("up", "1")]
+    said = {}
+    for number, (act, key) in enumerate(ways, 1):
+        candidate = only(picker.question())
+        assert f"Question {number} of 7" in picker.text
+        picker.click(act) if hand == "mouse" else picker.press(key)
+        said[candidate] = {"up": True, "down": False, "skip": None}[act]
+        judgement = only(picker.value.values())
+        assert judgement.get("open", False) is (number < 7)
+        assert liked_from_judgement(judgement, 7) == (tuple(said.get(i) for i in range(7)) if number > 1 else ())
+    assert picker.kind == "done" and sorted(said) == list(range(7))
+    good, bad = ([i for i in range(7) if said[i] is thumb] for thumb in (True, False))
+    assert (judgement["good"], judgement["bad"]) == (good, bad) and set(judgement) == {"good", "bad", "log"}
+    assert pairs(picker, 7) == [(g, b) for g in good for b in bad]
+
+
+def test_a_set_of_which_all_is_good_or_all_is_bad_is_judged_without_a_pair(picker):
+    picker = picker(candidates=3, sets=2, mode="thumbs")
+    picker.run()
+    picker.focus()
+    for key in ("1", "1", "1", "2", "2", "2"):
+        picker.question()
+        picker.press(key)
+    judged = list(picker.value.values())
+    assert sorted(liked_from_judgement(judgement, 3) for judgement in judged) == [(False,) * 3, (True,) * 3]
+    assert not any("open" in judgement or pairs_from_judgement(judgement, 3) for judgement in judged)
+    assert "This set is judged" in picker.text
+
+
+def test_a_thumb_can_be_turned_and_thumbs_of_another_hand_are_shown(picker):
+    picker = picker(candidates=3, mode="thumbs")
+    picker.run()
+    picker.js("(node, text) => { node.widgets[0].value = text }",
+              json.dumps({"sets": {only(picker.sets)["set"]: {"good": [2], "bad": [0, 1]}}}))
+    picker.until(lambda: picker.kind == "done")
+    picker.drawn()
+    badges = picker.root.locator(".d3po-badge").evaluate_all("(all) => all.map((e) => e.firstChild.className)")
+    assert picker.shown()[0] == 2 and ["up" in badge for badge in badges] == [True, False, False]
+    picker.focus()
+    picker.press("[")
+    candidate = only(picker.question())
+    now = "up" if candidate == 2 else "down"
+    assert f"answered: thumb {now}" in picker.text
+    assert picker.part(now).get_attribute("aria-pressed") == "true"
+    assert picker.root.locator(f".d3po-pane .d3po-thumb-{now}").count() == 1
+    picker.press({"up": "ArrowDown", "down": "ArrowUp"}[now])
+    assert liked_from_judgement(only(picker.value.values()), 3)[candidate] is (now == "down")
+
+
+def test_a_click_on_a_candidate_that_stands_alone_is_no_answer(picker):
+    for mode in ("stars", "thumbs"):
+        one = picker(candidates=2, mode=mode)
+        one.run()
+        one.question()
+        one.click_pane(0)
+        assert one.value == {}
 
 
 def test_a_ranking_with_ties_and_skips_implies_only_what_was_said(picker):

@@ -7,7 +7,7 @@ from tests.web.picker import Picker, set_setting
 from tests.web.test_judging import by_number, only
 
 SCREENSHOTS = HERE.parent / "screenshots"
-MODES = {"pairs": 4, "ranking": 7, "best": 7, "stars": 4}
+MODES = {"pairs": 4, "ranking": 7, "best": 7, "stars": 4, "thumbs": 4}
 
 
 def shoot(picker, name):
@@ -161,6 +161,25 @@ def test_the_expanded_view_opens_only_by_hand_and_closes_without_consequence(pic
     one.until(lambda: one.queue() == [[], []])
 
 
+def test_thumbs_are_drawn_over_what_is_judged(picker, renderer):
+    one = asked(picker, mode="thumbs", renderer=renderer, candidates=6, size=256)
+    name = renderer.replace(" ", "_")
+    one.press("1", "2", "s", "1", "[", "[", "[")
+    assert one.root.locator(".d3po-badge .d3po-thumb-down").count() == 1
+    shoot(one, f"{name}_thumbs_again")
+    one.press("e")
+    shoot(one, f"{name}_thumbs_expanded")
+    one.press("]", "]", "]", "1", "2")
+    assert one.kind == "done"
+    shoot(one, f"{name}_thumbs_expanded_done")
+    one.press("e")
+    shoot(one, f"{name}_thumbs_done")
+    pane, thumbs = one.root.locator(".d3po-pane").first.bounding_box(), one.root.locator(".d3po-badge svg")
+    assert thumbs.count() == 5 and 15 < thumbs.first.bounding_box()["height"] < pane["height"] / 3
+    turned = thumbs.evaluate_all("(all) => all.map((e) => getComputedStyle(e).transform)")
+    assert turned == ["none"] * 3 + ["matrix(1, 0, 0, -1, 0, 0)"] * 2
+
+
 def test_keys_of_the_widget_do_not_reach_the_host_and_the_hosts_do_not_answer(picker):
     one = asked(picker)
     nodes, scale = "() => app.graph._nodes.length", "() => JSON.stringify(app.canvas.ds)"
@@ -169,6 +188,8 @@ def test_keys_of_the_widget_do_not_reach_the_host_and_the_hosts_do_not_answer(pi
     one.focus()
     one.page.evaluate("""() => { window.reached = []; window.addEventListener("keydown", (event) => window.reached.push(event.key)) }""")
     one.press("1", "2", "3", "s", "b", "u", "o", "o", "[", "]", "e", "e", "?", "?", "+", "-", "0", "ArrowLeft", "ArrowDown")
+    one.part("mode").select_option("thumbs")
+    one.press("ArrowUp", "ArrowDown", "1", "2", "u")
     assert one.page.evaluate("() => window.reached") == []
     assert before == (one.page.evaluate(nodes), one.page.evaluate(scale), one.page.locator(".sidebar-content-container, .p-dialog").count())
     done = one.value

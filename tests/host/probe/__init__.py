@@ -136,7 +136,8 @@ class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
     def look(self, p):
-        return {"set_id": p.trajectory.set_id, "pairs": p.pairs, "source": p.source, "scores": p.scores}
+        return {"set_id": p.trajectory.set_id, "pairs": p.pairs, "source": p.source, "scores": p.scores,
+                "liked": p.liked}
 
 
 class ProbeLatent(Probe):
