@@ -264,6 +264,19 @@ def test_a_bad_image_stops_the_import_or_is_left_out(host, failure, dataset, fol
     assert "1 new of 1 sets" in entry["outputs"]["import"]["text"][0] and "0.png" in entry["outputs"]["import"]["text"][0]
 
 
+def test_encoded_images_carry_thumbs_also_where_they_make_no_pair(host, dataset, folder):
+    host.run(brought_in(folder.name, dataset))
+    with dataset.open() as store:
+        one, other = (row.id for row in store.sets())
+        store.judge(one, {"bad": [0, 1]}, "ann")
+        store.judge(other, {"ties": [[0, 1]]}, "ann")
+    graph = {"loader": recording()["loader"], "load": load(dataset, sets="all"), "look": probe("Preferences", "encode"),
+             "encode": node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2], limit=0,
+                            dataset=["load", 0], split="all", held_out=0.1, annotators="ann", joining="all")}
+    look = found(host.run(graph), "look")
+    assert (look["set_id"], look["pairs"], look["liked"]) == (one, [], [False, False])
+
+
 def test_an_export_knows_thumbs_and_passes_over_a_set_that_is_all_bad(host, base, dataset, folder):
     host.run(brought_in(folder.name, dataset))
     with dataset.open() as store:
