@@ -52,13 +52,12 @@ class Preferences:
 
     @property
     def labels(self):
-        """{candidate: whether it is liked}: the thumbs, or without thumbs whether its reward is above or below the
-        set's mean; whatever equals the mean has no label."""
-        if self.liked:
-            return {i: liked for i, liked in enumerate(self.liked) if liked is not None}
+        """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below the set's
+        mean; who has no thumb and equals the mean has no label."""
         rewards = self.rewards
         usual = sum(rewards.values()) / len(rewards) if rewards else 0.0
-        return {i: reward > usual for i, reward in rewards.items() if reward != usual}
+        thumbs = {i: liked for i, liked in enumerate(self.liked) if liked is not None}
+        return {i: reward > usual for i, reward in rewards.items() if reward != usual} | thumbs
 
 
 def dominates(a, b):

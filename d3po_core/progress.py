@@ -17,8 +17,9 @@ FILE = "progress.safetensors"
 
 
 def trained_on(preferences):
-    """Which sets and which pairs, in order: the name of each set, a hash of its pairs and one of how it was made."""
-    return [{"set": p.trajectory.set_id, "pairs": _sha(json.dumps(p.pairs))[:16],
+    """Which sets and what was said of them, in order: the name of each set, a hash of its pairs, scores and thumbs, and
+    one of how it was made."""
+    return [{"set": p.trajectory.set_id, "said": _sha(json.dumps([p.pairs, p.scores, p.liked]))[:16],
              "made": _sha(json.dumps(p.trajectory.settings, sort_keys=True))[:16]} for p in preferences]
 
 

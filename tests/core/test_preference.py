@@ -270,6 +270,8 @@ def test_rewards_are_the_scores_or_else_wins_minus_losses(trajectory):
 
 def test_labels_are_the_thumbs_or_else_the_side_of_the_mean_reward(trajectory):
     assert Preferences(trajectory, (), liked=(True, None, True)).labels == {0: True, 2: True}
+    assert Preferences(trajectory, ((2, 0),), liked=(None, False, None)).labels == {0: False, 1: False, 2: True}
+    assert Preferences(trajectory, ((2, 0),), liked=(True, None, None)).labels == {0: True, 2: True}
     assert Preferences(trajectory, (), scores=(1.0, 2.0, 6.0)).labels == {0: False, 1: False, 2: True}
     assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).labels == {1: False, 2: True}
     assert Preferences(trajectory, (), scores=(1.0, 1.0, 1.0)).labels == {}
