@@ -5,26 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.host.graphs import found, node, probe, stage, train_node, unique
-
-COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 60), "yellow": (230, 210, 60),
-           "purple": (150, 60, 200), "orange": (240, 140, 40)}
-
-
-@pytest.fixture(scope="module")
-def source(base):
-    """Twelve pairs in ComfyUI's input folder: plain colours, the brighter one preferred."""
-    root = base / "input" / unique("colours")
-    rng = np.random.default_rng(0)
-    for side, shade in {"w": 1.0, "l": 0.45}.items():
-        (root / side).mkdir(parents=True)
-        for i, (name, colour) in enumerate(list(COLOURS.items()) * 2):
-            pixels = np.array(colour) * shade + rng.normal(0, 8, (64, 64, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / side / f"{i:02}.png")
-            (root / side / f"{i:02}.txt").write_text(f"a {name} background")
-    return root.name
 
 
 def graph(source, dataset, split="all", **training):
