@@ -6,9 +6,14 @@ from peft import inject_adapter_in_model
 from torch import nn
 
 from d3po_core import loss, transition
-from d3po_core.lora import TARGETS, Adapter, target_modules
+from d3po_core.lora import ADAPTERS, TARGETS, Adapter, target_modules
 
 WIDEST = "all linear and convolutions"
+
+
+@pytest.fixture(params=ADAPTERS)
+def kind(request):
+    return request.param
 
 
 def inputs(dtype=torch.float32):
@@ -26,17 +31,17 @@ def anatomy(net):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_at_first_the_network_computes_what_it_did_to_the_bit(toy, targets, dtype):
+def test_at_first_the_network_computes_what_it_did_to_the_bit(toy, kind, targets, dtype):
     net = toy.net(dtype=dtype)
     x, sigma = inputs(dtype)
     before = net(x, sigma)
-    adapter = Adapter(net, rank=2, alpha=3.0, targets=targets)
+    adapter = Adapter(net, rank=2, alpha=3.0, targets=targets, adapter=kind)
     assert torch.equal(net(x, sigma), before)
     assert {p.dtype for p in adapter.parameters()} == {torch.float64 if dtype == torch.float64 else torch.float32}
 
 
-def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup):
-    denoise, adapter = setup()
+def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
     trajectory = toy.record(denoise)
     for i in trajectory.actions:
         step = trajectory.sigmas[i], trajectory.sigmas[i + 1]
@@ -50,12 +55,12 @@ def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_eject_restores_the_network_to_the_bit_also_after_training(toy, targets):
+def test_eject_restores_the_network_to_the_bit_also_after_training(toy, kind, targets):
     net = toy.net()
     net.conv_in.weight.requires_grad_(True)
     x, sigma = inputs()
     before, output = anatomy(net), net(x, sigma).detach()
-    adapter = Adapter(net, rank=2, targets=targets)
+    adapter = Adapter(net, rank=2, targets=targets, adapter=kind)
     assert anatomy(net)[0] != before[0]
     optimizer = torch.optim.SGD(adapter.parameters(), lr=1.0)
     toy.stir(adapter)
@@ -67,21 +72,22 @@ def test_eject_restores_the_network_to_the_bit_also_after_training(toy, targets)
     assert torch.equal(net(x, sigma), output)
 
 
-def test_an_ejected_network_takes_another_adapter(toy, setup):
-    denoise, adapter = setup()
+def test_an_ejected_network_takes_another_adapter(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
     adapter.eject()
-    again = Adapter(denoise.net, rank=2, alpha=3.0, targets=WIDEST)
+    again = Adapter(denoise.net, rank=2, alpha=3.0, targets=WIDEST, adapter=kind)
     assert all(torch.equal(a, b) for a, b in zip(adapter.weights().values(), again.weights().values(), strict=True))
 
 
-def test_only_the_lora_trains(toy, setup):
-    denoise, adapter = setup()
+@pytest.mark.parametrize("kind, parts", [("LoRA", 2), ("rsLoRA", 2), ("DoRA", 3), ("LoHa", 4), ("LoKr", 2)])
+def test_only_the_adapter_trains(setup, kind, parts):
+    denoise, adapter = setup(adapter=kind)
     trained = {id(p) for p in denoise.net.parameters() if p.requires_grad}
-    assert trained == {id(p) for p in adapter.parameters()} and len(trained) == 2 * len(adapter.layers)
+    assert trained == {id(p) for p in adapter.parameters()} and len(trained) == parts * len(adapter.layers)
 
 
-def test_off_is_the_base_and_ends_also_on_an_exception(toy, setup):
-    denoise, adapter = setup()
+def test_off_is_the_base_and_ends_also_on_an_exception(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
     base = denoise.net(*inputs())
     toy.stir(adapter)
     tuned = denoise.net(*inputs())
@@ -93,8 +99,8 @@ def test_off_is_the_base_and_ends_also_on_an_exception(toy, setup):
     assert all(p.requires_grad for p in adapter.parameters())
 
 
-def test_using_other_weights_ends_also_on_an_exception(toy, setup):
-    denoise, adapter = setup()
+def test_using_other_weights_ends_also_on_an_exception(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
     toy.stir(adapter, seed=1)
     earlier, was = adapter.weights(), denoise.net(*inputs())
     toy.stir(adapter, seed=2)
@@ -107,8 +113,31 @@ def test_using_other_weights_ends_also_on_an_exception(toy, setup):
     assert torch.equal(denoise.net(*inputs()), now)
 
 
-def test_weights_are_copies(toy, setup):
-    _, adapter = setup()
+@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA"])
+def test_dropout_is_there_in_training_alone(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind, dropout=0.5)
+    toy.stir(adapter)
+    without = setup(adapter=kind)
+    without[1].load(adapter.weights())
+    assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
+    with adapter.using(adapter.weights()):
+        assert torch.equal(denoise.net(*inputs()), without[0].net(*inputs()))
+    assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
+    with adapter.off():
+        assert torch.equal(denoise.net(*inputs()), toy.net()(*inputs()))
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+def test_adapters_without_dropout_refuse_it(toy, kind):
+    net = toy.net()
+    before = anatomy(net)
+    with pytest.raises(ValueError, match=f"dropout: {kind} has none. Set it to 0"):
+        Adapter(net, dropout=0.1, adapter=kind)
+    assert anatomy(net) == before
+
+
+def test_weights_are_copies(toy, setup, kind):
+    _, adapter = setup(adapter=kind)
     before = adapter.weights()
     kept = {name: tensor.clone() for name, tensor in before.items()}
     toy.stir(adapter)
@@ -150,30 +179,36 @@ def test_targets_without_a_match_are_an_error_that_says_what_to_do():
     assert type(net["conv"]) is nn.Conv2d and not hasattr(net, "peft_config")
 
 
+def test_an_unknown_kind_is_an_error_that_lists_them(toy):
+    with pytest.raises(ValueError, match="adapter is 'OFT'.*LoRA, rsLoRA, DoRA, LoHa, LoKr"):
+        Adapter(toy.net(), adapter="OFT")
+
+
 def test_an_unknown_name_of_targets_is_an_error_that_lists_them(toy):
     with pytest.raises(ValueError, match="targets is 'everything'.*attention and feed-forward"):
         Adapter(toy.net(), targets="everything")
 
 
-def test_the_seed_alone_decides_the_first_weights(toy):
+def test_the_seed_alone_decides_the_first_weights(toy, kind):
     def first(seed, noise):
         torch.manual_seed(noise)
-        return torch.cat([p.detach().flatten() for p in Adapter(toy.net(), rank=2, seed=seed).parameters()])
+        adapter = Adapter(toy.net(), rank=2, seed=seed, adapter=kind)
+        return torch.cat([p.detach().flatten() for p in adapter.parameters()])
 
     assert torch.equal(first(3, noise=1), first(3, noise=2))
     assert not torch.equal(first(3, noise=1), first(4, noise=1))
     assert first(2 ** 64 - 1, noise=1).isfinite().all()
 
 
-def test_injecting_leaves_the_global_random_numbers_alone(toy):
+def test_injecting_leaves_the_global_random_numbers_alone(toy, kind):
     net = toy.net()
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
-    Adapter(net, seed=5).eject()
+    Adapter(net, seed=5, adapter=kind).eject()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, monkeypatch):
+def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, kind, monkeypatch):
     net = toy.net()
     before = anatomy(net)
 
@@ -183,5 +218,20 @@ def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, monk
 
     monkeypatch.setattr("d3po_core.lora.inject_adapter_in_model", out_of_memory)
     with pytest.raises(MemoryError):
-        Adapter(net, rank=2)
+        Adapter(net, rank=2, adapter=kind)
     assert anatomy(net) == before
+
+
+@pytest.mark.parametrize("spoil, options, told", [
+    (lambda w: w.data[1].zero_(), {}, "adapter: DoRA scales every row.*some rows of this model are zero"),
+    (lambda w: setattr(w, "data", w.data.to(torch.float8_e4m3fn)), {}, "adapter: DoRA needs .*quantised.*Choose LoRA"),
+    (lambda w: None, {"device": "meta"}, "adapter: DoRA needs .*do not all fit on the GPU"),
+    (lambda w: setattr(w, "data", w.data.half()), {"dropout": 0.1, "targets": WIDEST}, "dropout: DoRA has none on conv"),
+])
+def test_where_dora_cannot_be_it_says_so_and_leaves_the_network_as_it_was(toy, spoil, options, told):
+    net = toy.net()
+    spoil(net.conv_in.weight if "targets" in options else net.transformer_blocks[0].attn1.to_q.weight)
+    before = [(path, id(module), type(module)) for path, module in net.named_modules()], set(vars(net))
+    with pytest.raises(ValueError, match=told):
+        Adapter(net, adapter="DoRA", **options)
+    assert ([(path, id(module), type(module)) for path, module in net.named_modules()], set(vars(net))) == before

@@ -7,7 +7,8 @@ import torch
 from d3po_core import runs
 from tools.host import link
 
-BASE = {"model": "base", "settings": {"rank": 2, "alpha": 2.0, "targets": "attention", "architecture": "SD15"}}
+BASE = {"model": "base", "settings": {"rank": 2, "alpha": 2.0, "targets": "attention", "adapter": "LoRA",
+                                      "architecture": "SD15"}}
 TENSORS = {"lora.a": torch.arange(6.0).view(2, 3), "optimizer.a.step": torch.tensor(3.0)}
 RECORD = BASE | {"step": 3, "name": "Bär"}
 
@@ -131,12 +132,25 @@ def test_with_its_state_moved_away_a_run_goes_on_from_its_last_checkpoint(folder
     ({"model": "other"}, "another base model.*another name"),
     ({"settings": BASE["settings"] | {"rank": 4}}, "started with rank 2, .* has rank 4.*another name"),
     ({"settings": BASE["settings"] | {"alpha": 4.0, "targets": "all linear"}}, "alpha 2.0 and targets attention"),
+    ({"settings": BASE["settings"] | {"adapter": "LoKr"}}, "started with adapter LoRA, .* has adapter LoKr"),
 ])
 def test_a_run_is_not_replaced_by_one_that_does_not_fit(folder, change, told):
     before = contents(folder)
     with pytest.raises(ValueError, match=f"run: .*{told}"):
         runs.save_run(folder, TENSORS, RECORD | {"step": 4} | change)
     assert contents(folder) == before
+
+
+def test_a_run_from_before_there_were_adapters_is_a_lora(tmp_path):
+    settings = {name: value for name, value in BASE["settings"].items() if name != "adapter"}
+    old = RECORD | {"settings": settings, "saved": 1, "rounds": []}
+    for path in (runs.checkpoint_path(tmp_path, 3), tmp_path / runs.STATE):
+        runs.write(path, runs.FORMAT, TENSORS, old)
+    assert runs.load_run(tmp_path)[1]["settings"] == runs.load_run(tmp_path, "3")[1]["settings"] == BASE["settings"]
+    with pytest.raises(ValueError, match="started with adapter LoRA, .* has adapter DoRA"):
+        runs.save_run(tmp_path, TENSORS, old | {"settings": settings | {"adapter": "DoRA"}})
+    runs.save_run(tmp_path, TENSORS, RECORD | {"step": 4})
+    assert runs.load_run(tmp_path)[1]["settings"] == BASE["settings"]
 
 
 # --- list, branch, delete ---
