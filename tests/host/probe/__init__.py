@@ -15,6 +15,8 @@ import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 
+from .adapters import AdapterMerge
+
 
 def sha(*tensors):
     digest = hashlib.sha256()
@@ -227,4 +229,4 @@ class Candidates:
 
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
     ProbeModel, ProbeTrajectory, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise, SpoilTrajectory, TrapModel,
-    ForeignLora, Candidates)}
+    ForeignLora, Candidates, AdapterMerge)}
