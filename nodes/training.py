@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..d3po_core import trainer
-from ..d3po_core.lora import TARGETS, Adapter, to_state_dict
+from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
 from ..d3po_core.progress import Progress, key_of, trained_on
 from ..d3po_core.runs import SHAPE
 from ..d3po_core.run_files import content_name
@@ -90,6 +90,13 @@ class D3POTrainStep(io.ComfyNode):
                 io.Int.Input("draws_per_set", default=4, min=1, max=1000, optional=True,
                              tooltip="For image pairs without a trajectory: at how many noise levels an update looks at each "
                                      "set. More are steadier and slower."),
+                io.Combo.Input("adapter", options=list(ADAPTERS), default=ADAPTERS[0], optional=True,
+                               tooltip="What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also "
+                                       "learns how strong each output is; slower. LoHa and LoKr (LyCORIS): products of "
+                                       "small matrices, for more reach at the same size. All load in Load LoRA."),
+                io.Float.Input("dropout", default=0.0, min=0.0, max=0.9, step=0.05, round=False, optional=True,
+                               tooltip="Share of its inputs that the LoRA does not see in each training pass, against "
+                                       "learning a few picks by heart. LoHa and LoKr have none."),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
@@ -106,8 +113,9 @@ class D3POTrainStep(io.ComfyNode):
     @classmethod
     def execute(cls, model, preferences, lora=None, held_out=(), save_every=(1,), **widgets):
         model, lora = model[0], (lora or [None])[0]
-        values = {name: value[0] for name, value in widgets.items()}
+        values = {"adapter": ADAPTERS[0], "dropout": 0.0} | {name: value[0] for name, value in widgets.items()}
         shape = {name: values.pop(name) for name in SHAPE}
+        dropout = values.pop("dropout")
         guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
         settings = trainer.Settings(**values)
         base = host.fingerprint(model)
@@ -115,8 +123,10 @@ class D3POTrainStep(io.ComfyNode):
         require_same_model(model, base, trajectories)
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
         start = require_continuable(lora, base, shape)
-        policy = start.policy if settings.reference == "round start" and start.step else host.policy_name(model)
-        described = asdict(settings) | shape | {"architecture": type(model.model.model_config).__name__}
+        from_lora = settings.reference == "round start" and (start.step or start.initial)
+        policy = start.policy if from_lora else host.policy_name(model)
+        described = asdict(settings) | shape | {
+            "dropout": dropout, "architecture": type(model.model.model_config).__name__}
         wired = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
         round_ = round_of(start, described | {"guidance": guidance, "above": above}, preferences)
@@ -124,8 +134,10 @@ class D3POTrainStep(io.ComfyNode):
         began = time.monotonic()
 
         def work(session):
-            adapter = Adapter(session.network, seed=settings.seed, device=session.device, **shape)
+            adapter = Adapter(session.network, seed=settings.seed, device=session.device, dropout=dropout, **shape)
             try:
+                if start.initial:  # before the trainer, whose reference may be the round's start
+                    adapter.begin_from(start.initial)
                 # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
                 exact = policy == host.policy_name(model) or session.dtype == torch.float32
                 steps = trainer.Trainer(adapter, settings, policy if guidance is None and exact else None,
@@ -147,7 +159,7 @@ class D3POTrainStep(io.ComfyNode):
 
         weights, (tensors, step), history, resumed = host.train_inside(
             model, trajectories + [p.trajectory for p in held_out], work)
-        tensors_out = to_state_dict(weights, shape["alpha"])
+        tensors_out = to_state_dict(weights, shape["alpha"], adapter=shape["adapter"])
         record = start.history + history
         state = TrainingState(tensors, step, described, base, history=record, rounds=start.rounds + [round_],
                               unsaved=start.unsaved + [progress])
@@ -165,7 +177,9 @@ def round_of(start, settings, preferences):
     """What a run notes of a round of training, with the key that tells it from any other."""
     decisive = {name: value for name, value in settings.items() if name != "candidates_per_pass"}
     sets = trained_on(preferences)
-    return {"start": start.step, "key": key_of(start.step, start.tensors, decisive, start.model, sets), "sets": sets}
+    before = start.tensors or {f"{path} {part} {alpha}": tensor for path, (up, down, alpha) in start.initial.items()
+                               for part, tensor in (("up", up), ("down", down))}
+    return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
 
 
 def require_same_model(model, base, trajectories, name="preferences"):
