@@ -232,7 +232,8 @@ class Trainer:
     def trained(self):
         """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
         averaged = self.ema.weights() if self.ema else {}
-        return averaged or trained_weights(self.optimizer, self.adapter.named_parameters())
+        with self.adapter.using(averaged or trained_weights(self.optimizer, self.adapter.named_parameters())):
+            return self.adapter.weights()
 
     # --- the terms of the loss ---
 

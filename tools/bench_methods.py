@@ -62,7 +62,7 @@ def recording(prompt, dataset):
     graph[node_of(graph, "D3POPrompts")]["inputs"] |= {"count": SETS, "seed": 1}
     graph["save"] = node("D3POSaveToDataset", trajectory=judge["inputs"]["trajectory"], images=judge["inputs"]["images"],
                          dataset=dataset, annotator="bench")
-    judge["inputs"]["dataset"] = ["save", 0]
+    judge["inputs"]["dataset"] = ["save", 2]
     return graph
 
 

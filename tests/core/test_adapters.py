@@ -217,7 +217,8 @@ def lora_of(net, rank, alpha, paths, dtype=torch.float32, seed=11):
         return (0.3 * torch.randn(shape, generator=generator)).to(dtype)
 
     layers = {path: net.get_submodule(path).weight for path in paths}
-    return {path: (draw(len(w), rank, *[1] * (w.ndim - 2)), draw(rank, *w.shape[1:]), alpha) for path, w in layers.items()}
+    return {path: (draw(len(w), rank, *[1] * (w.ndim - 2)), draw(rank, *w.shape[1:]), alpha)
+            for path, w in layers.items()}
 
 
 def with_lora(net, initial):

@@ -8,9 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.host.graphs import cached_nodes, found, judged, loop, node, stage, stock_image, train_node, unique
+from tests.host.graphs import (
+    cached_nodes, found, judged, loop, node, same_tensors, stage, stock_image, train_node, trained, unique,
+    watch)  # fmt: skip
 from tests.host.test_errors_sampling import says
 from tests.host.test_lora_files import COMFYUI, KOHYA, WIDE, loaded
+from tests.host.test_model_untouched import look
+from tests.host.test_runs import LONG, Midway, went_on
 
 KINDS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 SHAPE = dict(targets=WIDE, rank=2, alpha=2.0)
@@ -43,6 +47,13 @@ def test_the_host_merges_what_an_adapter_of_each_kind_computes(host):
     found = json.loads(entry["outputs"]["look"]["text"][0])
     assert found.keys() == set(KINDS)
     assert all(apart < 1e-5 for apart in found.values()), found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_an_adapter_of_each_kind_leaves_the_model_as_it_was(host, kind):
+    before = look(host)
+    host.run(trained(dict(targets=WIDE, adapter=kind), seed=301))
+    assert look(host) == before
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -123,7 +134,8 @@ def test_dropout_is_for_the_adapters_that_have_it(host, failure):
 def files(host):
     """A LoRA for half of the layers, under every naming, as the host lists the files."""
     run = unique("start")
-    graph = loop(run, dict(targets="attention and feed-forward", rank=2, alpha=2.0, learning_rate=2e-2, epochs=2), seed=311)
+    half = dict(targets="attention and feed-forward", rank=2, alpha=2.0)
+    graph = loop(run, half | dict(learning_rate=2e-2, epochs=2), seed=311)
     graph |= {"comfyui": saver("train", COMFYUI, f"{run}-comfyui"), "kohya": saver("train", KOHYA, f"{run}-kohya")}
     graph["loha"] = saver("other", COMFYUI, f"{run}-loha")
     graph["other"] = train_node(adapter="LoHa")
@@ -132,10 +144,13 @@ def files(host):
     paths["diffusers"] = paths["kohya"].with_name(f"{run}-diffusers.safetensors")
     save_file(diffusers_names(load_file(paths["kohya"])), paths["diffusers"])
     paths["text encoder"] = paths["kohya"].with_name(f"{run}-te.safetensors")
-    text = {f"{TEXT_ENCODER}.lora_up.weight": torch.ones(3072, 1), f"{TEXT_ENCODER}.lora_down.weight": torch.ones(1, 768),
-            f"{TEXT_ENCODER}.alpha": torch.tensor(1.0)}
-    save_file(load_file(paths["kohya"]) | text, paths["text encoder"])
+    save_file(load_file(paths["kohya"]) | lora_for(TEXT_ENCODER, 3072, 768), paths["text encoder"])
     return {name: listed(host, path) for name, path in paths.items()}
+
+
+def lora_for(name, outputs, inputs):
+    return {f"{name}.lora_up.weight": torch.ones(outputs, 1), f"{name}.lora_down.weight": torch.ones(1, inputs),
+            f"{name}.alpha": torch.tensor(1.0)}
 
 
 def diffusers_names(kohya):
@@ -195,6 +210,18 @@ def test_the_reference_may_be_the_file(host, files):
     assert abs(margins["round start"]) < 1e-6 < abs(margins["base"])
 
 
+def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):
+    run, other = unique("from"), unique("straight")
+    graphs = []
+    for name in (run, other):
+        graphs.append(loop(name, dict(targets=WIDE) | LONG, seed=317))
+        graphs[-1]["run"] = start(name, files["kohya"])
+    watch(host, graphs[0], Midway(host.interrupt, "train"))
+    assert went_on(host.run(graphs[0])) >= 3
+    host.run(graphs[1])
+    assert same_tensors(run_file(run), run_file(other))
+
+
 def test_once_a_run_is_saved_what_it_started_from_has_no_effect(host, files):
     run = unique("from")
     graph = loop(run, dict(targets=WIDE, rank=2, learning_rate=1e-2), seed=315)
@@ -228,7 +255,8 @@ def test_the_text_encoders_part_is_told_to_be_left_out(host, files):
 
 @pytest.mark.parametrize("training, told", [
     (dict(rank=1, targets=WIDE), "rank: the LoRA file to start from has rank 2, and this one 1. Set rank to 2 or more"),
-    (dict(rank=2, targets="attention"), "targets: the LoRA file to start from also adapts layers outside of 'attention'"),
+    (dict(rank=2, targets="attention"), "targets: the LoRA file to start from also adapts layers outside of "
+                                        "'attention'"),
     (dict(rank=2, targets=WIDE, adapter="LoKr"), "adapter: a LoRA file to start from does not go into LoKr"),
 ])
 def test_a_file_without_room_in_the_train_step_is_refused_with_what_to_set(files, failure, run_file, training, told):
@@ -241,10 +269,9 @@ def test_a_file_without_room_in_the_train_step_is_refused_with_what_to_set(files
 
 def test_files_that_are_no_lora_for_this_model_are_refused(host, files, failure):
     folder = host.base / "output" / "loras"
-    path = "lora_unet_down_blocks_0_attentions_0_proj_in"
     odd, wide = f"{unique('odd')}.safetensors", f"{unique('wide')}.safetensors"
-    save_file({"somebody.lora_up.weight": torch.ones(2, 1), "somebody.lora_down.weight": torch.ones(1, 2)}, folder / odd)
-    save_file({f"{path}.lora_up.weight": torch.ones(640, 1), f"{path}.lora_down.weight": torch.ones(1, 640)}, folder / wide)
+    save_file(lora_for("somebody", 2, 2), folder / odd)
+    save_file(lora_for("lora_unet_down_blocks_0_attentions_0_proj_in", 640, 640), folder / wide)
     for file, told in ((files["loha"], "is not a plain LoRA"), (odd, "has nothing for this model"),
                        (wide, "for another base model")):
         graph = stage() | {"run": start(unique("from"), file)} | stock_image(["run", 0], "seen")
