@@ -85,7 +85,8 @@ METHOD = io.DynamicCombo.Input(
 
 
 def chosen(method):
-    """(what to learn from, Settings by name) of what the combo gives: {"method": [name], setting: [value], ...}."""
-    given = {name: each[0] for name, each in method.items() if each[0] is not None}
+    """(what to learn from, Settings by name) of what the combo gives: {"method": [name], setting: [value], ...}, with None
+    for a setting that was left out."""
+    given = {name: each[0] for name, each in method.items() if each is not None}
     settings = {each.id: each.default for each in OPTIONS[given["method"]]} | given
     return settings.pop("learn_from", RECORDED), settings

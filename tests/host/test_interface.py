@@ -11,9 +11,19 @@ import pytest
 from tools.host import PACK, ROOT
 
 NODES = ["D3POPrompts", "D3POKSampler", "D3POPairPreference", "D3POObjectivePreference", "D3POTrainStep", "D3POLoadRun",
-         "D3POSaveRun", "D3POSaveLoRA", "D3POManageRuns"]
+         "D3POSaveRun", "D3POSaveLoRA", "D3POManageRuns", "D3POPlot", "D3POImplicitReward", "D3POImplicitPreference",
+         "D3POImplicitAccuracy"]
 SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "LORA_MODEL", "LOSS_MAP", "D3PO_TRAJECTORY",
            "D3PO_PREFERENCES"}
+
+
+def flat(inputs):
+    """(name, spec) of all inputs, also of those that a choice of a dynamic combo shows."""
+    for section in ("required", "optional"):
+        for name, spec in inputs.get(section, {}).items():
+            yield name, spec
+            for option in spec[1].get("options", ()) if kind_of(spec) == "COMFY_DYNAMICCOMBO_V3" else ():
+                yield from ((f"{name}.{inner}", each) for inner, each in flat(option["inputs"]))
 
 
 def interface(definition):
@@ -59,9 +69,8 @@ def test_every_node_and_input_is_explained(ours, node_id):
     info = ours[node_id]
     assert len(info["description"]) > 30
     assert info["search_aliases"] and info["display_name"].startswith("D3PO") and info["category"] == "D3PO"
-    for section in ("required", "optional"):
-        for name, spec in info["input"].get(section, {}).items():
-            assert len(spec[1].get("tooltip") or "") > 5, f"{name} has no tooltip"
+    for name, spec in flat(info["input"]):
+        assert len(spec[1].get("tooltip") or "") > 5, f"{name} has no tooltip"
     assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"])
 
 

@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from tests.host.graphs import cached_nodes, unique
+from tests.host.test_interface import flat
 from tools.host import ROOT
 from tools.workflow import Level, load, to_api
 
 FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")}
 OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
 RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators", "d3po_train_on_pairs"
+JUDGE, THUMBS = "d3po_implicit_judge", "d3po_thumbs"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -44,7 +46,7 @@ def workflow(request):
 
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
-    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS} == set(FILES)
+    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -80,15 +82,16 @@ def test_every_widget_holds_a_value_that_its_node_takes(workflow, object_info):
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
-        given = object_info[node["type"]]["input"]
-        specs = given.get("required", {}) | given.get("optional", {})
+        specs = dict(flat(object_info[node["type"]]["input"]))
         values, kinds = level.widgets(node)
         options = {name: specs[name][1] if len(specs[name]) > 1 else {} for name in values}
         controls = sum(bool(option.get("control_after_generate")) for option in options.values())
         assert len(node["widgets_values"]) == len(values) + controls, node["type"]
         for name, value in values.items():
             kind, where = kinds[name], f"{node['type']}.{name} = {value!r}"
-            if kind == "COMBO":
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                assert value in [option["key"] for option in options[name]["options"]], where
+            elif kind == "COMBO":
                 choices = specs[name][0] if isinstance(specs[name][0], list) else options[name]["options"]
                 assert value in choices, where
             elif kind in NUMBERS:
@@ -109,10 +112,10 @@ def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_f
         steps.append(outputs[save]["text"][0])
         assert "updates" in outputs[train]["text"][0]
         assert len(outputs[one(prompt, "D3POObjectivePreference")]["objective"]) == 4
-        images.append(outputs[one(prompt, "LossGraphNode")]["images"])
+        images.append(outputs[one(prompt, "D3POPlot")]["images"])
     assert steps == [f"{run}: 4 steps", f"{run}: 8 steps"]
     assert run_file(run).stat().st_size > 10_000 and lora_file(run).stat().st_size > 10_000
-    assert host.image(images[-1][0]).size == (840, 520)
+    assert host.image(images[-1][0]).size == (900, 600)
     log = host.log()[began:]
     assert not any(word in log for word in ("Traceback", "not loaded", "NOT LOADED", "WARNING")), log
 
@@ -180,6 +183,31 @@ def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
         for i in range(3):
             Image.new("RGB", (64, 64), (shade, shade - 10 * i, shade)).save(base / "input" / source / side / f"{i}.png")
     prompt = tiny(PAIRS, object_info, run, dataset=unique("dataset"), source=source, held_out=0.0)
+    train = one(prompt, "D3POTrainStep")
+    assert prompt[train]["inputs"]["method"] == "Diffusion-DPO" and prompt[train]["inputs"]["method.caption_dropout"] == 0.2
     outputs = host.run(prompt)["outputs"]
-    assert "3 pairs in 3 sets" in outputs[one(prompt, "D3POTrainStep")]["text"][0]
+    assert "3 pairs in 3 sets" in outputs[train]["text"][0]
     assert run_file(run).exists()
+
+
+def test_a_trained_lora_judges_for_another_that_learns_from_it(host, object_info, run_file):
+    judge, run = unique("judge"), unique("taught")
+    host.run(tiny(OBJECTIVE, object_info, judge))
+    prompt = tiny(JUDGE, object_info, run, draws=4, least_difference=0.0)
+    by_judge = prompt[prompt[one(prompt, "D3POImplicitPreference")]["inputs"]["tuned"][0]]
+    assert by_judge["class_type"] == "D3POLoadRun"
+    by_judge["inputs"]["run"] = judge
+    outputs = host.run(prompt)["outputs"]
+    assert "2 pairs in 2 sets" in outputs[one(prompt, "D3POTrainStep")]["text"][0]
+    assert run_file(run).exists()
+
+
+def test_thumbs_train_without_a_comparison(host, object_info, run_file):
+    run = unique("thumbs")
+    prompt = tiny(THUMBS, object_info, run)
+    picker, train = one(prompt, "D3POPairPreference"), one(prompt, "D3POTrainStep")
+    assert prompt[train]["inputs"]["method"] == "Diffusion-KTO"
+    (told,) = host.run(prompt)["outputs"][picker]["d3po"]
+    prompt[picker]["inputs"]["picks"] = json.dumps({"sets": {told["set"]: {"good": [0, 1]}}})
+    report = host.run(prompt)["outputs"][train]["text"][0]
+    assert "winner log-ratio" in report and "loser log-ratio" not in report and run_file(run).exists()
