@@ -11,7 +11,7 @@ from d3po_core import implicit
 from d3po_core.lora import Adapter
 from d3po_core.pairs import CleanCandidates
 from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer, _generator
+from d3po_core.trainer import Example, Settings, Trainer, generator_of
 
 SIGMAS = torch.linspace(0.03, 3.83, 50, dtype=torch.float64).exp() - 1
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -137,9 +137,9 @@ def test_margins_are_those_of_the_trainers_held_out_pairs(toy, prediction):
         [Example(Preferences(one, pairs), denoise) for one in sets], draws=6)
     margins = []
     for one in sets:
-        policy = implicit.errors(one, denoise, 6, _generator(one.set_id))
+        policy = implicit.errors(one, denoise, 6, generator_of(one.set_id))
         with adapter.off():
-            reference = implicit.errors(one, denoise, 6, _generator(one.set_id))
+            reference = implicit.errors(one, denoise, 6, generator_of(one.set_id))
         mean = implicit.rewards(policy, reference, beta=70.0).mean(0)
         margins.append(torch.stack([mean[w] - mean[l] for w, l in pairs]))
     result = implicit.accuracy(margins)
