@@ -7,10 +7,13 @@ of images that the stock nodes sample. The result goes to bench_output/methods.j
 """
 
 import json
+import os
+import queue
 import re
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 from scipy import stats
@@ -22,7 +25,8 @@ from tools.workflow import load, to_api
 
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
-SETS, CANDIDATES, STEPS, HELD_OUT, EVALUATED = 30, 4, 10, 0.4, 32
+WORKERS = 2  # methods at a time, each in a host of its own with one thread
+SETS, CANDIDATES, STEPS, HELD_OUT, EVALUATED = 22, 4, 8, 0.4, 12
 COMMON = dict(epochs=3, sets_per_update=2, learning_rate=2e-3, beta=100.0, clip=0.0, weighting="standardised",
               reference="base", guidance="off (faster)", step_fraction=0.3, rank=8, alpha=8.0,
               targets="all linear and convolutions", weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0,
@@ -81,7 +85,8 @@ def training(dataset, run, seed, changes):
                       **COMMON | {"seed": seed} | changes),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
         "implicit": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0], preferences=["held_out", 0],
-                         draws=8, seed=0),
+                         draws=4, seed=0),
+        "look": node("PreviewAny", source=["measure", 4]),
         "measure": node("D3POTrainStep", model=["loader", 0], preferences=["one", 0], held_out=["held_out", 0],
                         lora=["train", 1], **still | {"seed": seed}),
     }  # fmt: skip
@@ -120,14 +125,15 @@ def trial(host, prompt, dataset, name, changes, seed, before):
     run = f"bench {time.time_ns()}"
     graph = training(dataset, run, seed, {"method": name} | changes)
     with Peak(host.process.pid) as peak:
-        entry = host.run({key: each for key, each in graph.items() if key not in ("measure", "implicit")}, timeout=1800)
+        entry = host.run({key: each for key, each in graph.items() if key not in ("measure", "look", "implicit")}, timeout=1800)
     told = figures(entry, "train")
     entry = host.run(graph, timeout=1800)
-    measured = figures(entry, "measure")
+    told_of = figures(entry, "measure")
     implicit = float(re.search("accuracy: ([\\d.]+)", entry["outputs"]["implicit"]["text"][0])[1])
     gained = (measure(evaluate(host, prompt, EVALUATED, f"d3po/{run}.safetensors")) - before).mean()
-    return {"implicit": implicit, "accuracy": measured["held-out accuracy"], "pairs": measured["held-out pairs"], "gained": float(gained),
-            "kl": measured["held-out KL to reference"], "seconds": told["seconds"], "peak": peak.bytes}
+    return {"accuracy": told_of["held-out accuracy"], "implicit": implicit, "pairs": told_of["held-out pairs"],
+            "gained": float(gained), "kl": told_of["held-out KL to reference"], "seconds": told["seconds"],
+            "peak": peak.bytes}
 
 
 def interval(values):
@@ -151,29 +157,37 @@ def table(results):
     return "\n".join(rows)
 
 
-def main(seeds, only, write):
-    results, dataset = {}, f"bench {time.time_ns()}"
-    with Host(make_base(BASE)) as host:
-        prompt = to_api(load(WORKFLOW), host.object_info())
+def measured(todo, results, seeds, base):
+    """Work off methods of the queue `todo` in a host of one's own."""
+    with Host(make_base(base)) as host:
+        prompt, dataset = to_api(load(WORKFLOW), host.object_info()), f"bench {time.time_ns()}"
+        prompt[node_of(prompt, "D3POKSampler")]["inputs"]["steps"] = STEPS
         host.run(recording(prompt, dataset), timeout=1800)
         before = measure(evaluate(host, prompt, EVALUATED))
-        for name, changes in METHODS.items():
-            if only and only not in name:
-                continue
+        while not todo.empty():
+            name, changes = todo.get()
             host.restart()  # so that memory which the last method left free is not taken for this one's
             evaluate(host, prompt, 1)
             resident = psutil.Process(host.process.pid).memory_info().rss
             method = changes.get("method", name.split(",")[0])
-            results[name] = [trial(host, prompt, dataset, method, changes, seed, before) for seed in range(seeds)]
-            results[name][0]["memory"] = results[name][0]["peak"] - resident
-            OUT.parent.mkdir(exist_ok=True)
-            OUT.write_text(json.dumps(results, indent=1))
+            trials = [trial(host, prompt, dataset, method, changes, seed, before) for seed in range(seeds)]
+            results[name] = [trials[0] | {"memory": trials[0]["peak"] - resident}, *trials[1:]]
             print(table({name: results[name]}).splitlines()[-1], flush=True)
+
+
+def main(seeds, only, write):
+    os.environ["OMP_NUM_THREADS"] = "1"  # the model is so small that threads wait for one another
+    todo, found = queue.SimpleQueue(), {}
+    chosen = {name: changes for name, changes in METHODS.items() if only in name}
+    for item in chosen.items():
+        todo.put(item)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for each in [pool.submit(measured, todo, found, seeds, BASE.with_name(f"bench {i}")) for i in range(WORKERS)]:
+            each.result()
+    results = {name: found[name] for name in chosen}
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(results, indent=1))
     if write:
         text = DOC.read_text("utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        DOC.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", "utf-8")
-
-
-if __name__ == "__main__":
-    main(3, "", False)
+        head, tail = text.split(BEGIN)[0], text.split(END)[1]
+        DOC.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{tail}", "utf-8")
