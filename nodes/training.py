@@ -76,11 +76,11 @@ class D3POTrainStep(io.ComfyNode):
                 io.Combo.Input("targets", options=list(TARGETS), default=TARGETS[0],
                                tooltip="Which layers get a LoRA. D3PO trains attention. Wider learns faster and makes a "
                                        "larger file."),
-                io.Float.Input("weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False,
+                io.Float.Input("weight_decay", default=1e-4, advanced=True, min=0.0, max=1.0, step=1e-5, round=False,
                                tooltip="AdamW's pull of the LoRA's weights towards zero."),
-                io.Float.Input("max_grad_norm", default=1.0, min=1e-4, max=1000.0, step=0.1, round=False,
+                io.Float.Input("max_grad_norm", default=1.0, advanced=True, min=1e-4, max=1000.0, step=0.1, round=False,
                                tooltip="Gradients longer than this are shortened to it."),
-                io.Int.Input("candidates_per_pass", default=0, min=0, max=64,
+                io.Int.Input("candidates_per_pass", default=0, advanced=True, min=0, max=64,
                              tooltip="Candidates that go through the network together. 0: all of a set. 1 needs the least "
                                      "memory and takes longer (up to three times), for the same result."),
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=False,
@@ -103,15 +103,15 @@ class D3POTrainStep(io.ComfyNode):
                                tooltip="What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also "
                                        "learns how strong each output is; slower. LoHa and LoKr (LyCORIS): products of "
                                        "small matrices, for more reach at the same size. All load in Load LoRA."),
-                io.Float.Input("dropout", default=0.0, min=0.0, max=0.9, step=0.05, round=False, optional=True,
+                io.Float.Input("dropout", default=0.0, advanced=True, min=0.0, max=0.9, step=0.05, round=False, optional=True,
                                tooltip="Share of its inputs that the LoRA does not see in each training pass, against "
                                        "learning a few picks by heart. LoHa and LoKr have none."),
-                io.Int.Input("evaluate_every", default=0, min=0, max=100000, optional=True,
+                io.Int.Input("evaluate_every", default=0, advanced=True, min=0, max=100000, optional=True,
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
-                io.Int.Input("patience", default=0, min=0, max=1000, optional=True,
+                io.Int.Input("patience", default=0, advanced=True, min=0, max=1000, optional=True,
                              tooltip="Stop when the held-out accuracy has not been above its best for so many measurements "
                                      "in a row. 0: never."),
-                io.Float.Input("stop_kl", default=0.0, min=0.0, max=1e6, step=0.001, round=False, optional=True,
+                io.Float.Input("stop_kl", default=0.0, advanced=True, min=0.0, max=1e6, step=0.001, round=False, optional=True,
                                tooltip="Stop when the KL to the reference, by mean over the latent and a few updates, is above "
                                        "this: the LoRA has gone as far from the model as you like. 0: never."),
             ],
