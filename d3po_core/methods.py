@@ -22,6 +22,7 @@ class Method:
     sampler    True: values hold the log-ratio to the policy that sampled
     direction  True: values hold the log-ratio's gradient with respect to x0
     clamps     True: the loss clamps ratios to the settings' clip
+    beta       False: the loss has no beta, of the settings' beta and dpo_beta
     """
 
     loss: Callable
@@ -31,6 +32,7 @@ class Method:
     sampler: bool = False
     direction: bool = False
     clamps: bool = False
+    beta: bool = True
 
     def candidates(self, preferences):
         """Indices of the candidates that take part, sorted; none where there is nothing to learn."""
@@ -45,6 +47,14 @@ class Method:
     def parts(self, preferences):
         """How many pairs or candidates the loss is a mean over."""
         return len(preferences.pairs) if self.of == PAIRS else len(self.candidates(preferences))
+
+    @property
+    def unused(self):
+        """Names of those settings of several methods that change nothing in what is learned."""
+        return [name for name, needless in {
+            "beta": not self.beta or self.terms == NOISED, "dpo_beta": not self.beta or self.terms == RECORDED,
+            "clip": not self.clamps, "weighting": self.terms == NOISED, "step_fraction": self.terms == NOISED,
+            "draws_per_set": self.terms == RECORDED}.items() if needless]
 
     @property
     def wanted(self):
@@ -126,10 +136,10 @@ METHODS = {
     "DPO with winner anchor": Method(anchored_dpo),
     "Diffusion-SDPO": Method(sdpo, direction=True),
     "beta-DPO": Method(beta_dpo),
-    "MaPO": Method(mapo, terms=NOISED, reference=False),
+    "MaPO": Method(mapo, terms=NOISED, reference=False, beta=False),
     "Diffusion-KTO": Method(kto, of=LABELS),
-    "DDPO": Method(ddpo, of=REWARDS, terms=RECORDED, sampler=True),
-    "DPOK": Method(dpok, of=REWARDS, terms=RECORDED, sampler=True),
-    "reward-weighted": Method(rwr, of=REWARDS),
-    "supervised": Method(sft, of=LIKED),
+    "DDPO": Method(ddpo, of=REWARDS, terms=RECORDED, sampler=True, beta=False),
+    "DPOK": Method(dpok, of=REWARDS, terms=RECORDED, sampler=True, beta=False),
+    "reward-weighted": Method(rwr, of=REWARDS, beta=False),
+    "supervised": Method(sft, of=LIKED, beta=False),
 }

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..d3po_core.methods import NOISED, RECORDED
+from ..d3po_core.methods import METHODS, NOISED, RECORDED
 from ..d3po_core.settings import Settings
 
 DEFAULT = Settings()
@@ -75,13 +75,16 @@ OPTIONS = {
     "supervised": EITHER,
 }
 
+UNUSED = {name: [*method.unused, *(["guidance"] if method.terms == NOISED else [])] for name, method in METHODS.items()}
+
 METHOD = io.DynamicCombo.Input(
     "method", optional=True,
     options=[io.DynamicCombo.Option(name, inputs) for name, inputs in OPTIONS.items()],
+    extra_dict={"unused": UNUSED},  # by method, the node's inputs that the page hides
     tooltip="How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds of DPO, MaPO "
             "(needs no reference). Of thumbs, or of who is above and below the average: Diffusion-KTO. Of scores, or wins "
-            "minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: supervised. beta and weighting count for all "
-            "but MaPO, DDPO, DPOK, reward-weighted and supervised; clip for D3PO.")
+            "minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: supervised. The node shows what "
+            "the method uses.")
 
 
 def chosen(method):

@@ -77,11 +77,11 @@ class D3POTrainStep(io.ComfyNode):
                 io.Combo.Input("targets", options=list(TARGETS), default=TARGETS[0],
                                tooltip="Which layers get a LoRA. D3PO trains attention. Wider learns faster and makes a "
                                        "larger file."),
-                io.Float.Input("weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False,
+                io.Float.Input("weight_decay", default=1e-4, advanced=True, min=0.0, max=1.0, step=1e-5, round=False,
                                tooltip="AdamW's pull of the LoRA's weights towards zero."),
-                io.Float.Input("max_grad_norm", default=1.0, min=1e-4, max=1000.0, step=0.1, round=False,
+                io.Float.Input("max_grad_norm", default=1.0, advanced=True, min=1e-4, max=1000.0, step=0.1, round=False,
                                tooltip="Gradients longer than this are shortened to it."),
-                io.Int.Input("candidates_per_pass", default=0, min=0, max=64,
+                io.Int.Input("candidates_per_pass", default=0, advanced=True, min=0, max=64,
                              tooltip="Candidates that go through the network together. 0: all of a set. 1 needs the least "
                                      "memory and takes longer (up to three times), for the same result."),
                 io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=False,
@@ -104,26 +104,26 @@ class D3POTrainStep(io.ComfyNode):
                                tooltip="What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also "
                                        "learns how strong each output is; slower. LoHa and LoKr (LyCORIS): products of "
                                        "small matrices, for more reach at the same size. All load in Load LoRA."),
-                io.Float.Input("dropout", default=0.0, min=0.0, max=0.9, step=0.05, round=False, optional=True,
+                io.Float.Input("dropout", default=0.0, advanced=True, min=0.0, max=0.9, step=0.05, round=False, optional=True,
                                tooltip="Share of its inputs that the LoRA does not see in each training pass, against "
                                        "learning a few picks by heart. LoHa and LoKr have none."),
                 io.Combo.Input("optimizer", options=list(OPTIMIZERS), default=OPTIMIZERS[0], optional=True,
                                tooltip="AdamW 8-bit (package bitsandbytes): a third of the memory for large LoRAs. AdamW "
                                        "schedule-free (package schedulefree): averages its steps, needs no schedule, wants "
                                        "about three times the learning rate."),
-                io.Combo.Input("schedule", options=list(SCHEDULES), default=SCHEDULES[0], optional=True,
+                io.Combo.Input("schedule", options=list(SCHEDULES), default=SCHEDULES[0], advanced=True, optional=True,
                                tooltip="The learning rate over this train step. cosine: falls to 0 towards its end."),
-                io.Int.Input("warmup", default=0, min=0, max=100000, optional=True,
+                io.Int.Input("warmup", default=0, advanced=True, min=0, max=100000, optional=True,
                              tooltip="Updates of a run over which the learning rate rises to its full size."),
-                io.Float.Input("ema", default=0.0, min=0.0, max=0.9999, step=0.001, round=False, optional=True,
+                io.Float.Input("ema", default=0.0, advanced=True, min=0.0, max=0.9999, step=0.001, round=False, optional=True,
                                tooltip="Decay of a moving average of the LoRA's weights: the average is what is saved and "
                                        "sampled with, and training goes on from the weights. 0.99 to 0.999 smooths. 0: none."),
-                io.Int.Input("evaluate_every", default=0, min=0, max=100000, optional=True,
+                io.Int.Input("evaluate_every", default=0, advanced=True, min=0, max=100000, optional=True,
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
-                io.Int.Input("patience", default=0, min=0, max=1000, optional=True,
+                io.Int.Input("patience", default=0, advanced=True, min=0, max=1000, optional=True,
                              tooltip="Stop when the held-out accuracy has not been above its best for so many measurements "
                                      "in a row. 0: never."),
-                io.Float.Input("stop_kl", default=0.0, min=0.0, max=1e6, step=0.001, round=False, optional=True,
+                io.Float.Input("stop_kl", default=0.0, advanced=True, min=0.0, max=1e6, step=0.001, round=False, optional=True,
                                tooltip="Stop when the KL to the reference, by mean over the latent and a few updates, is above "
                                        "this: the LoRA has gone as far from the model as you like. 0: never."),
             ],
@@ -132,7 +132,7 @@ class D3POTrainStep(io.ComfyNode):
                 LoraModel.Output(display_name="lora", tooltip="The trained LoRA: wire to Save Run, Save LoRA or Load LoRA "
                                                               "Model."),
                 LossMap.Output(display_name="loss_map", tooltip="Loss and other metrics of every update of the run: wire "
-                                                                "to Plot Loss Graph."),
+                                                                "to D3PO Plot, or Plot Loss Graph."),
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
                 io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
             ],

@@ -1,0 +1,96 @@
+// The train step on the page: it shows the settings of the chosen method only, and tells what its training warned of.
+
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+import { nodeOf, root } from "./inbox.js"
+
+const TRAIN_STEP = "D3POTrainStep"
+const LIFE = 20000 // ms that a warning stays on the screen
+const MARK = "warnings"
+
+const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
+const isLinked = (node, name) => node.inputs.some((input) => input.widget?.name === name && input.link != null)
+
+/** Hide what the chosen method does not use. A linked widget stays, and so do all where the method itself is linked. */
+function showUsed(node) {
+  const { unused } = node.constructor.nodeData.input.optional.method[1]
+  const method = node.widgets.find((widget) => widget.name === "method").value
+  const hidden = isLinked(node, "method") ? [] : unused[method] ?? []
+  const ofSome = new Set(Object.values(unused).flat())
+  for (const widget of node.widgets.filter(({ name }) => ofSome.has(name))) {
+    widget.hidden = hidden.includes(widget.name) && !isLinked(node, widget.name)
+    // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one was copied from
+    for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = widget.hidden
+  }
+}
+
+const leastHeight = (node) => node.computeSize()[1]
+
+function resize(node, width, height) {
+  node.setSize([width, height])
+  node.setDirtyCanvas(true, true)
+}
+
+/** Keep a train step's widgets to its method, for good. */
+function follow(node) {
+  const { onConfigure, onConnectionsChange } = node
+  const method = node.widgets.find((widget) => widget.name === "method")
+  const { callback } = method
+  method.callback = function () {
+    callback?.apply(this, arguments)
+    showUsed(node)
+    resize(node, node.size[0], leastHeight(node))
+  }
+  node.onConfigure = function (saved) {
+    onConfigure?.apply(this, arguments)
+    showUsed(node)
+    resize(node, saved.size[0], Math.max(saved.size[1], leastHeight(node)))
+  }
+  node.onConnectionsChange = function () {
+    onConnectionsChange?.apply(this, arguments)
+    showUsed(node)
+  }
+}
+
+function toast(node, warnings) {
+  app.extensionManager.toast.add({ severity: "warn", summary: node.title, detail: warnings.join("\n"), life: LIFE })
+}
+
+/** Put a button on a node whose last training warned of something, which tells again of what. It is not saved. */
+function mark(node, warnings) {
+  const before = leastHeight(node)
+  const old = node.widgets.find((widget) => widget.name === MARK)
+  if (old) node.removeWidget(old)
+  if (warnings.length) {
+    const button = node.addWidget("button", MARK, null, () => toast(node, warnings), { serialize: false })
+    button.serialize = false
+    button.label = `⚠ ${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`
+  }
+  resize(node, node.size[0], node.size[1] + leastHeight(node) - before)
+}
+
+app.registerExtension({
+  name: "D3PO.Method",
+  nodeCreated(node) {
+    if (isTrainStep(node)) follow(node)
+  },
+  onNodeOutputsUpdated(outputs) { // kept ones, for a workflow that is shown again
+    for (const [place, output] of Object.entries(outputs)) {
+      const [id, subgraph] = place.split(":").reverse()
+      const node = (subgraph ? root().subgraphs?.get(subgraph) : root())?.getNodeById(id)
+      if (isTrainStep(node)) mark(node, output?.warnings ?? [])
+    }
+  },
+  setup() {
+    let cached = {}
+    api.addEventListener("execution_cached", ({ detail }) => { cached = detail })
+    api.addEventListener("executed", ({ detail }) => {
+      const node = nodeOf(detail.node)
+      if (!isTrainStep(node)) return
+      const warnings = detail.output?.warnings ?? []
+      mark(node, warnings)
+      const isOld = cached.prompt_id === detail.prompt_id && cached.nodes.includes(detail.node)
+      if (warnings.length && !isOld) toast(node, warnings)
+    })
+  }
+})
