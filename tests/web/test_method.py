@@ -240,8 +240,8 @@ def test_a_linked_widget_stays_until_its_link_goes(step):
 
 # --- warnings ---
 
-WARNINGS = ["The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin rises: the "
-            "pictures may get worse. Use a method that holds on to the winner.",
+WARNINGS = ["The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin rises: "
+            "the pictures may get worse. Use a method that holds on to the winner.",
             "93% of the ratios are at the clamp (clip fraction), where they teach nothing."]
 
 
