@@ -90,12 +90,17 @@ def training(dataset, run, seed, changes):
     }  # fmt: skip
 
 
-class Peak(threading.Thread):
-    """The most memory that a process has while the block runs, in bytes."""
+class Cost(threading.Thread):
+    """What a process takes while the block runs: the most memory, in bytes, and seconds of the processor."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
         self.process, self.bytes, self.done = psutil.Process(pid), 0, threading.Event()
+        self.seconds = -self._used()
+
+    def _used(self):
+        used = self.process.cpu_times()
+        return used.user + used.system
 
     def run(self):
         while not self.done.wait(0.02):
@@ -108,30 +113,28 @@ class Peak(threading.Thread):
     def __exit__(self, *_):
         self.done.set()
         self.join()
+        self.seconds += self._used()
 
 
 def figures(entry, node_id):
-    """The numbers of a train step's report, by name; its first line's seconds as "seconds"."""
-    lines = entry["outputs"][node_id]["text"][0].splitlines()
-    told = re.findall(r"^([^:]+): ([-+.\de]+)$", "\n".join(lines), re.M)
-    return {name: float(value) for name, value in told} | {
-        "seconds": float(lines[0].rsplit(", ", 1)[1].removesuffix(" s"))}
+    """The numbers of a train step's report, by name."""
+    told = re.findall(r"^([^:]+): ([-+.\de]+)$", entry["outputs"][node_id]["text"][0], re.M)
+    return {name: float(value) for name, value in told}
 
 
 def trial(host, prompt, dataset, name, changes, seed, before):
     """One training of one method: its figures."""
     run = f"bench {time.time_ns()}"
     graph = training(dataset, run, seed, {"method": name} | changes)
-    with Peak(host.process.pid) as peak:
-        seconds = figures(host.run({key: each for key, each in graph.items() if key not in (
-            "measure", "look", "implicit")}, timeout=1800), "train")["seconds"]
+    with Cost(host.process.pid) as cost:
+        host.run({key: each for key, each in graph.items() if key not in ("measure", "look", "implicit")}, timeout=1800)
     entry = host.run(graph, timeout=1800)
     held = figures(entry, "measure")
     implicit = float(re.search("accuracy: ([\\d.]+)", entry["outputs"]["implicit"]["text"][0])[1])
     gained = (measure(evaluate(host, prompt, EVALUATED, f"d3po/{run}.safetensors")) - before).mean()
     return {"accuracy": held["held-out accuracy"], "implicit": implicit, "pairs": held["held-out pairs"],
-            "gained": float(gained), "kl": held["held-out KL to reference"], "seconds": seconds,
-            "peak": peak.bytes}
+            "gained": float(gained), "kl": held["held-out KL to reference"], "seconds": cost.seconds,
+            "peak": cost.bytes}
 
 
 def interval(values):
