@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.host.graphs import found, node, probe, stage, train_node, unique
 
@@ -56,3 +57,16 @@ def test_an_encoded_model_and_the_trained_one_must_be_the_same(failure, source):
     prompt["other"] = node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")
     prompt["train"]["inputs"]["model"] = ["other", 0]
     assert "another model" in failure(prompt).message
+
+
+def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
+    """Had winner and loser other noise, another level, another caption or another flip, they would differ."""
+    root = base / "input" / unique("same")
+    for side in "wl":
+        (root / side).mkdir(parents=True)
+        ramp = np.broadcast_to(np.linspace(0, 255, 64)[None, :, None], (64, 64, 3))  # not its own mirror image
+        Image.fromarray(ramp.astype(np.uint8)).save(root / side / "1.png")
+    prompt = graph(root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "method.caption_dropout": 0.5})
+    losses = found(host.run(prompt), "losses")
+    assert losses["loss"] == pytest.approx([math.log(2)] * 2, abs=1e-6)
+    assert max(losses["gradient_norm"]) < 1e-6 and losses["margin"] == [0.0, 0.0]
