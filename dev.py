@@ -306,7 +306,8 @@ def serve(arguments) -> int:
 
 
 def test(arguments) -> int:
-    return run(PYTHON, "-m", "pytest", *(arguments or ["tests"]), cwd=ROOT)
+    everything = ["tests", "-n", min(2, os.cpu_count() or 1), "--dist", "loadfile"]  # each worker has a host of its own
+    return run(PYTHON, "-m", "pytest", *(arguments or everything), cwd=ROOT)
 
 
 def demo(arguments) -> int:
