@@ -78,8 +78,7 @@ def training(dataset, run, seed, changes):
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "train_sets": loaded("train"), "held_out": loaded("held out"), "one": loaded("train", limit=1),
-        "run": node("D3POLoadRun", model=["loader", 0], run=run),
-        "train": node("D3POTrainStep", model=["loader", 0], preferences=["train_sets", 0], lora=["run", 1],
+        "train": node("D3POTrainStep", model=["loader", 0], preferences=["train_sets", 0],
                       **COMMON | {"seed": seed} | changes),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
         "implicit": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0], preferences=["held_out", 0],
@@ -165,8 +164,7 @@ def measured(todo, results, seeds, base):
         prompt[node_of(prompt, "D3POKSampler")]["inputs"]["steps"] = STEPS
         host.run(recording(prompt, dataset), timeout=1800)
         before = measure(evaluate(host, prompt, EVALUATED))
-        while not todo.empty():
-            name, changes = todo.get()
+        for name, changes in iter(todo.get, None):
             host.restart()  # so that memory which the last method left free is not taken for this one's
             evaluate(host, prompt, 1)
             resident = psutil.Process(host.process.pid).memory_info().rss
@@ -179,7 +177,7 @@ def main(seeds, only, write):
     os.environ["OMP_NUM_THREADS"] = "1"  # the model is so small that threads wait for one another
     todo, found = queue.SimpleQueue(), {}
     chosen = {name: changes for name, changes in METHODS.items() if only in name}
-    for item in chosen.items():
+    for item in [*chosen.items(), *WORKERS * [None]]:
         todo.put(item)
     with ThreadPoolExecutor(WORKERS) as pool:
         for each in [pool.submit(measured, todo, found, seeds, BASE.with_name(f"bench {i}")) for i in range(WORKERS)]:
