@@ -11,15 +11,16 @@ class Events:
     """Writes every update's metrics into event files in a folder as they come. Use as a context manager.
 
     folder  where `tensorboard --logdir` finds them; made at the first update. None: nothing is written
-    start   how many updates the run has had. What the folder has of later ones is of training that was stopped or gone
-            back on, and is not shown any more
+
+    What the folder has of the first update that is written and later ones is of training that was stopped or gone back
+    on, and is not shown any more.
 
     What was written stays when the process is killed. An error in writing is told once in the log and ends the writing,
     never the training.
     """
 
-    def __init__(self, folder, start=0):
-        self._folder, self._start, self._writer = folder, start, None
+    def __init__(self, folder):
+        self._folder, self._writer = folder, None
 
     def __enter__(self):
         return self
@@ -33,19 +34,19 @@ class Events:
         """Add an update's metrics, {name: float}; `step` counts the run's updates from 1."""
         with self._told_once():
             if self._folder and not self._writer:
-                self._open()
+                self._open(step)
             if self._writer:
                 for name, value in metrics.items():
                     self._writer.add_scalar(tag(name), value, step)
                 self._writer.flush()
 
-    def _open(self):
+    def _open(self, step):
         try:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is not there for everybody
         except ImportError:
             self._folder = None
         else:
-            self._writer = SummaryWriter(self._folder, purge_step=self._start + 1)
+            self._writer = SummaryWriter(self._folder, purge_step=step)
 
     @contextmanager
     def _told_once(self):

@@ -265,7 +265,7 @@ def load_lora(path):
     """(tensors, metadata) of a LoRA file. Raises ValueError, naming the file, for one that is not."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a LoRA file ({error}); nothing was changed") from error

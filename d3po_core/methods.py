@@ -5,8 +5,6 @@ from typing import Callable
 
 from . import loss
 
-# what a method learns from -> (the candidates of a Preferences that take part, how many parts of the loss these are,
-# what to do where there are none)
 PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
 RECORDED, NOISED = "recorded steps", "noised images"
 

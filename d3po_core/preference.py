@@ -6,6 +6,7 @@ constant.
 
 from dataclasses import dataclass
 from itertools import combinations, product
+from statistics import mean
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Preferences:
         """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below the set's
         mean; who has no thumb and equals the mean has no label."""
         rewards = self.rewards
-        usual = sum(rewards.values()) / len(rewards) if rewards else 0.0
+        usual = mean(rewards.values()) if rewards else 0.0  # exact, so that equal rewards equal it
         thumbs = {i: liked for i, liked in enumerate(self.liked) if liked is not None}
         return {i: reward > usual for i, reward in rewards.items() if reward != usual} | thumbs
 

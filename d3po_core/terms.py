@@ -1,5 +1,5 @@
-"""The terms whose mean is an update's loss: a step of a trajectory (D3PO), a noised draw of clean candidates
-(Diffusion-DPO).
+"""The terms whose mean is an update's loss, whatever the method: a step of a trajectory (as in D3PO), a noised draw of
+clean candidates (as in Diffusion-DPO).
 
 Both hold a policy against the reference by log-ratios. Diffusion-DPO's is that of unit Gaussians around the two
 predictions of the target, (reference error - error) / 2 with errors as mean squares over the latent; the margin inside
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from . import loss, transition
+from .methods import LIKED
 from .transition import per_candidate_mean
 
 
@@ -56,7 +57,8 @@ class Term:
         self.preferences, self.method, self.settings = preferences, method, settings
         names = method.candidates(preferences)
         place = {name: i for i, name in enumerate(names)}
-        pairs = [(place[w], place[l]) for w, l in preferences.pairs if w in place and l in place]
+        pairs = [] if method.of == LIKED else [(place[w], place[l]) for w, l in preferences.pairs
+                                               if w in place and l in place]
         self.candidates, self.places = torch.tensor(names), torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
     def values(self, chunk):

@@ -1,5 +1,5 @@
-"""The training loop: D3PO over judged trajectories and Diffusion-DPO over judged images, through a denoiser, on a LoRA
-adapter."""
+"""The training loop: a method of preference tuning over judged trajectories and judged images, through a denoiser, on a
+LoRA adapter."""
 
 import hashlib
 from collections import defaultdict
@@ -64,7 +64,8 @@ class Trainer:
                                         settings.weight_decay)
         self.ema = Ema(settings.ema) if settings.ema else None
         self.reference = Reference(adapter, reference_policy, self._denoise)
-        self.sampler = Reference(adapter, start_policy, self._denoise)
+        # held against the round's start, they are one
+        self.sampler = self.reference if settings.reference == "round start" else Reference(adapter, start_policy, self._denoise)
         self.begin_round()
 
     # --- the loop ---
@@ -187,11 +188,13 @@ class Trainer:
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
-            values = self._values(term)
+            seed = int(torch.randint(2 ** 62, ()))  # so that a chunk's dropout is the same both times
+            values = self._values(term, seed)
             inputs = [value.requires_grad_() for value in values[:3] if value is not None]
             value = term.loss(values)
             slopes = torch.autograd.grad(self.loss_scale * share * value, inputs, allow_unused=True)
-            for chunk in chunks:
+            for number, chunk in enumerate(chunks):
+                torch.manual_seed(seed + number)
                 outputs = [value for value in term.values(chunk)[:3] if value is not None]
                 sum((slope[chunk] * output).sum() for slope, output in zip(slopes, outputs) if slope is not None).backward()
         return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
@@ -269,10 +272,14 @@ class Trainer:
             return self.settings.draws_per_set
         return _share(candidates.actions, self.settings.step_fraction)
 
-    def _values(self, term):
-        """The Values of all of a term's candidates without gradients."""
+    def _values(self, term, seed=0):
+        """The Values of all of a term's candidates without gradients; chunk after chunk has its own dropout."""
+        parts = []
         with torch.no_grad():
-            return Values.joined([term.values(chunk) for chunk in self._chunks(term)])
+            for number, chunk in enumerate(self._chunks(term)):
+                torch.manual_seed(seed + number)
+                parts.append(term.values(chunk))
+        return Values.joined(parts)
 
     def _chunks(self, term):
         return torch.arange(len(term.candidates)).split(self.settings.candidates_per_pass or len(term.candidates))
@@ -303,10 +310,7 @@ class Trainer:
         start."""
         if not self._needs_round_start:
             return
-        start = weights or self.trained()
-        self.sampler.become(start)
-        if self.settings.reference == "round start":
-            self.reference.become(start)
+        self.sampler.become(weights or self.trained())
 
     @property
     def round_start(self):

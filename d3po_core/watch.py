@@ -104,8 +104,8 @@ def _only_noisy_steps(history):
     share = abs(means[3]) / (sum(map(abs, means)) or 1.0)
     if share > 0.8 and means[3] > SIGMAS * _error(quarters[3]):
         return (f"{share:.0%} of the margin comes from the noisiest quarter of the steps: composition is tuned and "
-                "detail is not, which ends in over-optimised pictures. Set weighting to standardised, or train on "
-                "other steps.")
+                "detail is not, which ends in over-optimised pictures. With recorded steps set weighting to "
+                "standardised; with noised images lower learning_rate, or stop earlier.")
 
 
 def _margin_explodes(history):
@@ -114,7 +114,7 @@ def _margin_explodes(history):
     if min(growth) > 10:
         return (f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the last "
                 "updates: training is about to break. Go back to an earlier checkpoint and lower learning_rate, or use "
-                "ipo or a higher beta.")
+                "IPO or a higher beta.")
 
 
 # --- the figures ---

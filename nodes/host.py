@@ -205,7 +205,7 @@ def initial_noise(model, trajectory):
     first, largest = float(sigma), float(sampling.sigma_max)
     full = first > largest or math.isclose(first, largest, rel_tol=1e-5)  # as the host decides it
     if not full or conditioning_of(trajectory).latent_image.any():
-        raise ValueError("preferences: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
+        raise ValueError("learn_from: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
                          ", so their noise is not known; choose fresh noise")
     return trajectory.states[0] / sampling.noise_scaling(sigma, torch.ones(()), torch.zeros(()), max_denoise=True)
 

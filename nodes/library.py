@@ -237,6 +237,7 @@ class D3POManageRuns(io.ComfyNode):
                              "deleted")
         left = runs.delete(runs_root(), run)
         remove_lora(_on_shelf(run), run)
+        remove_events(events_folder(run))
         told = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
         return [f"{run}: deleted", *told, ""]
 
@@ -307,6 +308,18 @@ def write_lora(path, tensors, described):
     with run_files.named(path):
         make_folder(path.parent)
         replace_whole(path, lambda partial: save_lora(tensors, partial, described))
+
+
+def events_folder(run):
+    """Where TensorBoard finds a run's metrics: beside the runs, so that one look compares them all."""
+    return Path(folder_paths.get_output_directory()) / "d3po" / "tensorboard" / run
+
+
+def remove_events(folder):
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()
+    with suppress(OSError):  # it is not there, or something that is not ours is in it
+        folder.rmdir()
 
 
 def remove_lora(path, run):

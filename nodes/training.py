@@ -2,11 +2,9 @@
 
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import comfy.sd
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -22,6 +20,7 @@ from ..d3po_core.run_files import content_name
 from ..d3po_core.trajectory import Trajectory
 from . import host
 from .datasets import ImageSet
+from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
 from .types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
@@ -140,7 +139,7 @@ class D3POTrainStep(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preferences, lora=None, held_out=(), save_every=(1,), method=None, **widgets):
+    def execute(cls, model, preferences, lora=None, held_out=None, save_every=(1,), method=None, **widgets):
         model, lora = model[0], (lora or [None])[0]
         values = DEFAULTS | {name: value[0] for name, value in widgets.items()}
         shape = {name: values.pop(name) for name in SHAPE}
@@ -149,7 +148,12 @@ class D3POTrainStep(io.ComfyNode):
         guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
         learn_from, of_method = chosen(method or {"method": [trainer.Settings().method]})
         settings = trainer.Settings(**values, **of_method)
-        base = host.fingerprint(model)
+        if not preferences:
+            raise ValueError("preferences: there is nothing to learn from: no judged set came in")
+        if stop["patience"] and (held_out is None or not evaluate_every):
+            raise ValueError("patience: there is nothing to be patient about. Wire judged sets to held_out and set "
+                             "evaluate_every, or set patience to 0")
+        held_out, base = held_out or (), host.fingerprint(model)
         require_same_model(model, base, [p.trajectory for p in preferences])
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
         preferences, held_out = (learnable(model, judged, learn_from) for judged in (preferences, held_out))
@@ -162,9 +166,15 @@ class D3POTrainStep(io.ComfyNode):
             "architecture": type(model.model.model_config).__name__}
         wired = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
-        round_ = round_of(start, described | {"guidance": guidance, "above": above}, preferences)
+        watched = trained_on(held_out) if evaluate_every else []  # else nothing depends on them before the end
+        round_ = round_of(start, described | {"guidance": guidance, "above": above, "watched": watched}, preferences)
         progress = Progress(start.run, round_["key"], save_every[0])
         began = time.monotonic()
+
+        def stop_reason(made):
+            """The LoRA is as far from the reference as the run has brought it; new bests are this training's own."""
+            return (watch.stop_reason(made, patience=stop["patience"])
+                    or watch.stop_reason(start.history + made, stop_kl=stop["stop_kl"]))
 
         def work(session):
             adapter = Adapter(session.network, seed=settings.seed, device=session.device, dropout=dropout, **shape)
@@ -182,13 +192,18 @@ class D3POTrainStep(io.ComfyNode):
                 examples, unseen = ([example(session, p, guidance) for p in judged] for judged in (preferences, held_out))
                 total = steps.steps_in(examples)
                 bar = comfy.utils.ProgressBar(total)
-                with Events(events_folder(start.run), steps.step) as events:
+                with Events(start.run and events_folder(start.run.name)) as events:
                     history, *resumed = progress.fit(
                         steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
-                        on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=evaluate_every,
-                        stop=lambda made: watch.stop_reason(made, **stop),
+                        on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=evaluate_every, stop=stop_reason,
                         on_update=lambda made: events.write(steps.step, made[-1]))
-                return steps.trained(), steps.state(), history, resumed
+                    if not evaluate_every or len(history) % evaluate_every:
+                        told = history[-1]
+                        if resumed[0] < len(history):  # the rest of the last update's is written
+                            told = {name: value for name, value in told.items() if name.startswith("held-out")}
+                        events.write(steps.step, told)
+                stopped = stop_reason(history) if len(history) < steps.updates_in(examples) else ""
+                return steps.trained(), steps.state(), history, [*resumed, stopped]
             finally:
                 adapter.eject()
 
@@ -204,7 +219,7 @@ class D3POTrainStep(io.ComfyNode):
         warned = watch.warnings(record)
         text = "\n".join([report(preferences, history, step, time.monotonic() - began),
                           *held_out_report(history[-1], preferences, held_out), *resumption_report(*resumed),
-                          *filter(None, [watch.stop_reason(history, **stop)]), *(f"Warning: {one}" for one in warned)])
+                          *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors_out, state), loss_map(record), step, text,
                              ui={"text": [text], "warnings": warned})
 
@@ -225,11 +240,6 @@ def example(session, preferences, guidance):
     return trainer.Example(preferences, session.denoiser(candidates, guidance))
 
 
-def events_folder(run):
-    """Where TensorBoard finds a run's metrics: beside the runs, so that one look compares them all."""
-    return run and Path(folder_paths.get_output_directory()) / "d3po" / "tensorboard" / run.name
-
-
 def loss_map(history):
     """Every metric of a run by update, as the host's loss graph reads it; nan where one was not measured."""
     names = dict.fromkeys(name for metrics in history for name in metrics)
@@ -238,7 +248,8 @@ def loss_map(history):
 
 def round_of(start, settings, preferences):
     """What a run notes of a round of training, with the key that tells it from any other."""
-    decisive = {name: value for name, value in settings.items() if name != "candidates_per_pass"}
+    # with dropout it draws what is dropped
+    decisive = {name: value for name, value in settings.items() if name != "candidates_per_pass" or settings["dropout"]}
     sets = trained_on(preferences)
     before = start.tensors or {f"{path} {part} {alpha}": tensor for path, (up, down, alpha) in start.initial.items()
                                for part, tensor in (("up", up), ("down", down))}
@@ -303,6 +314,6 @@ def held_out_report(last, preferences, held_out):
     return lines
 
 
-def resumption_report(start, warning):
+def resumption_report(start, warning, stopped):
     lines = [f"Went on after update {start} of this round, where training had been stopped"] if start else []
-    return lines + [warning] if warning else lines
+    return [*lines, *filter(None, [warning, stopped])]

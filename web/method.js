@@ -66,7 +66,9 @@ function mark(node, warnings) {
     button.serialize = false
     button.label = `⚠ ${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`
   }
-  resize(node, node.size[0], node.size[1] + leastHeight(node) - before)
+  // a saved size has the button in it already
+  const height = warnings.length ? Math.max(node.size[1], leastHeight(node)) : node.size[1] + leastHeight(node) - before
+  resize(node, node.size[0], height)
 }
 
 app.registerExtension({

@@ -31,7 +31,7 @@ def shown(folder):
 
 
 def write(folder, start, losses):
-    with Events(folder, start) as events:
+    with Events(folder) as events:
         for step, loss in enumerate(losses, start + 1):
             events.write(step, {"loss": loss})
 
@@ -68,8 +68,8 @@ def test_what_was_stopped_or_gone_back_on_is_not_shown_twice(tmp_path, start):
 
 def test_a_figure_measured_after_the_last_update_takes_nothing_away(tmp_path):
     write(tmp_path, 0, [1.0, 2.0])
-    with Events(tmp_path, 2) as events:
-        events.write(2, {"held-out accuracy": 0.5})
+    with Events(tmp_path) as events:
+        events.write(2, {"loss": 2.0, "held-out accuracy": 0.5})
     assert shown(tmp_path) == {"train/loss": [(1, 1.0), (2, 2.0)], "held-out/accuracy": [(2, 0.5)]}
 
 

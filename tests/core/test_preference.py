@@ -274,7 +274,7 @@ def test_labels_are_the_thumbs_or_else_the_side_of_the_mean_reward(trajectory):
     assert Preferences(trajectory, ((2, 0),), liked=(True, None, None)).labels == {0: True, 2: True}
     assert Preferences(trajectory, (), scores=(1.0, 2.0, 6.0)).labels == {0: False, 1: False, 2: True}
     assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).labels == {1: False, 2: True}
-    assert Preferences(trajectory, (), scores=(1.0, 1.0, 1.0)).labels == {}
+    assert Preferences(trajectory, (), scores=(0.1, 0.1, 0.1)).labels == {}, "their floating-point sum / 3 is above 0.1"
 
 
 @pytest.mark.parametrize("wrong", [dict(scores=(1.0, 2.0)), dict(liked=(True,))])

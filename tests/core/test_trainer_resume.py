@@ -259,6 +259,24 @@ def test_a_fit_that_was_stopped_early_does_not_go_on_when_it_is_taken_up_again(s
     assert again.fit(examples, history=history, stop=enough) == history and again.step == 3
 
 
+# --- dropout in passes ---
+
+def test_a_candidate_that_goes_through_twice_has_the_same_dropout_both_times(start, toy):
+    trainer, (example, *_) = start(dataclasses.replace(BRISK, candidates_per_pass=1), dropout=0.5)
+    given = {False: [], True: []}
+
+    def spy(x, sigma):
+        x0 = example.denoise(x, sigma)
+        given[torch.is_grad_enabled()].append(x0.detach())
+        return x0
+
+    trainer.reference.along(example)(0), trainer.update([Example(example.preferences, example.denoise)])
+    trainer.update([Example(example.preferences, spy)])
+    without, with_gradient = (torch.cat(given[grad]) for grad in (False, True))
+    assert torch.equal(without, with_gradient) and len(without) == 3 * 2
+    assert not torch.equal(with_gradient[0], with_gradient[1])
+
+
 # --- optimizers and averages ---
 
 CHOICES = [dict(optimizer="AdamW 8-bit"), dict(optimizer="AdamW schedule-free"), dict(ema=0.9), dict(
