@@ -26,11 +26,11 @@ from tools.workflow import load, to_api
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
 WORKERS = 2  # methods at a time, each in a host of its own with one thread
-SETS, CANDIDATES, STEPS, HELD_OUT, EVALUATED = 22, 4, 8, 0.4, 12
-COMMON = dict(epochs=2, sets_per_update=2, learning_rate=1.5e-3, beta=100.0, clip=0.0, weighting="standardised",
-              reference="base", guidance="off (faster)", step_fraction=0.3, rank=8, alpha=8.0,
+SETS, CANDIDATES, STEPS, CFG, CLEARLY, HELD_OUT, EVALUATED = 20, 6, 5, 1.0, 0.03, 0.4, 16
+COMMON = dict(epochs=2, sets_per_update=2, learning_rate=3e-3, beta=20.0, clip=0.0, weighting="standardised",
+              reference="base", guidance="as recorded", step_fraction=0.5, rank=8, alpha=8.0,
               targets="all linear and convolutions", weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0,
-              dpo_beta=5000.0, draws_per_set=3)
+              dpo_beta=5000.0, draws_per_set=2)
 # what differs from the node's defaults; PPO's clip of 1e-4 is made for new samples after each update
 METHODS = {
     "D3PO": {},
@@ -60,11 +60,11 @@ def recording(prompt, dataset):
               "D3POObjectivePreference"}
     graph = {name: dict(each, inputs=dict(each["inputs"])) for name, each in prompt.items() if each["class_type"] in wanted}
     sampler, judge = graph[node_of(graph, "D3POKSampler")]["inputs"], graph[node_of(graph, "D3POObjectivePreference")]
-    sampler |= {"model": [loader, 0], "steps": STEPS, "candidates": CANDIDATES}
+    sampler |= {"model": [loader, 0], "candidates": CANDIDATES}
     graph[node_of(graph, "D3POPrompts")]["inputs"] |= {"count": SETS, "seed": 1}
     graph["save"] = node("D3POSaveToDataset", trajectory=judge["inputs"]["trajectory"], images=judge["inputs"]["images"],
                          dataset=dataset, annotator="bench")
-    judge["inputs"]["dataset"] = ["save", 2]
+    judge["inputs"] |= {"dataset": ["save", 2], "least_difference": CLEARLY}
     return graph
 
 
@@ -74,7 +74,7 @@ def training(dataset, run, seed, changes):
         return node("D3POLoadPreferences", dataset=dataset, split=split, held_out=HELD_OUT, annotators="", joining="all",
                     since="", until="", **({"limit": 0} | more))
 
-    still = dict(COMMON, learning_rate=0.0, weight_decay=0.0, epochs=1, step_fraction=0.01, guidance="as recorded")
+    still = dict(COMMON, learning_rate=0.0, weight_decay=0.0, epochs=1, step_fraction=0.01)
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "train_sets": loaded("train"), "held_out": loaded("held out"), "one": loaded("train", limit=1),
@@ -161,7 +161,7 @@ def measured(todo, results, seeds, base):
     """Work off methods of the queue `todo` in a host of one's own."""
     with Host(make_base(base)) as host:
         prompt, dataset = to_api(load(WORKFLOW), host.object_info()), f"bench {time.time_ns()}"
-        prompt[node_of(prompt, "D3POKSampler")]["inputs"]["steps"] = STEPS
+        prompt[node_of(prompt, "D3POKSampler")]["inputs"] |= {"steps": STEPS, "cfg": CFG}
         host.run(recording(prompt, dataset), timeout=1800)
         before = measure(evaluate(host, prompt, EVALUATED))
         for name, changes in iter(todo.get, None):
