@@ -24,7 +24,7 @@ METHODS = [
 def trained(**train):
     """Training on recordings judged by brightness, measured on others. What is recorded is cached from test to test."""
     graph = with_prompts(judged(**RECORDING), PROMPTS, seed=1)
-    others = with_prompts(judged(**RECORDING), PROMPTS, seed=2)
+    others = with_prompts(judged(**RECORDING), 2 * PROMPTS, seed=2)
     renamed = {name: f"{name} held out" for name in ("prompts", "positive", "sampler", "decode", "judge")}
     for name, new_name in renamed.items():
         graph[new_name] = node(others[name]["class_type"], **{
