@@ -26,7 +26,8 @@ class Settings:
     reference       "base": the model without the LoRA; "round start": the LoRA as it is when training begins
     epochs          how often every judged set is used
     sets_per_update judged sets that share an optimizer step
-    step_fraction   share of each trajectory's steps that an update trains on, drawn anew each time
+    window_start, window_end  the part of each trajectory that is trained on: 0 is its first step, of most noise, 1 its end
+    step_fraction   share of these steps that an update trains on, drawn anew each time
     candidates_per_pass  candidates that go through the network together, 0: all; fewer need less memory and one more
                     forward pass, for the same gradient
 
@@ -60,6 +61,8 @@ class Settings:
     schedule: str = "constant"
     warmup: int = 0
     ema: float = 0.0
+    window_start: float = 0.0
+    window_end: float = 1.0
     method: str = "D3PO"
     caption_dropout: float = 0.0
     label_smoothing: float = 0.1

@@ -167,8 +167,8 @@ class Trainer:
             for example in batch:
                 generator = generator_of(settings.seed, self.step, example.trajectory.set_id)
                 share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
-                for term in self._terms(example, generator, settings.draws_per_set, settings.step_fraction,
-                                        settings.caption_dropout, self.method):
+                for term in self._terms(example, generator, settings.draws_per_set, settings.caption_dropout, self.method,
+                                        self._trained_steps(example.trajectory, generator)):
                     for name, value in self._accumulate(term, share).items():
                         sums[name] += share * value
                         shares[name] += share
@@ -214,8 +214,8 @@ class Trainer:
         """
         margins, by_quarter, kls = [], defaultdict(list), []
         for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
-            terms = list(self._terms(example, generator_of(example.trajectory.set_id), draws, step_fraction=1.0,
-                                     caption_dropout=0.0, method=RANKING))
+            terms = list(self._terms(example, generator_of(example.trajectory.set_id), draws, caption_dropout=0.0,
+                                     method=RANKING, steps=getattr(example.trajectory, "actions", None)))
             of_terms = []
             with torch.random.fork_rng(), self.adapter.using(self.trained()):  # without dropout
                 for term in terms:
@@ -240,8 +240,8 @@ class Trainer:
 
     # --- the terms of the loss ---
 
-    def _terms(self, example, generator, draws, step_fraction, caption_dropout, method):
-        """`draws` noised draws of an example, or where it has a trajectory a share of its random steps."""
+    def _terms(self, example, generator, draws, caption_dropout, method, steps):
+        """`draws` noised draws of an example, or where it has a trajectory these steps of it."""
         candidates = example.trajectory
 
         def denoise(x, sigma, by=example.denoise):
@@ -260,17 +260,33 @@ class Trainer:
                 yield NoisedDraw(example, sigma, noise, reference(by), partial(denoise, by=by), method, self.settings,
                                  self.device)
         else:
-            actions, ref_x0 = candidates.actions, self.reference.along(example)
+            ref_x0 = self.reference.along(example)
             sampled_x0 = self.sampler.along(example) if method.sampler else lambda i: None
-            drawn = torch.randperm(len(actions), generator=generator)[:_share(actions, step_fraction)]
-            for i in sorted(actions[i] for i in drawn.tolist()):
+            for i in steps:
                 yield TrajectoryStep(example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device)
 
     def _terms_in(self, candidates):
         """How many terms an update has of an example with these candidates."""
         if isinstance(candidates, CleanCandidates):
             return self.settings.draws_per_set
-        return _share(candidates.actions, self.settings.step_fraction)
+        return _share(self._window(candidates), self.settings.step_fraction)
+
+    def _trained_steps(self, candidates, generator):
+        """The steps of a trajectory that an update trains on, drawn from its window; None where there are no steps."""
+        if isinstance(candidates, CleanCandidates):
+            return None
+        window = self._window(candidates)
+        drawn = torch.randperm(len(window), generator=generator)[:_share(window, self.settings.step_fraction)]
+        return sorted(window[i] for i in drawn.tolist())
+
+    def _window(self, trajectory):
+        """Its random steps within the settings' window."""
+        start, end, steps = self.settings.window_start, self.settings.window_end, len(trajectory.sigmas) - 1
+        window = [i for i in trajectory.actions if start <= i / steps < end]
+        if not window:
+            raise ValueError(f"window_start, window_end: none of the {steps} recorded steps lies between {start:g} and "
+                             f"{end:g} of the way, or it is not random. Widen the window")
+        return window
 
     def _values(self, term, seed=0):
         """The Values of all of a term's candidates without gradients; chunk after chunk has its own dropout."""

@@ -117,6 +117,12 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("ema", default=0.0, advanced=True, min=0.0, max=0.9999, step=0.001, round=False, optional=True,
                                tooltip="Decay of a moving average of the LoRA's weights: the average is what is saved and "
                                        "sampled with, and training goes on from the weights. 0.99 to 0.999 smooths. 0: none."),
+                io.Float.Input("window_start", default=0.0, advanced=True, min=0.0, max=0.99, step=0.05, round=False, optional=True,
+                               tooltip="Recorded steps: where the part of the schedule begins that is trained on. 0: its first "
+                                       "step, of most noise, where an image as a whole is decided."),
+                io.Float.Input("window_end", default=1.0, advanced=True, min=0.01, max=1.0, step=0.05, round=False, optional=True,
+                               tooltip="Where that part ends. 1: with the last step, where details are. Half a schedule takes "
+                                       "half the time."),
                 io.Int.Input("evaluate_every", default=0, advanced=True, min=0, max=100000, optional=True,
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
                 io.Int.Input("patience", default=0, advanced=True, min=0, max=1000, optional=True,

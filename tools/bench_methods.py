@@ -26,8 +26,8 @@ from tools.workflow import load, to_api
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
 WORKERS = 2  # methods at a time, each in a host of its own with one thread
-SETS, CANDIDATES, STEPS, CFG, CLEARLY, HELD_OUT, EVALUATED = 20, 6, 5, 1.0, 0.03, 0.4, 16
-COMMON = dict(epochs=2, sets_per_update=2, learning_rate=3e-3, beta=20.0, clip=0.0, weighting="standardised",
+SETS, CANDIDATES, STEPS, CFG, CLEARLY, HELD_OUT, EVALUATED = 20, 4, 5, 1.0, 0.03, 0.4, 12
+COMMON = dict(epochs=2, sets_per_update=2, learning_rate=2e-3, beta=100.0, clip=0.0, weighting="standardised",
               reference="base", guidance="as recorded", step_fraction=0.5, rank=8, alpha=8.0,
               targets="all linear and convolutions", weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0,
               dpo_beta=5000.0, draws_per_set=2)

@@ -237,7 +237,7 @@ CHANGED = dict(
     beta=5.0, clip=0.01, weighting="standardised", reference="round start", learning_rate=1e-2, weight_decay=0.5,
     max_grad_norm=1e-3, epochs=2, sets_per_update=2, step_fraction=0.34, seed=3, dpo_beta=9.0, draws_per_set=2, method="IPO",
     caption_dropout=0.9, label_smoothing=0.4, winner_weight=0.9, winner_share=0.1, adaptation=0.1, adaptation_bound=1.01,
-    optimizer="AdamW schedule-free", schedule="cosine", warmup=5, ema=0.9, mapo_beta=4.0, mapo_snr=2.0, ratio_clip=0.5, kl_weight=5.0, reward_beta=2.0)
+    optimizer="AdamW schedule-free", schedule="cosine", warmup=5, ema=0.9, window_start=0.4, window_end=0.3, mapo_beta=4.0, mapo_snr=2.0, ratio_clip=0.5, kl_weight=5.0, reward_beta=2.0)
 METHOD_OF = dict(seed="Diffusion-DPO", dpo_beta="Diffusion-DPO", draws_per_set="Diffusion-DPO",
                  caption_dropout="Diffusion-DPO", label_smoothing="DPO with label smoothing", winner_weight="DPO with winner anchor",
                  winner_share="Diffusion-SDPO", adaptation="beta-DPO", adaptation_bound="beta-DPO", mapo_beta="MaPO",

@@ -121,6 +121,28 @@ def test_step_fraction_draws_other_steps_each_time_and_never_the_deterministic_o
     assert len(seen) == 12 and set(seen) == set(example.trajectory.sigmas[:3].tolist())
 
 
+@pytest.mark.parametrize("window, steps", [((0.0, 1.0), [0, 1, 2]), ((0.0, 0.5), [0, 1]), ((0.25, 0.5), [1]), ((0.3, 1.0), [2])])
+def test_a_window_of_the_schedule_holds_the_steps_that_are_trained_on_and_no_others(start, window, steps):
+    settings = dataclasses.replace(BRISK, window_start=window[0], window_end=window[1])
+    trainer, (example,) = start(settings, pairs=PAIRS[:1])
+    seen, inner = [], example.denoise
+
+    def spy(x, sigma):
+        if torch.is_grad_enabled():
+            seen.append(sigma[0].item())
+        return inner(x, sigma)
+
+    trainer.update([Example(example.preferences, spy)])
+    assert seen == [example.trajectory.sigmas[i].item() for i in steps]
+    assert trainer.steps_in([example]) == len(steps)
+
+
+def test_a_window_without_a_random_step_is_an_error(start):
+    trainer, examples = start(dataclasses.replace(BRISK, window_start=0.75), pairs=PAIRS[:1])
+    with pytest.raises(ValueError, match="window_start, window_end: none of the 4 recorded steps"):
+        trainer.fit(examples)
+
+
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}])
 def test_two_runs_from_one_seed_are_equal_to_the_bit(start, options):
     def run(settings, noise):
