@@ -115,7 +115,7 @@ def main():
     parser.add_argument("--sets", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", default="", help="methods: those with this in their name")
+    parser.add_argument("--only", default="", help="methods: only those with this in their name; the others stay as measured")
     parser.add_argument("--write", action="store_true", help="methods: put the table into docs/methods.md")
     arguments = parser.parse_args()
     if arguments.what == "picker":

@@ -35,7 +35,7 @@ COMMON = dict(epochs=2, sets_per_update=2, learning_rate=2e-3, beta=100.0, clip=
 METHODS = {
     "D3PO": {},
     "Diffusion-DPO": {},
-    "IPO": {},
+    "IPO": {"beta": 20.0},  # its target, a log-ratio difference of 1 / (2 beta), is too near at 100
     "DPO with label smoothing": {},
     "DPO with winner anchor": {},
     "Diffusion-SDPO": {},
@@ -182,7 +182,8 @@ def main(seeds, only, write):
     with ThreadPoolExecutor(WORKERS) as pool:
         for each in [pool.submit(measured, todo, found, seeds, BASE.with_name(f"bench {i}")) for i in range(WORKERS)]:
             each.result()
-    results = {name: found[name] for name in chosen}
+    known = json.loads(OUT.read_text()) if only and OUT.exists() else {}
+    results = {name: (known | found)[name] for name in METHODS if name in known | found}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(results, indent=1))
     if write:
