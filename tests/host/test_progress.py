@@ -29,7 +29,7 @@ def test_a_set_without_a_strict_preference_does_not_stop_the_progress_short(host
     graph = with_prompts(trained(dict(epochs=2), steps=3), [TEXT, "a dog"])
     graph["judge"]["inputs"]["least_difference"] = 0.0
     sets = found(host.run(graph | {"look": probe("Preferences", "judge")}), "look")
-    gaps = sorted(abs(look["scores"][0][0] - look["scores"][1][0]) for look in sets)
+    gaps = sorted(abs(look["scores"][0] - look["scores"][1]) for look in sets)
     graph["judge"]["inputs"]["least_difference"] = sum(gaps) / 2
     _, seen = watch(host, graph | {"losses": probe("LossMap", "train", 2)})
     values = progress(seen, "train")
