@@ -306,7 +306,7 @@ def serve(arguments) -> int:
 
 
 def test(arguments) -> int:
-    everything = ["tests", "-n", 2, "--dist", "loadgroup"]  # tests/conftest.py says what the two work on
+    everything = ["tests", "-n", 2]  # each worker has a host of its own
     return run(PYTHON, "-m", "pytest", *(arguments or everything), cwd=ROOT)
 
 

@@ -20,13 +20,6 @@ if torch_is_cpu_build():
     mend_torchaudio()
 
 
-def pytest_collection_modifyitems(items):
-    """Of two workers one has the host's tests, which take as long as all others; each has a host of its own. The browser
-    tests keep an event loop running, which the host's tests must not meet in one process."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("host" if "host" in item.path.parts else "core and web"))
-
-
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     assert CHECKPOINT.is_file(), "the emoji checkpoint is missing: run these tests by `python dev.py test tests/host`"

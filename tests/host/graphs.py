@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 from safetensors.torch import load_file
@@ -185,7 +186,13 @@ def end_all(host):
 
 def watch(host, prompt, on_message=lambda message: None, timeout=180):
     """Queue a prompt as a browser would, with a websocket: (history entry, all messages of the prompt)."""
-    return asyncio.run(_watch(host, prompt, on_message, timeout))
+    return awaited(_watch(host, prompt, on_message, timeout))
+
+
+def awaited(coroutine):
+    """What a coroutine returns; in a thread of its own, as the browser tests keep an event loop running in theirs."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 async def _watch(host, prompt, on_message, timeout):

@@ -8,7 +8,7 @@ import uuid
 import aiohttp
 import pytest
 
-from tests.host.graphs import (answer, begin, cached_nodes, choosing, found, live, messages, node, page, until,
+from tests.host.graphs import (answer, awaited, begin, cached_nodes, choosing, found, live, messages, node, page, until,
                                watch)
 from tests.host.test_errors_sampling import says
 
@@ -106,7 +106,7 @@ def test_every_browser_is_told_with_the_workflows_id(host):
                         if message["type"] == "d3po.closed":
                             return told["prompt_id"], seen
 
-    prompt_id, seen = asyncio.run(listen())
+    prompt_id, seen = awaited(listen())
     assert seen == [("d3po.waiting", prompt_id, "the-workflow"), ("d3po.closed", prompt_id, "the-workflow")]
     host.wait(prompt_id, 30)
 
