@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .loss import error_log_ratio
+from .terms import accuracy as ranked_right
 from .transition import per_candidate_mean
 
 BETA = 5000.0  # of Diffusion-DPO's launchers. It sets the rewards' unit and never their order
@@ -94,7 +95,7 @@ def accuracy(margins):
     Every pair weighs alike. Pairs of one set share images and a prompt, so they are not independent: the interval is
     Wilson's for as many pairs as they are worth.
     """
-    right = [0.5 + 0.5 * margin.double().sign() for margin in margins]
+    right = [ranked_right(margin.double()) for margin in margins]
     share, worth = float(torch.cat(right).mean()), effective_pairs(right)
     return Accuracy(share, *wilson(share, worth), worth, float(torch.cat(list(margins)).mean()))
 

@@ -80,12 +80,14 @@ class Term:
     @property
     def rewards(self):
         """[n]"""
-        return torch.tensor([self.preferences.rewards[i] for i in self.candidates.tolist()], device=self.device)
+        rewards = self.preferences.rewards
+        return torch.tensor([rewards[i] for i in self.candidates.tolist()], device=self.device)
 
     @property
     def liked(self):
         """[n] bool"""
-        return torch.tensor([self.preferences.labels[i] for i in self.candidates.tolist()], device=self.device)
+        labels = self.preferences.labels
+        return torch.tensor([labels[i] for i in self.candidates.tolist()], device=self.device)
 
     def metrics(self, value, values):
         """What to log of the term, 0-d tensors by name."""
