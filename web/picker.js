@@ -87,6 +87,7 @@ class Widget {
   }
 
   #release() {
+    clearTimeout(this.#timer) // told now, ComfyUI would take what it has just restored for a change, and forget its redo
     for (const stop of this.#silence) stop()
     this.view.close()
     widgets.delete(this)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from d3po_core.dataset import Dataset
+from tests.host.conftest import COLOURS
 from tests.host.graphs import (
     Once, found, judged, messages, node, probe, recording, stage, train_node, unique, watch)  # fmt: skip
 from tests.host.test_errors_sampling import says
-from tests.host.test_image_pairs import COLOURS
 
 SHADES = [0.45, 1.0, 0.3, 0.75]  # darkest to brightest: 2, 0, 3, 1
 

@@ -51,6 +51,7 @@ def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(pick
     picker.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     picker.until(lambda: picker.value == {})
     picker.question()
+    picker.page.wait_for_timeout(400)  # a widget that is gone must not tell of its change any more
     picker.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.redo()")
     picker.until(lambda: picker.value == done)
     picker.question()
