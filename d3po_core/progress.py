@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .run_files import NotOurs, content_name, read, read_record, write
+from .watch import best_update
 
 FORMAT = "d3po.progress/2"
-FILE = "progress.safetensors"
+FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 
 
 def trained_on(preferences):
@@ -30,21 +31,20 @@ def key_of(start, tensors, settings, model, data):
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
     """The progress of the train step `key` in a run's folder.
 
-    folder  None: nothing is kept
-    every   how many updates lie between two states that are kept; 0: none is
+    folder     None: nothing is kept
+    every      how many updates lie between two states that are kept; 0: none is
+    keep_best  remember the state after the update with the best held-out figures, for `back_to_best`
     """
 
     folder: Path | None
     key: str
     every: int = 1
-
-    @property
-    def path(self):
-        return self.folder / FILE
+    keep_best: bool = False
+    _best: dict | None = None  # update, step, tensors; written: whether it is on disk
 
     def fit(self, trainer, examples, begin=lambda start: None, on_update=lambda history: None, **options):
         """`trainer.fit` from where this train step was stopped: (every update's metrics, how many updates had been made
@@ -57,39 +57,64 @@ class Progress:
 
         def keep(history):
             on_update(history)
+            if self.keep_best and best_update(history) == len(history):
+                tensors, step = trainer.state()
+                copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+                self._best = {"update": len(history), "step": step, "tensors": copies, "written": False}
             if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
                 self.save(trainer, history)
 
         history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
         return history, len(before), warning
 
+    def back_to_best(self, trainer, history):
+        """Put the trainer back to where it was after the best of these updates: the updates' metrics up to it.
+
+        All of them, with the trainer as it is, where nothing was measured or the last update is the best.
+        """
+        best, self._best = self._best, None
+        if best is None or best["update"] != best_update(history):
+            return history
+        trainer.load_state(best["tensors"], best["step"])
+        return history[:best["update"]]
+
     def _take_up(self, trainer):
         try:
             found = self.find()
+            best = self.find(BEST_FILE) if found and self.keep_best else None
         except NotOurs as error:
             return [], f"The progress of a train step that had been stopped was lost, and this one began anew: {error}"
         if found is None:
             return [], ""
+        if best:
+            tensors, record = best
+            self._best = {"update": record["update"], "step": record["step"], "tensors": tensors, "written": True}
         tensors, record = found
         trainer.load_state(tensors, record["step"])
         return record["history"], ""
 
-    def find(self):
+    def find(self, file=FILE):
         """(tensors, record) of this very train step, or None. Raises NotOurs if there is no telling."""
-        return read(self.path, FORMAT) if self._is_there() else None
+        return read(self.folder / file, FORMAT) if self._is_there(file) else None
 
-    def _is_there(self):
-        return self.folder and self.path.exists() and read_record(self.path, FORMAT).get("key") == self.key
+    def _is_there(self, file):
+        path = self.folder and self.folder / file
+        return path and path.exists() and read_record(path, FORMAT).get("key") == self.key
 
     def save(self, trainer, history):
+        if self._best and not self._best["written"]:  # first, so that no progress is past a best that is not on disk
+            write(self.folder / BEST_FILE, FORMAT, self._best["tensors"],
+                  {"key": self.key, "step": self._best["step"], "update": self._best["update"]})
+            self._best["written"] = True
         tensors, step = trainer.state()
-        write(self.path, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
+        write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
 
     def remove(self):
         """Remove it, unless it is another train step's by now."""
-        with suppress(NotOurs, OSError):  # then it is in nobody's way: the next train step replaces it
-            if self._is_there():
-                self.path.unlink()
+        for file in FILES:
+            with suppress(NotOurs, OSError):  # then it is in nobody's way: the next train step replaces it
+                if self._is_there(file):
+                    (self.folder / file).unlink()
 
 
 def _sha(text):

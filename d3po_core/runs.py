@@ -3,6 +3,7 @@
 run.safetensors                       its LoRA, optimizer, step and metrics, and what each round was trained on
 checkpoints/step-000123.safetensors   the same of earlier steps: the last few, and the best on held-out sets
 progress.safetensors                  a train step that has not ended yet (progress.py)
+progress-best.safetensors             that train step after its best update so far
 
 No file is ever changed, only replaced by a whole one.
 """
@@ -269,7 +270,7 @@ def _refuse_links(root, folder):
 
 def _own_files(folder):
     """All that this pack writes into a run's folder, run.safetensors last: until then the run is one."""
-    whole = [folder / progress.FILE, *_checkpoint_files(folder), folder / STATE]
+    whole = [*(folder / file for file in progress.FILES), *_checkpoint_files(folder), folder / STATE]
     return [*leftovers(folder), *leftovers(folder / CHECKPOINTS),
             *(path for path in whole if path.exists() or path.is_symlink())]
 

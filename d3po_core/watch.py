@@ -14,6 +14,12 @@ SIGMAS = 4.0  # standard errors that chance does not make: of eight numbers in 0
 QUARTERS = [f"margin, noise quarter {k}" for k in range(1, 5)]
 
 
+def best_update(history):
+    """The update with the best held-out accuracy, of equals the first with the highest held-out margin; 0 where nothing
+    was measured."""
+    return max(_evaluated(history), key=lambda e: e[1:], default=(0,))[0]
+
+
 def stop_reason(history, stop_kl=0.0, patience=0):
     """Why training should end after the last update, as a sentence; "" where it should go on.
 
@@ -21,14 +27,14 @@ def stop_reason(history, stop_kl=0.0, patience=0):
     patience  so many evaluations in a row may not all be without a new best held-out accuracy; 0: they may. Of equal
               accuracies the one with the higher held-out margin is better
     """
-    evaluated = _evaluated(history)
-    best = max(evaluated, key=lambda e: e[1:], default=None)
-    best_words = f" The best held-out accuracy was {best[1]:.3g}, after update {best[0]}." if best else ""
+    evaluated, best = _evaluated(history), best_update(history)
+    best_words = (f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
+                  if best else "")
     kl = [value for _, value in _series(history, "KL to reference")][-SMOOTH:]
     if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl:
         return (f"stopped after update {len(history)}: KL to reference is {fmean(kl):.3g}, above stop_kl {stop_kl:g}."
                 + best_words)
-    since = sum(update > best[0] for update, *_ in evaluated) if best else 0
+    since = sum(update > best for update, *_ in evaluated)
     if patience > 0 and since >= patience:
         return (f"stopped after update {len(history)}: held-out accuracy is {evaluated[-1][1]:.3g}, and the last "
                 f"{since} evaluations brought no new best (patience {patience}).{best_words}")

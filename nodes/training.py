@@ -1,7 +1,8 @@
 """The train step: preferences in, LoRA out."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import comfy.sd
 import comfy.utils
@@ -127,7 +128,7 @@ class D3POTrainStep(io.ComfyNode):
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
                 io.Int.Input("patience", default=0, advanced=True, min=0, max=1000, optional=True,
                              tooltip="Stop when the held-out accuracy has not been above its best for so many measurements "
-                                     "in a row. 0: never."),
+                                     "in a row, and hand on the LoRA as it was at its best. 0: never."),
                 io.Float.Input("stop_kl", default=0.0, advanced=True, min=0.0, max=1e6, step=0.001, round=False, optional=True,
                                tooltip="Stop when the KL to the reference, by mean over the latent and a few updates, is above "
                                        "this: the LoRA has gone as far from the model as you like. 0: never."),
@@ -146,88 +147,127 @@ class D3POTrainStep(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preferences, lora=None, held_out=None, save_every=(1,), method=None, **widgets):
-        model, lora = model[0], (lora or [None])[0]
-        values = DEFAULTS | {name: value[0] for name, value in widgets.items()}
-        shape = {name: values.pop(name) for name in SHAPE}
-        dropout, stop = values.pop("dropout"), {name: values.pop(name) for name in ("patience", "stop_kl")}
-        evaluate_every = values.pop("evaluate_every")
-        guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
-        learn_from, of_method = chosen(method or {"method": [trainer.Settings().method]})
-        settings = trainer.Settings(**values, **of_method)
+        model, lora, plan, began = model[0], (lora or [None])[0], Plan.of(method, widgets), time.monotonic()
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
-        if stop["patience"] and (held_out is None or not evaluate_every):
+        if plan.patience and (held_out is None or not plan.evaluate_every):
             raise ValueError("patience: there is nothing to be patient about. Wire judged sets to held_out and set "
                              "evaluate_every, or set patience to 0")
         held_out, base = held_out or (), host.fingerprint(model)
         require_same_model(model, base, [p.trajectory for p in preferences])
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
-        preferences, held_out = (learnable(model, judged, learn_from) for judged in (preferences, held_out))
-        start = require_continuable(lora, base, shape)
-        policy = host.policy_name(model)
-        start_policy = start.policy if start.step or start.initial else policy
-        reference_policy = start_policy if settings.reference == "round start" else policy
-        described = asdict(settings) | shape | stop | {
-            "dropout": dropout, "evaluate_every": evaluate_every, "learn_from": learn_from,
-            "architecture": type(model.model.model_config).__name__}
+        preferences, held_out = (learnable(model, judged, plan.learn_from) for judged in (preferences, held_out))
+        start = require_continuable(lora, base, plan.shape)
+        described = plan.described | {"architecture": type(model.model.model_config).__name__}
         wired = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
-        watched = trained_on(held_out) if evaluate_every else []  # else nothing depends on them before the end
-        round_ = round_of(start, described | {"guidance": guidance, "above": above, "watched": watched}, preferences)
-        progress = Progress(start.run, round_["key"], save_every[0])
-        began = time.monotonic()
+        watched = trained_on(held_out) if plan.evaluate_every else []  # else nothing depends on them before the end
+        round_ = round_of(start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences)
+        progress = Progress(start.run, round_["key"], save_every[0], keep_best=plan.patience > 0)
 
-        def stop_reason(made):
-            """The LoRA is as far from the reference as the run has brought it; new bests are this training's own."""
-            return (watch.stop_reason(made, patience=stop["patience"])
-                    or watch.stop_reason(start.history + made, stop_kl=stop["stop_kl"]))
+        out = host.train_inside(
+            model, [p.trajectory for p in [*preferences, *held_out]],
+            lambda session: train(session, plan, start, preferences, held_out, host.policy_name(model), progress))
 
-        def work(session):
-            adapter = Adapter(session.network, seed=settings.seed, device=session.device, dropout=dropout, **shape)
-            try:
-                if start.initial:  # before the trainer, whose reference may be the round's start
-                    adapter.begin_from(start.initial)
-                # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
-                known = {name for name in (reference_policy, start_policy) if guidance is None and (
-                    name == policy or session.dtype == torch.float32)}
-                steps = trainer.Trainer(adapter, settings, reference_policy if reference_policy in known else None,
-                                        session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
-                                        start_policy=start_policy if start_policy in known else None)
-                if start.step:
-                    steps.load_state(start.tensors, start.step)
-                examples, unseen = ([example(session, p, guidance) for p in judged] for judged in (preferences, held_out))
-                total = steps.steps_in(examples)
-                bar = comfy.utils.ProgressBar(total)
-                with Events(start.run and events_folder(start.run.name)) as events:
-                    history, *resumed = progress.fit(
-                        steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
-                        on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=evaluate_every, stop=stop_reason,
-                        on_update=lambda made: events.write(steps.step, made[-1]))
-                    if not evaluate_every or len(history) % evaluate_every:
-                        told = history[-1]
-                        if resumed[0] < len(history):  # the rest of the last update's is written
-                            told = {name: value for name, value in told.items() if name.startswith("held-out")}
-                        events.write(steps.step, told)
-                stopped = stop_reason(history) if len(history) < steps.updates_in(examples) else ""
-                return steps.trained(), steps.state(), history, [*resumed, stopped]
-            finally:
-                adapter.eject()
-
-        weights, (tensors, step), history, resumed = host.train_inside(
-            model, [p.trajectory for p in [*preferences, *held_out]], work)
-        tensors_out = to_state_dict(weights, shape["alpha"], adapter=shape["adapter"])
-        record = start.history + history
-        state = TrainingState(tensors, step, described, base, history=record, rounds=start.rounds + [round_],
-                              unsaved=start.unsaved + [progress])
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors_out, 1.0, 0)
-        host.carry(tuned, content_name(weights))
+        tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
+        state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
+                              rounds=start.rounds + [round_], unsaved=start.unsaved + [progress])
+        tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
+        host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = watch.warnings(record)
-        text = "\n".join([report(preferences, history, step, time.monotonic() - began),
-                          *held_out_report(history[-1], preferences, held_out), *resumption_report(*resumed),
+        warned = watch.warnings(state.history)
+        text = "\n".join([report(preferences, out, time.monotonic() - began),
+                          *held_out_report(out.history[-1], preferences, held_out), *out.told,
                           *(f"Warning: {one}" for one in warned)])
-        return io.NodeOutput(tuned, TrainedLora(tensors_out, state), loss_map(record), step, text,
+        return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,
                              ui={"text": [text], "warnings": warned})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the widgets say. guidance None: as recorded."""
+
+    settings: trainer.Settings
+    shape: dict
+    learn_from: str
+    guidance: float | None
+    dropout: float
+    evaluate_every: int
+    patience: int
+    stop_kl: float
+
+    @classmethod
+    def of(cls, method, widgets):
+        values = DEFAULTS | {name: value[0] for name, value in widgets.items()}
+        shape = {name: values.pop(name) for name in SHAPE}
+        own = {name: values.pop(name) for name in ("dropout", "evaluate_every", "patience", "stop_kl")}
+        guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
+        learn_from, of_method = chosen(method or {"method": [trainer.Settings().method]})
+        return cls(trainer.Settings(**values, **of_method), shape, learn_from, guidance, **own)
+
+    @property
+    def described(self):
+        """What a run notes of it."""
+        own = {name: getattr(self, name) for name in ("dropout", "evaluate_every", "learn_from", "patience", "stop_kl")}
+        return asdict(self.settings) | self.shape | own
+
+    def stop_reason(self, before, made):
+        """The LoRA is as far from the reference as the run has brought it; new bests are this training's own."""
+        return (watch.stop_reason(made, patience=self.patience)
+                or watch.stop_reason(before + made, stop_kl=self.stop_kl))
+
+
+class Outcome(NamedTuple):
+    """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and of all that
+    were made; what there is to tell, in lines."""
+
+    weights: dict
+    tensors: dict
+    step: int
+    history: list
+    made: list
+    told: list
+
+
+def train(session, plan, start, preferences, held_out, policy, progress):
+    """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model's."""
+    settings = plan.settings
+    start_policy = start.policy if start.step or start.initial else policy
+    reference_policy = start_policy if settings.reference == "round start" else policy
+    adapter = Adapter(session.network, seed=settings.seed, device=session.device, dropout=plan.dropout, **plan.shape)
+    try:
+        if start.initial:  # before the trainer, whose reference may be the round's start
+            adapter.begin_from(start.initial)
+        # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
+        known = {name for name in (reference_policy, start_policy) if plan.guidance is None and (
+            name == policy or session.dtype == torch.float32)}
+        steps = trainer.Trainer(adapter, settings, reference_policy if reference_policy in known else None,
+                                session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
+                                start_policy=start_policy if start_policy in known else None)
+        if start.step:
+            steps.load_state(start.tensors, start.step)
+        examples, unseen = ([example(session, p, plan.guidance) for p in judged] for judged in (preferences, held_out))
+        total = steps.steps_in(examples)
+        bar = comfy.utils.ProgressBar(total)
+        with Events(start.run and events_folder(start.run.name)) as events:
+            made, resumed, warning = progress.fit(
+                steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
+                on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=plan.evaluate_every,
+                stop=lambda made: plan.stop_reason(start.history, made),
+                on_update=lambda made: events.write(steps.step, made[-1]))
+            if not plan.evaluate_every or len(made) % plan.evaluate_every:
+                last = made[-1]
+                if resumed < len(made):  # the rest of the last update's is written
+                    last = {name: value for name, value in last.items() if name.startswith("held-out")}
+                events.write(steps.step, last)
+        stopped = plan.stop_reason(start.history, made) if len(made) < steps.updates_in(examples) else ""
+        history = progress.back_to_best(steps, made)
+        told = [resumed and f"Went on after update {resumed} of this round, where training had been stopped", warning, stopped,
+                len(history) < len(made) and f"Went back to update {len(history)}, which ranks held_out best: the figures "
+                                             "above and the LoRA are of that"]
+        return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)))
+    finally:
+        adapter.eject()
 
 
 def learnable(model, preferences, learn_from):
@@ -300,10 +340,9 @@ def require_continuable(lora, base, shape):
     return training
 
 
-def report(preferences, history, step, seconds):
-    last = history[-1]
-    pairs = sum(len(p.pairs) for p in preferences)
-    lines = [f"{pairs} pairs in {len(preferences)} sets, {len(history)} updates ({step} in all), {seconds:.0f} s"]
+def report(preferences, out, seconds):
+    last, pairs = out.history[-1], sum(len(p.pairs) for p in preferences)
+    lines = [f"{pairs} pairs in {len(preferences)} sets, {len(out.made)} updates ({out.step} in all), {seconds:.0f} s"]
     lines += [f"{name}: {last[name]:.4g}" for name in (
         "loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference",
         "clip fraction", "gradient norm") if name in last]
@@ -318,8 +357,3 @@ def held_out_report(last, preferences, held_out):
     if known:
         lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
     return lines
-
-
-def resumption_report(start, warning, stopped):
-    lines = [f"Went on after update {start} of this round, where training had been stopped"] if start else []
-    return [*lines, *filter(None, [warning, stopped])]

@@ -23,7 +23,27 @@ def test_held_out_figures_come_when_asked_for_and_training_stops_without_a_new_b
     losses = found(entry, "losses")
     measured = [i + 1 for i, value in enumerate(losses["held-out_accuracy"]) if not math.isnan(value)]
     assert measured == [2, 4, 6, 8], "the first is the best, and three more bring nothing new"
-    assert "patience 3" in entry["outputs"]["train"]["text"][0]
+    report = entry["outputs"]["train"]["text"][0]
+    assert "8 updates (2 in all)" in report and "patience 3" in report and "Went back to update 2" in report
+
+
+def test_with_patience_a_run_is_what_it_was_at_its_best(host):
+    """As if it had been trained for as many epochs and no longer."""
+    def patient(run, **training):
+        graph = loop(run, dict(learning_rate=0.05, targets="all linear and convolutions") | training, seed=87)
+        if training.get("patience"):
+            graph["train"]["inputs"]["held_out"] = ["judge", 0]
+        return graph | {"losses": probe("LossMap", "train", 2)} | stock_image(["train", 0], "tuned")
+
+    run = unique("patient")
+    entry = host.run(patient(run, epochs=40, evaluate_every=1, patience=2))
+    losses = found(entry, "losses")
+    measured = list(zip(losses["held-out_accuracy"], losses["held-out_margin"]))
+    best = measured.index(max(measured)) + 1
+    assert best == len(measured) - 2, "two more updates and no new best"
+    shorter = host.run(patient(unique("shorter"), epochs=best))
+    assert found(entry, "tuned_latent") == found(shorter, "tuned_latent")
+    assert entry["outputs"]["save"]["text"] == [f"{run}: {best} steps"]
 
 
 @pytest.mark.parametrize("chosen", [dict(ema=0.5), dict(optimizer="AdamW schedule-free"), dict(
