@@ -153,6 +153,12 @@ def advantages(scores, clip=5.0):
     return ((scores - scores.mean()) / scores.std(correction=0)).clamp(-clip, clip)
 
 
+def ratio_clip_fraction(log_ratio, advantage, clip):
+    """Share of the candidates that PPO's clip holds, so that `ddpo` pulls on them no more, 0...1, a 0-d tensor."""
+    held = torch.where(advantage >= 0, log_ratio >= math.log1p(clip), log_ratio <= math.log1p(-clip))
+    return (held & (advantage != 0)).float().mean()
+
+
 def ddpo(log_ratio, advantage, clip=1e-4):
     """-min(A r, A clamp(r, 1 - clip, 1 + clip)), r = exp(log-ratio): DDPO's policy gradient with PPO's clipping.
 

@@ -52,7 +52,8 @@ class Method:
         return [name for name, needless in {
             "beta": not self.beta or self.terms == NOISED, "dpo_beta": not self.beta or self.terms == RECORDED,
             "clip": not self.clamps, "weighting": self.terms == NOISED, "step_fraction": self.terms == NOISED,
-            "draws_per_set": self.terms == RECORDED}.items() if needless]
+            "draws_per_set": self.terms == RECORDED, "window_start": self.terms == NOISED,
+            "window_end": self.terms == NOISED}.items() if needless]
 
     @property
     def wanted(self):

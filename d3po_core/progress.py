@@ -59,8 +59,7 @@ class Progress:
             on_update(history)
             if self.keep_best and best_update(history) == len(history):
                 tensors, step = trainer.state()
-                copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-                self._best = {"update": len(history), "step": step, "tensors": copies, "written": False}
+                self._best = {"update": len(history), "step": step, "tensors": tensors, "written": False}
             if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
                 self.save(trainer, history)
 
@@ -108,6 +107,9 @@ class Progress:
             self._best["written"] = True
         tensors, step = trainer.state()
         write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
+        if not self._best:  # a best that is there belonged to the progress that was there
+            with suppress(OSError):
+                (self.folder / BEST_FILE).unlink(missing_ok=True)
 
     def remove(self):
         """Remove it, unless it is another train step's by now."""

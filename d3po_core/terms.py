@@ -94,14 +94,18 @@ class Term:
         told, log_ratio = {"loss": value}, values.log_ratio
         if len(self.places):
             (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
-            told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean(),
-                     "clip fraction": loss.clip_fraction(self.weight * torch.cat([w, l]), self.clip)}
+            told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
+            if self.clip:
+                told["clip fraction"] = loss.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
             told |= {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
         else:
             liked = self.preferences.labels
             for name, wanted in (("winner log-ratio", True), ("loser log-ratio", False)):
                 of = [i for i, candidate in enumerate(self.candidates.tolist()) if liked.get(candidate) is wanted]
                 told |= {name: log_ratio[of].mean()} if of else {}
+        if values.sampler_log_ratio is not None:
+            told["clip fraction"] = loss.ratio_clip_fraction(
+                self.weight * values.sampler_log_ratio, loss.advantages(self.rewards), self.settings.ratio_clip)
         if values.kl is not None:
             told["KL to reference"] = values.kl.mean()
         return told | {f"{name}, noise quarter {self.quarter}": told[name] for name in (

@@ -31,11 +31,14 @@ class Example:
 
     Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
     unconditional denoises without the prompt, for caption dropout.
+    own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA as it is when
+    training begins is taken for that policy.
     """
 
     preferences: Preferences
     denoise: Callable
     unconditional: Callable | None = None
+    own_sampler: bool = False
 
     @property
     def trajectory(self):
@@ -47,7 +50,7 @@ class Trainer:
 
     reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
     reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as it is when
-    training begins, which methods that learn from their own samples take for the policy that sampled.
+    training begins.
 
     loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they overflow.
 
@@ -261,9 +264,13 @@ class Trainer:
                                  self.device)
         else:
             ref_x0 = self.reference.along(example)
-            sampled_x0 = self.sampler.along(example) if method.sampler else lambda i: None
+            sampled_x0 = self._sampled_x0(example) if method.sampler else lambda i: None
             for i in steps:
                 yield TrajectoryStep(example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device)
+
+    def _sampled_x0(self, example):
+        """i -> x0 at step i of the example's trajectory by the policy that sampled, [N, C, H, W]."""
+        return example.trajectory.denoised.__getitem__ if example.own_sampler else self.sampler.along(example)
 
     def _terms_in(self, candidates):
         """How many terms an update has of an example with these candidates."""

@@ -20,17 +20,18 @@ def best_update(history):
     return max(_evaluated(history), key=lambda e: e[1:], default=(0,))[0]
 
 
-def stop_reason(history, stop_kl=0.0, patience=0):
+def stop_reason(history, stop_kl=0.0, patience=0, before=()):
     """Why training should end after the last update, as a sentence; "" where it should go on.
 
     stop_kl   the mean KL to the reference of the last five updates may not be above this; 0: it may be anything
+    before    earlier history, whose KL is that of the same LoRA to the same reference
     patience  so many evaluations in a row may not all be without a new best held-out accuracy; 0: they may. Of equal
               accuracies the one with the higher held-out margin is better
     """
     evaluated, best = _evaluated(history), best_update(history)
     best_words = (f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
                   if best else "")
-    kl = [value for _, value in _series(history, "KL to reference")][-SMOOTH:]
+    kl = _values([*before, *history], "KL to reference")[-SMOOTH:]
     if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl:
         return (f"stopped after update {len(history)}: KL to reference is {fmean(kl):.3g}, above stop_kl {stop_kl:g}."
                 + best_words)
@@ -70,7 +71,8 @@ def _clamp_saturates(history):
     clipped = _values(history, "clip fraction")[-ENOUGH:]
     if len(clipped) == ENOUGH and fmean(clipped) > 0.8:
         return (f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach nothing: "
-                "training has all but ended. Set a larger clip, or 0, or lower learning_rate.")
+                "training has all but ended. Set a larger clip, or 0 (with DDPO and DPOK a larger ratio_clip), or a lower "
+                "learning_rate.")
 
 
 def _over_optimised(history):
@@ -135,9 +137,9 @@ def _values(history, name):
 
 
 def _evaluated(history):
-    """(update, held-out accuracy, held-out margin) of every evaluation."""
-    return [(update, accuracy, history[update - 1].get("held-out margin", 0.0))
-            for update, accuracy in _series(history, "held-out accuracy")]
+    """(update, held-out accuracy, held-out margin) of every evaluation. One that overflowed tells nothing."""
+    return [(update, accuracy, margin) for update, accuracy in _series(history, "held-out accuracy")
+            if math.isfinite(accuracy) and math.isfinite(margin := history[update - 1].get("held-out margin", 0.0))]
 
 
 def _halves(values):

@@ -60,14 +60,16 @@ OPTIONS = {
         learn_from((NOISED, RECORDED_NOISE)), caption_dropout(0.0)],
     "Diffusion-KTO": EITHER,
     "DDPO": [
-        value("ratio_clip", 0.0, 1.0, 1e-4,
+        value("ratio_clip", 1e-6, 0.99, 1e-4,
               "How far the probability of a step may move from what it was at sampling before it is pushed no further. "
-              "clip_range in its code, PPO's epsilon.")],
+              "1e-4 is made for new samples after every update; picks that are used again want about 0.1. clip_range in its "
+              "code, PPO's epsilon.")],
     "DPOK": [
         value("kl_weight", 0.0, 1000.0, 1e-4,
               "Weight of the KL to the reference beside the standardised reward. Its code's kl_weight divided by its "
               "reward_weight."),
-        value("ratio_clip", 0.0, 1.0, 1e-4, "As DDPO's.")],
+        value("ratio_clip", 1e-6, 0.99, 1e-4,
+              "As DDPO's: 1e-4 for new samples after every update, about 0.1 for picks that are used again.")],
     "reward-weighted": [
         value("reward_beta", 0.0, 100.0, 0.1,
               "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. 1 / temperature "
@@ -75,7 +77,8 @@ OPTIONS = {
     "supervised": EITHER,
 }
 
-UNUSED = {name: [*method.unused, *(["guidance"] if method.terms == NOISED else [])] for name, method in METHODS.items()}
+UNUSED = {name: [*method.unused, *(["guidance"] if method.terms == NOISED else []),
+                 *([] if method.reference else ["stop_kl"])] for name, method in METHODS.items()}
 
 METHOD = io.DynamicCombo.Input(
     "method", optional=True,

@@ -1,5 +1,7 @@
 """The train step: preferences in, LoRA out."""
 
+import hashlib
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -51,10 +53,12 @@ class D3POTrainStep(io.ComfyNode):
                              tooltip="Judged sets (prompts) that share one optimizer step. More give a steadier direction."),
                 io.Float.Input("learning_rate", default=3e-5, min=0.0, max=1.0, step=1e-6, round=False,
                                tooltip="Size of an optimizer step (AdamW). D3PO uses 3e-5 over thousands of updates; a few "
-                                       "dozen updates want more, up to about 1e-3."),
+                                       "dozen updates want more, 3e-4 to 2e-3."),
                 io.Float.Input("beta", default=0.1, min=1e-6, max=100000.0, step=0.01, round=False,
                                tooltip="How much difference from the reference satisfies the loss. Higher: learning stops "
-                                       "sooner. D3PO uses 0.1 with the paper weighting; standardised wants about 200."),
+                                       "sooner. D3PO uses 0.1 with the paper weighting; standardised wants about 100, IPO about "
+                                       "20. By mean over the latent: where log-probs are summed, it is called beta too and "
+                                       "is as much smaller as the latent has numbers."),
                 io.Float.Input("clip", default=0.1, min=0.0, max=0.99, step=0.01, round=False,
                                tooltip="Probability ratios are held within 1 - clip and 1 + clip, beyond which a step of a "
                                        "candidate is not pushed further. 0: no limit. D3PO uses 0.1."),
@@ -94,8 +98,9 @@ class D3POTrainStep(io.ComfyNode):
                                      "so that training which was stopped or killed goes on from there. 0: never."),
                 io.Float.Input("dpo_beta", default=5000.0, min=1e-6, max=1e6, step=100.0, round=False, optional=True,
                                tooltip="For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code "
-                                       "counts it, half of it before the difference of errors. beta, clip and weighting "
-                                       "above are for trajectories."),
+                                       "counts it, half of it before the difference of errors. Trainers with beta before "
+                                       "the whole difference take half this value. beta, clip and weighting above are for "
+                                       "trajectories."),
                 io.Int.Input("draws_per_set", default=4, min=1, max=1000, optional=True,
                              tooltip="For image pairs without a trajectory: at how many noise levels an update looks at each "
                                      "set. More are steadier and slower."),
@@ -127,8 +132,9 @@ class D3POTrainStep(io.ComfyNode):
                 io.Int.Input("evaluate_every", default=0, advanced=True, min=0, max=100000, optional=True,
                              tooltip="After every how many updates to measure on held_out. 0: only at the end."),
                 io.Int.Input("patience", default=0, advanced=True, min=0, max=1000, optional=True,
-                             tooltip="Stop when the held-out accuracy has not been above its best for so many measurements "
-                                     "in a row, and hand on the LoRA as it was at its best. 0: never."),
+                             tooltip="Stop when the held-out accuracy (of equal ones, the margin) has not been above its best "
+                                     "for so many measurements in a row, and hand on the LoRA as it was at this train "
+                                     "step's best. 0: never."),
                 io.Float.Input("stop_kl", default=0.0, advanced=True, min=0.0, max=1e6, step=0.001, round=False, optional=True,
                                tooltip="Stop when the KL to the reference, by mean over the latent and a few updates, is above "
                                        "this: the LoRA has gone as far from the model as you like. 0: never."),
@@ -150,10 +156,10 @@ class D3POTrainStep(io.ComfyNode):
         model, lora, plan, began = model[0], (lora or [None])[0], Plan.of(method, widgets), time.monotonic()
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
-        if plan.patience and (held_out is None or not plan.evaluate_every):
-            raise ValueError("patience: there is nothing to be patient about. Wire judged sets to held_out and set "
-                             "evaluate_every, or set patience to 0")
         held_out, base = held_out or (), host.fingerprint(model)
+        if plan.patience and not (plan.evaluate_every and any(p.pairs for p in held_out)):
+            raise ValueError("patience: there is nothing to be patient about. Wire judged sets with strict preferences to "
+                             "held_out and set evaluate_every, or set patience to 0")
         require_same_model(model, base, [p.trajectory for p in preferences])
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
         preferences, held_out = (learnable(model, judged, plan.learn_from) for judged in (preferences, held_out))
@@ -163,11 +169,13 @@ class D3POTrainStep(io.ComfyNode):
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
         watched = trained_on(held_out) if plan.evaluate_every else []  # else nothing depends on them before the end
         round_ = round_of(start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences)
+        round_["figures"] = figures_name(described, plan.guidance, held_out)
+        before = alike(start, round_["figures"])
         progress = Progress(start.run, round_["key"], save_every[0], keep_best=plan.patience > 0)
 
         out = host.train_inside(
             model, [p.trajectory for p in [*preferences, *held_out]],
-            lambda session: train(session, plan, start, preferences, held_out, host.policy_name(model), progress))
+            lambda session: train(session, plan, start, before, preferences, held_out, host.policy_name(model), progress))
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
@@ -175,9 +183,9 @@ class D3POTrainStep(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = watch.warnings(state.history)
+        warned = watch.warnings(before + out.history)
         text = "\n".join([report(preferences, out, time.monotonic() - began),
-                          *held_out_report(out.history[-1], preferences, held_out), *out.told,
+                          *held_out_report(out.history[-1], preferences, held_out, before), *out.told,
                           *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,
                              ui={"text": [text], "warnings": warned})
@@ -211,11 +219,6 @@ class Plan:
         own = {name: getattr(self, name) for name in ("dropout", "evaluate_every", "learn_from", "patience", "stop_kl")}
         return asdict(self.settings) | self.shape | own
 
-    def stop_reason(self, before, made):
-        """The LoRA is as far from the reference as the run has brought it; new bests are this training's own."""
-        return (watch.stop_reason(made, patience=self.patience)
-                or watch.stop_reason(before + made, stop_kl=self.stop_kl))
-
 
 class Outcome(NamedTuple):
     """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and of all that
@@ -229,8 +232,9 @@ class Outcome(NamedTuple):
     told: list
 
 
-def train(session, plan, start, preferences, held_out, policy, progress):
-    """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model's."""
+def train(session, plan, start, before, preferences, held_out, policy, progress):
+    """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model; before is
+    earlier history whose figures mean the same."""
     settings = plan.settings
     start_policy = start.policy if start.step or start.initial else policy
     reference_policy = start_policy if settings.reference == "round start" else policy
@@ -246,25 +250,30 @@ def train(session, plan, start, preferences, held_out, policy, progress):
                                 start_policy=start_policy if start_policy in known else None)
         if start.step:
             steps.load_state(start.tensors, start.step)
-        examples, unseen = ([example(session, p, plan.guidance) for p in judged] for judged in (preferences, held_out))
+        examples, unseen = ([example(session, p, plan.guidance, start_policy) for p in judged]
+                            for judged in (preferences, held_out))
         total = steps.steps_in(examples)
-        bar = comfy.utils.ProgressBar(total)
+        bar, stopped = comfy.utils.ProgressBar(total), ""
+
+        def stop(made):
+            nonlocal stopped
+            stopped = watch.stop_reason(made, plan.stop_kl, plan.patience, before)
+            return stopped
+
         with Events(start.run and events_folder(start.run.name)) as events:
             made, resumed, warning = progress.fit(
                 steps, examples, lambda done: bar.update(total - steps.steps_in(examples, done)),
-                on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=plan.evaluate_every,
-                stop=lambda made: plan.stop_reason(start.history, made),
+                on_step=lambda: bar.update(1), held_out=unseen, evaluate_every=plan.evaluate_every, stop=stop,
                 on_update=lambda made: events.write(steps.step, made[-1]))
             if not plan.evaluate_every or len(made) % plan.evaluate_every:
                 last = made[-1]
                 if resumed < len(made):  # the rest of the last update's is written
                     last = {name: value for name, value in last.items() if name.startswith("held-out")}
                 events.write(steps.step, last)
-        stopped = plan.stop_reason(start.history, made) if len(made) < steps.updates_in(examples) else ""
         history = progress.back_to_best(steps, made)
         told = [resumed and f"Went on after update {resumed} of this round, where training had been stopped", warning, stopped,
-                len(history) < len(made) and f"Went back to update {len(history)}, which ranks held_out best: the figures "
-                                             "above and the LoRA are of that"]
+                len(history) < len(made) and f"Went back to update {len(history)} of this round, which ranks held_out best: "
+                                             "the figures above and the LoRA are of that"]
         return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)))
     finally:
         adapter.eject()
@@ -278,12 +287,13 @@ def learnable(model, preferences, learn_from):
             if isinstance(p.trajectory, Trajectory) else p for p in preferences]
 
 
-def example(session, preferences, guidance):
+def example(session, preferences, guidance, start_policy):
     """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO."""
     candidates = preferences.trajectory
     if isinstance(candidates, CleanCandidates):
         return trainer.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
-    return trainer.Example(preferences, session.denoiser(candidates, guidance))
+    return trainer.Example(preferences, session.denoiser(candidates, guidance),
+                           own_sampler=guidance is None and candidates.policy != start_policy)
 
 
 def loss_map(history):
@@ -300,6 +310,25 @@ def round_of(start, settings, preferences):
     before = start.tensors or {f"{path} {part} {alpha}": tensor for path, (up, down, alpha) in start.initial.items()
                                for part, tensor in (("up", up), ("down", down))}
     return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
+
+
+def figures_name(described, guidance, held_out):
+    """A name of what a round's figures depend on besides the LoRA: where two rounds have the same, theirs compare."""
+    names = ("method", "learn_from", "reference", "beta", "dpo_beta", "weighting", "clip", "ratio_clip", "window_start",
+             "window_end")
+    told = [[described[name] for name in names], guidance, trained_on(held_out)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def alike(start, figures):
+    """The metrics of the last updates of a run as far back as its rounds have these figures. A round that is held against
+    its own start compares with no other."""
+    since = start.step
+    for round_ in reversed(start.rounds if start.settings.get("reference") == "base" else []):
+        if round_.get("figures") != figures:
+            break
+        since = round_["start"]
+    return start.history[since:]
 
 
 def require_same_model(model, base, trajectories, name="preferences"):
@@ -342,18 +371,22 @@ def require_continuable(lora, base, shape):
 
 def report(preferences, out, seconds):
     last, pairs = out.history[-1], sum(len(p.pairs) for p in preferences)
-    lines = [f"{pairs} pairs in {len(preferences)} sets, {len(out.made)} updates ({out.step} in all), {seconds:.0f} s"]
+    kept = f", of which {len(out.history)} are kept" if len(out.history) < len(out.made) else ""
+    lines = [f"{pairs} pairs in {len(preferences)} sets, {len(out.made)} updates{kept} ({out.step} in all), {seconds:.0f} s"]
     lines += [f"{name}: {last[name]:.4g}" for name in (
         "loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference",
         "clip fraction", "gradient norm") if name in last]
     return "\n".join(lines)
 
 
-def held_out_report(last, preferences, held_out):
+def held_out_report(last, preferences, held_out, before):
     known = {p.trajectory.set_id for p in preferences} & {p.trajectory.set_id for p in held_out}
     lines = [f"{name}: {last[name]:.4g}" for name in ("held-out accuracy", "held-out margin", "held-out KL to reference",
                                                      "held-out pairs")
              if name in last]
+    came_in = before[-1].get("held-out accuracy", 0) if before else 0
+    if came_in > last.get("held-out accuracy", came_in):
+        lines.append(f"the LoRA that came in ranked held_out better ({came_in:.4g}); Load Run's checkpoint 'best' goes back")
     if known:
         lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
     return lines

@@ -111,6 +111,14 @@ def test_the_best_state_of_another_train_step_is_left_aside(begin_measured, tmp_
     assert len(other.progress.back_to_best(other.trainer, fit(other))) == 2
 
 
+def test_the_best_state_of_progress_that_is_replaced_goes_with_it(begin_measured, tmp_path):
+    fit(begin_measured(tmp_path))
+    other = begin_measured(tmp_path, keep_best=False, pairs=PAIRS[:2])
+    with pytest.raises(Stop):
+        fit(other, 1, patience=0)
+    assert not (tmp_path / progress.BEST_FILE).exists() and (tmp_path / progress.FILE).exists()
+
+
 def test_a_damaged_best_state_is_told_of_and_training_begins_anew(begin_measured, tmp_path):
     with pytest.raises(Stop):
         fit(begin_measured(tmp_path), 7)

@@ -179,10 +179,10 @@ def test_at_the_start_the_loss_is_ln_2_and_every_margin_0(stirred, prediction, p
     adapter, examples = stirred(prediction, size=0, dtype=torch.float32)
     first = Trainer(adapter, Settings(candidates_per_pass=per_pass)).fit(examples)[0]
     assert set(overall(first)) == {"loss", "winner log-ratio", "loser log-ratio", "margin", "implicit accuracy",
-                                   "KL to reference", "clip fraction", "gradient norm"}
+                                   "KL to reference", "gradient norm"}  # nothing is clipped
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["gradient norm"] > 0
     assert first["implicit accuracy"] == pytest.approx(0.5)
-    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference", "clip fraction"):
+    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference"):
         assert first[name] == 0, name
 
 
@@ -263,7 +263,9 @@ def test_every_pair_weighs_alike_with_and_without_a_trajectory(mixed):
     together, metrics = gradients(adapter, still(beta=3.0), examples)
     alone = [gradients(adapter, still(beta=3.0), [example]) for example in examples]
     assert_same(together, [(4 * a + 4 * b + c + d) / 10 for a, b, c, d in zip(*(g for g, _ in alone))])
-    for name in set(overall(metrics)) - {"gradient norm", "KL to reference"}:
+    clipped = [m["clip fraction"] for _, m in alone if "clip fraction" in m]  # where there is a trajectory
+    assert len(clipped) == 2 and metrics["clip fraction"] == pytest.approx((4 * clipped[0] + clipped[1]) / 5)
+    for name in set(overall(metrics)) - {"gradient norm", "KL to reference", "clip fraction"}:
         expected = sum(n * m[name] for n, (_, m) in zip((4, 4, 1, 1), alone)) / 10
         assert metrics[name] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
 

@@ -115,3 +115,12 @@ def test_clip_fraction_is_the_share_of_clamped_ratios():
     ratios = tensor(0.0, 0.09, math.log1p(0.1), 0.2, -0.05, math.log1p(-0.1), -0.2, -9.0)
     assert loss.clip_fraction(ratios, 0.1).item() == 5 / 8
     assert loss.clip_fraction(ratios, 0).item() == 0
+
+
+def test_ratio_clip_fraction_is_the_share_of_candidates_without_a_gradient():
+    log_ratio = tensor(0.0, 0.2, 0.2, -0.2, -0.2, 0.05, 0.2, -0.2).requires_grad_()
+    advantage = tensor(1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 0.0, 0.0)
+    loss.ddpo(log_ratio, advantage, clip=0.1).backward()
+    held = (log_ratio.grad == 0) & (advantage != 0)
+    assert held.tolist() == [False, True, False, False, True, False, False, False]
+    assert loss.ratio_clip_fraction(log_ratio.detach(), advantage, 0.1) == held.double().mean()

@@ -175,6 +175,23 @@ def test_on_recorded_steps_an_update_is_the_method_written_out(toy, recorded, na
     assert_same(ours, theirs, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("name", ["DDPO", "DPOK"])
+def test_a_recording_is_held_against_the_policy_that_made_it_whatever_the_lora_began_with(recorded, name):
+    adapter, examples = recorded(size=0.03)
+    with adapter.off():
+        sampled = [log_probs(example) for example in examples]
+    began = adapter.weights()
+    settings = replace(SETTINGS, method=name)
+    own = [replace(example, own_sampler=True) for example in examples]
+    ours, metrics = update(adapter, settings, own, began)
+    theirs, _ = expected(settings, JUDGED, adapter, [
+        steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)])
+    assert_same(ours, theirs, tolerance=1e-6)
+    assert 0 < metrics["clip fraction"] < 1
+    at_the_start, metrics = update(adapter, settings, examples, began)
+    assert metrics["clip fraction"] == 0 and not all(map(torch.allclose, ours, at_the_start))
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_on_noised_images_an_update_is_the_method_written_out(drawn, name):
     adapter, examples = drawn()

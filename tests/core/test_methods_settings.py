@@ -9,7 +9,7 @@ from d3po_core.methods import METHODS, NOISED, RECORDED
 from tests.core.judged import SETTINGS, update
 
 OTHERWISE = {"beta": 5.0, "dpo_beta": 70.0, "clip": 0.02, "weighting": "standardised", "step_fraction": 0.5,
-             "draws_per_set": 5}
+             "draws_per_set": 5, "window_start": 0.5, "window_end": 0.5}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from d3po_core.watch import stop_reason, warnings
+from d3po_core.watch import best_update, stop_reason, warnings
 
 SEEDS = range(200)
 
@@ -244,6 +244,18 @@ def test_kl_stops_by_its_mean_over_five_updates():
     assert stopped == list(range(14, 21))  # the mean of updates 10 to 14 is 1.1, of 9 to 13 it is 1.0
     assert stop_reason(grows[:14], 1.05) == "stopped after update 14: KL to reference is 1.1, above stop_kl 1.05."
     assert stop_reason(updates(4, KL_to_reference=9.0), stop_kl=1.0) == ""
+
+
+def test_kl_goes_on_from_earlier_updates_and_counts_the_later_ones():
+    before, made = updates(20, KL_to_reference=1.0), updates(1, KL_to_reference=1.2)
+    assert stop_reason(made, stop_kl=0.9) == ""
+    assert stop_reason(made, 0.9, before=before).startswith("stopped after update 1: KL to reference is 1.04,")
+
+
+def test_an_evaluation_that_overflowed_is_no_best():
+    history = held_out((math.nan, 0.1), (0.6, math.nan), (0.6, 0.1), (0.5, 0.1))
+    assert best_update(history) == 6 and best_update(history[:4]) == 0
+    assert "after update 6." in stop_reason(history, patience=1) and stop_reason(history, patience=2) == ""
 
 
 def test_kl_names_the_best_update_where_it_is_known():
