@@ -11,8 +11,8 @@ const MOST_SETS = 500
 /** {set, candidates, images, workflow, node, prompt, waiting} by workflow, node and set, oldest first.
  *  `node` is an execution id, `prompt` the id of the newest run that showed the set there. */
 const sets = new Map()
-/** Waits, as "prompt node", that were answered from here: a reply of the server may be older than the answer. */
-const answered = new Set()
+/** Waits, as "prompt node", that were answered from here or have ended: a reply of the server may be older than that. */
+const over = new Set()
 const events = new EventTarget()
 
 export const root = () => app.rootGraph ?? app.graph
@@ -48,7 +48,7 @@ function receive({ prompt_id: prompt, node, workflow, waiting, sets: shown }) {
   for (const { set, candidates, images } of shown) {
     const key = `${workflow} ${node} ${set}`
     if (sets.get(key)?.prompt !== prompt) sets.delete(key) // to the newest end
-    sets.set(key, { set, candidates, images, workflow, node, prompt, waiting: waiting && !answered.has(`${prompt} ${node}`) })
+    sets.set(key, { set, candidates, images, workflow, node, prompt, waiting: waiting && !over.has(`${prompt} ${node}`) })
   }
   for (const [key, entry] of sets) {
     if (sets.size <= MOST_SETS) break
@@ -72,7 +72,7 @@ export async function answer(waiting, picks) {
   const [entry] = waiting
   for (const each of waiting) each.waiting = false
   const wait = `${entry.prompt} ${entry.node}`
-  answered.add(wait)
+  over.add(wait)
   try {
     const reply = await api.fetchApi("/d3po/answer", {
       method: "POST",
@@ -81,7 +81,7 @@ export async function answer(waiting, picks) {
     })
     if (!reply.ok && ![404, 409].includes(reply.status)) throw new Error((await reply.json()).error)
   } catch (error) {
-    answered.delete(wait) // the next word from the server asks again
+    over.delete(wait) // the next word from the server asks again
     throw error
   }
 }
@@ -121,6 +121,7 @@ function savedNode(workflow, executionId) {
 export function connect() {
   api.addEventListener("d3po.waiting", ({ detail }) => { receive(detail); changed() })
   api.addEventListener("d3po.closed", ({ detail }) => {
+    over.add(`${detail.prompt_id} ${detail.node}`)
     for (const entry of sets.values()) {
       if (entry.prompt === detail.prompt_id && entry.node === detail.node) entry.waiting = false
     }

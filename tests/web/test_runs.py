@@ -134,6 +134,29 @@ def test_an_interrupt_ends_the_wait_at_once_and_the_next_job_runs(picker, host, 
     assert len(picker.value) == 1
 
 
+def test_a_late_reply_of_the_server_does_not_bring_a_wait_back_that_is_over(picker):
+    picker = picker(candidates=2, when_missing="wait", size=59)
+    picker.run(wait=False)
+    picker.question()
+    picker.page.evaluate("""() => {
+        const {api} = app, ask = api.fetchApi
+        window.held = []
+        window.release = () => { delete api.fetchApi; held.forEach((go) => go()) }
+        api.fetchApi = async function (path) {
+            const reply = await ask.apply(api, arguments)
+            if (path === "/d3po/pending") await new Promise((go) => held.push(go))
+            return reply
+        }
+        api.dispatchCustomEvent("status", {exec_info: {queue_remaining: 1}})
+    }""")
+    picker.until(lambda: picker.page.evaluate("() => held.length"))
+    picker.click("cancel")
+    picker.until(lambda: "waits" not in picker.text)
+    picker.page.evaluate("() => release()")
+    picker.page.wait_for_timeout(200)
+    assert "waits" not in picker.text
+
+
 def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
     picker = picker(candidates=2, when_missing="wait")
     picker.js("(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }")
