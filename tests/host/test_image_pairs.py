@@ -24,7 +24,7 @@ def encoded(split="all"):
 
 def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
     prompt = graph(source, unique("dataset"), "train", epochs=6, sets_per_update=4, learning_rate=2e-3, rank=4, alpha=4.0,
-                   targets="all linear and convolutions")
+                   targets="all linear and convolutions", draws_per_set=2)
     prompt["held"] = encoded("held out")
     prompt["train"]["inputs"]["held_out"] = ["held", 0]
     entry = host.run(prompt)
@@ -38,7 +38,7 @@ def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
 def test_the_same_pairs_train_the_same_bits(host, source):
     def losses(dataset):
         host.post("/free", {"unload_models": True, "free_memory": True})
-        return found(host.run(graph(source, dataset, epochs=2)), "losses")["loss"]
+        return found(host.run(graph(source, dataset, sets_per_update=2, draws_per_set=1)), "losses")["loss"]
 
     assert losses(unique("dataset")) == losses(unique("dataset"))
 
