@@ -96,3 +96,10 @@ def test_candidates_that_did_not_begin_with_noise_alone_have_none_to_give(failur
                "look": node("TestProbeFinished", value=["sampler", 0], model=["loader", 0])}
     message = failure(prompt).message
     assert "not sampled from pure noise (denoise 1" in message and "choose fresh noise" in message
+
+
+def test_each_set_has_its_own_prompt_with_all_that_belongs_to_it(host):
+    prompt = stage() | {"flow": node("UNETLoader", unet_name="flow.safetensors", weight_dtype="default")}
+    prompt["look"] = node("TestProbePrompts", value=["flow", 0], conditioning=["negative", 0], nonce=unique())
+    seen = found(host.run(prompt), "look")
+    assert seen["same"] and seen["apart"] > 1e-3

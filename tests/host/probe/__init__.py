@@ -132,6 +132,46 @@ class ProbeFinished(Probe):
         }
 
 
+class ProbePrompts(Probe):
+    """Twenty sets that differ by nothing but what a model takes beside its text (SDXL's and SD3's vector): what it makes of
+    each among the others, and of some alone."""
+
+    KIND = "MODEL"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        types = super().INPUT_TYPES()
+        return types | {"required": types["required"] | {"conditioning": ("CONDITIONING",)}}
+
+    def show(self, value, conditioning, nonce=""):
+        return {"ui": {"text": [json.dumps(self.look(value, *conditioning[0]))]}}
+
+    def look(self, model, text, options):
+        host, sets = of_pack("host"), []
+        generator = torch.Generator().manual_seed(0)
+        for number in range(20):
+            sides = [[[text, options | {"pooled_output": torch.randn(options["pooled_output"].shape, generator=generator)}]]
+                     for _ in range(2)]
+            latents = torch.zeros(1, 16, 8, 8)
+            sets.append(host.clean_candidates(model, latents, f"set {number}", "", host.Conditioning(*sides, 3.0, latents, 0)))
+        x, sigma = torch.randn(1, 16, 8, 8, generator=generator), torch.tensor([0.5])
+
+        def each(of):
+            def work(session):
+                pairs = [(session.denoiser(one, guidance=1.0), session.unconditional(one)) for one in of]
+                return [[denoise(x, sigma) for denoise in pair] for pair in pairs + pairs[::-1]]
+            return host.evaluate_inside(model, of, work, 1)
+
+        together, some = each(sets), (0, 3, 15, 16, 19)
+        alone = {number: each([sets[number]])[0] for number in some}
+        seen = [one for pair in together[:20] for one in pair]
+        return {
+            "same": all(torch.equal(one, other) for number in some for place in (number, 39 - number)
+                        for one, other in zip(together[place], alone[number])),
+            "apart": min((a - b).abs().max().item() for i, a in enumerate(seen) for b in seen[:i]),
+        }
+
+
 class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
@@ -266,5 +306,5 @@ class Candidates:
 
 
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
-    ProbeModel, ProbeTrajectory, ProbeFinished, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
+    ProbeModel, ProbeTrajectory, ProbeFinished, ProbePrompts, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
     SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge)}
