@@ -19,8 +19,6 @@ def clamp_ratio(log_ratio, clip):
 
 def clip_fraction(log_ratio, clip):
     """Share of the ratios that the clamp holds, 0...1, a 0-d tensor."""
-    if not clip:
-        return torch.zeros(())
     return ((log_ratio <= math.log1p(-clip)) | (log_ratio >= math.log1p(clip))).float().mean()
 
 

@@ -90,7 +90,9 @@ class Progress:
             self._best = {"update": record["update"], "step": record["step"], "tensors": tensors, "written": True}
         tensors, record = found
         trainer.load_state(tensors, record["step"])
-        return record["history"], ""
+        lost = self.keep_best and not best and best_update(record["history"])
+        return record["history"], (f"The state after update {lost}, the best before training had been stopped, is not on "
+                                   "disk, so that training cannot go back to it") if lost else ""
 
     def find(self, file=FILE):
         """(tensors, record) of this very train step, or None. Raises NotOurs if there is no telling."""

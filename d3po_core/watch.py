@@ -42,14 +42,15 @@ def stop_reason(history, stop_kl=0.0, patience=0, before=()):
     return ""
 
 
-def warnings(history):
+def warnings(history, before=0):
     """What goes wrong, a sentence each with what to do about it; [] where nothing does as far as the figures can tell.
+    The history begins `before` updates into the run.
 
     Each looks at the last 100 updates, and takes eight at least. A figure rises or falls where the means of the two
     halves differ by four standard errors (Welch's t), which noise alone does in less than 1 % of all cases.
     """
     recent = history[-WINDOW:]
-    found = [_both_less_likely(recent), _clamp_saturates(recent), _over_optimised(history), _only_noisy_steps(recent),
+    found = [_both_less_likely(recent), _clamp_saturates(recent), _over_optimised(history, before), _only_noisy_steps(recent),
              _margin_explodes(recent)]
     return [sentence for sentence in found if sentence]
 
@@ -75,7 +76,7 @@ def _clamp_saturates(history):
                 "learning_rate.")
 
 
-def _over_optimised(history):
+def _over_optimised(history, before):
     """Since the best evaluation KL and the margin or accuracy in training rise, and a held-out figure fell.
 
     Evaluations are smoothed over three. A fall is one by four standard errors, by how much they scatter from one to
@@ -98,7 +99,7 @@ def _over_optimised(history):
         since = history[update - 1:]
         learns = max(_trend(_values(since, "margin")), _trend(_values(since, "implicit accuracy"))) > SIGMAS
         if fall > limit and learns and _trend(_values(since, "KL to reference")) > SIGMAS:
-            return (f"{name} fell from {smooth[best]:.3g} (around update {update}) to {smooth[-1]:.3g} while training "
+            return (f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} while training "
                     "went on to gain: the LoRA learns the judged images by heart or finds a way around the taste "
                     "(reward hacking). Go back to the checkpoint 'best', and stop earlier with stop_kl or patience.")
 

@@ -156,10 +156,10 @@ class D3POTrainStep(io.ComfyNode):
         model, lora, plan, began = model[0], (lora or [None])[0], Plan.of(method, widgets), time.monotonic()
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
+        if plan.patience and (held_out is None or not plan.evaluate_every):
+            raise ValueError("patience: there is nothing to be patient about. Wire judged sets to held_out and set "
+                             "evaluate_every, or set patience to 0")
         held_out, base = held_out or (), host.fingerprint(model)
-        if plan.patience and not (plan.evaluate_every and any(p.pairs for p in held_out)):
-            raise ValueError("patience: there is nothing to be patient about. Wire judged sets with strict preferences to "
-                             "held_out and set evaluate_every, or set patience to 0")
         require_same_model(model, base, [p.trajectory for p in preferences])
         require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
         preferences, held_out = (learnable(model, judged, plan.learn_from) for judged in (preferences, held_out))
@@ -169,13 +169,13 @@ class D3POTrainStep(io.ComfyNode):
         above = [host.set_name(cls.hidden.dynprompt, wired[0]), wired[1]]  # its patches, which the fingerprint leaves out
         watched = trained_on(held_out) if plan.evaluate_every else []  # else nothing depends on them before the end
         round_ = round_of(start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences)
-        round_["figures"] = figures_name(described, plan.guidance, held_out)
-        before = alike(start, round_["figures"])
+        round_ |= figures_names(described, plan.guidance, above, held_out)
+        before = {what: alike(start, what, round_[what]) for what in ("kl", "figures")}
         progress = Progress(start.run, round_["key"], save_every[0], keep_best=plan.patience > 0)
 
         out = host.train_inside(
             model, [p.trajectory for p in [*preferences, *held_out]],
-            lambda session: train(session, plan, start, before, preferences, held_out, host.policy_name(model), progress))
+            lambda session: train(session, plan, start, before["kl"], preferences, held_out, host.policy_name(model), progress))
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
@@ -183,9 +183,9 @@ class D3POTrainStep(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = watch.warnings(before + out.history)
+        warned = watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
         text = "\n".join([report(preferences, out, time.monotonic() - began),
-                          *held_out_report(out.history[-1], preferences, held_out, before), *out.told,
+                          *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,
                              ui={"text": [text], "warnings": warned})
@@ -234,7 +234,7 @@ class Outcome(NamedTuple):
 
 def train(session, plan, start, before, preferences, held_out, policy, progress):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model; before is
-    earlier history whose figures mean the same."""
+    earlier history whose KL is to the same reference."""
     settings = plan.settings
     start_policy = start.policy if start.step or start.initial else policy
     reference_policy = start_policy if settings.reference == "round start" else policy
@@ -250,7 +250,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
                                 start_policy=start_policy if start_policy in known else None)
         if start.step:
             steps.load_state(start.tensors, start.step)
-        examples, unseen = ([example(session, p, plan.guidance, start_policy) for p in judged]
+        examples, unseen = ([example(session, p, plan.guidance, start_policy, policy) for p in judged]
                             for judged in (preferences, held_out))
         total = steps.steps_in(examples)
         bar, stopped = comfy.utils.ProgressBar(total), ""
@@ -273,7 +273,9 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
         history = progress.back_to_best(steps, made)
         told = [resumed and f"Went on after update {resumed} of this round, where training had been stopped", warning, stopped,
                 len(history) < len(made) and f"Went back to update {len(history)} of this round, which ranks held_out best: "
-                                             "the figures above and the LoRA are of that"]
+                                             "the figures above and the LoRA are of that",
+                plan.patience and not watch.best_update(made) and "Patience had nothing to go by: held_out has no strict "
+                                                                  "preference"]
         return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)))
     finally:
         adapter.eject()
@@ -287,13 +289,15 @@ def learnable(model, preferences, learn_from):
             if isinstance(p.trajectory, Trajectory) else p for p in preferences]
 
 
-def example(session, preferences, guidance, start_policy):
-    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO."""
+def example(session, preferences, guidance, start_policy, policy):
+    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO. policy names the
+    base model's."""
     candidates = preferences.trajectory
     if isinstance(candidates, CleanCandidates):
         return trainer.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
+    exact = guidance is None and (candidates.policy == policy or session.dtype == torch.float32)
     return trainer.Example(preferences, session.denoiser(candidates, guidance),
-                           own_sampler=guidance is None and candidates.policy != start_policy)
+                           own_sampler=exact and candidates.policy != start_policy)
 
 
 def loss_map(history):
@@ -312,20 +316,22 @@ def round_of(start, settings, preferences):
     return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
 
 
-def figures_name(described, guidance, held_out):
-    """A name of what a round's figures depend on besides the LoRA: where two rounds have the same, theirs compare."""
-    names = ("method", "learn_from", "reference", "beta", "dpo_beta", "weighting", "clip", "ratio_clip", "window_start",
-             "window_end")
-    told = [[described[name] for name in names], guidance, trained_on(held_out)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+def figures_names(described, guidance, above, held_out):
+    """Names of what a round's KL, and what all its figures depend on besides the LoRA: where two rounds have the same,
+    theirs compare."""
+    kl = [described[name] for name in ("learn_from", "reference", "window_start", "window_end")] + [guidance, above]
+    figures = kl + [described[name] for name in ("method", "beta", "dpo_beta", "weighting", "clip", "ratio_clip")]
+    figures.append(trained_on(held_out))
+    return {what: hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+            for what, told in (("kl", kl), ("figures", figures))}
 
 
-def alike(start, figures):
-    """The metrics of the last updates of a run as far back as its rounds have these figures. A round that is held against
-    its own start compares with no other."""
+def alike(start, what, name):
+    """The metrics of the last updates of a run as far back as its rounds have this name of their KL or figures. A round that
+    is held against its own start compares with no other."""
     since = start.step
     for round_ in reversed(start.rounds if start.settings.get("reference") == "base" else []):
-        if round_.get("figures") != figures:
+        if round_.get(what) != name:
             break
         since = round_["start"]
     return start.history[since:]
@@ -386,7 +392,7 @@ def held_out_report(last, preferences, held_out, before):
              if name in last]
     came_in = before[-1].get("held-out accuracy", 0) if before else 0
     if came_in > last.get("held-out accuracy", came_in):
-        lines.append(f"the LoRA that came in ranked held_out better ({came_in:.4g}); Load Run's checkpoint 'best' goes back")
+        lines.append(f"the LoRA that came in ranked held_out better: {came_in:.4g}")
     if known:
         lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
     return lines

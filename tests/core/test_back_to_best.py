@@ -119,6 +119,16 @@ def test_the_best_state_of_progress_that_is_replaced_goes_with_it(begin_measured
     assert not (tmp_path / progress.BEST_FILE).exists() and (tmp_path / progress.FILE).exists()
 
 
+def test_a_best_state_that_is_not_there_is_told_of_and_training_ends_where_it_ends(begin_measured, tmp_path):
+    with pytest.raises(Stop):
+        fit(begin_measured(tmp_path), 7)
+    (tmp_path / progress.BEST_FILE).unlink()
+    one = begin_measured(tmp_path)
+    made, resumed, warning = one.progress.fit(one.trainer, one.examples, held_out=one.examples, evaluate_every=2)
+    assert resumed == 7 and f"The state after update {BEST}" in warning
+    assert one.progress.back_to_best(one.trainer, made) == made and one.trainer.step == UPDATES
+
+
 def test_a_damaged_best_state_is_told_of_and_training_begins_anew(begin_measured, tmp_path):
     with pytest.raises(Stop):
         fit(begin_measured(tmp_path), 7)

@@ -1,5 +1,6 @@
 import math
 import random
+import re
 
 import pytest
 
@@ -153,6 +154,9 @@ def test_held_out_figures_that_fall_while_training_gains_are_seen():
         seen = sum("hacking" in names_of(learning(120, seed, **options)) for seed in SEEDS)
         assert seen >= 0.9 * len(SEEDS), options
     (sentence,) = warnings(learning(120, 0, margin=hump(0.3, -0.7)))
+    update = int(re.search(r"around update (\d+)", sentence)[1])
+    (later,) = warnings(learning(120, 0, margin=hump(0.3, -0.7)), before=200)
+    assert later == sentence.replace(f"around update {update}", f"around update {200 + update}")
     assert "held-out margin fell from 0.3" in sentence and "checkpoint 'best'" in sentence and "patience" in sentence
 
 

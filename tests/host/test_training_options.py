@@ -2,12 +2,13 @@
 
 import copy
 import math
+import re
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d3po_core.runs import load_run
-from tests.host.graphs import found, loop, node, probe, stock_image, trained, unique
+from tests.host.graphs import found, judged, loop, node, probe, stock_image, train_node, trained, unique
 from tests.host.test_errors_sampling import says
 
 
@@ -55,9 +56,11 @@ def test_with_patience_a_run_is_what_it_was_at_its_best(host):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, best + 3))
 
 
-@pytest.mark.parametrize("change, updates", [({}, 1), ({"beta": 150.0}, 5), ({"reference": "round start"}, 5)], ids=str)
-def test_the_kl_of_earlier_rounds_counts_where_it_means_the_same(host, change, updates):
-    run, training = unique("rounds"), dict(epochs=6, learning_rate=1e-2, targets="all linear and convolutions")
+@pytest.mark.parametrize("first, change, updates", [
+    ({}, {}, 1), ({}, {"beta": 150.0}, 1), ({}, {"window_end": 0.5}, 5), ({}, {"reference": "round start"}, 5),
+    ({"reference": "round start"}, {}, 5)], ids=str)
+def test_the_kl_of_earlier_rounds_counts_where_it_means_the_same(host, first, change, updates):
+    run, training = unique("rounds"), dict(epochs=6, learning_rate=1e-2, targets="all linear and convolutions") | first
     host.run(loop(run, training, seed=88))
     graph = loop(run, training | dict(epochs=30, stop_kl=1e-9) | change, seed=89)
     entry = host.run(graph | {"losses": probe("LossMap", "train", 2)})
@@ -65,11 +68,41 @@ def test_the_kl_of_earlier_rounds_counts_where_it_means_the_same(host, change, u
     assert len(found(entry, "losses")["loss"]) == 6 + updates
 
 
+def of_the_base(run, objective="brightness (brighter)", **training):
+    """A round of a run on candidates that the base recorded."""
+    graph = judged(objective=objective, seed=94) | {
+        "run": node("D3POLoadRun", model=["loader", 0], run=run), "train": train_node(lora=["run", 1], **training),
+        "save": node("D3POSaveRun", lora=["train", 1], run=run), "losses": probe("LossMap", "train", 2)}
+    graph["held"] = copy.deepcopy(judged(seed=94)["judge"])
+    return graph
+
+
+@pytest.mark.parametrize("guidance", ["as recorded", "off (faster)"])
+def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(host, guidance):
+    """Without the recording's guidance the recorded x0 is not what the network gives: then it is the round's start."""
+    run, fractions = unique("ppo"), []
+    for _ in range(2):
+        entry = host.run(of_the_base(run, epochs=2, learning_rate=0.01, guidance=guidance, targets="all linear and convolutions",
+                                     **{"method": "DDPO", "method.ratio_clip": 1e-3}))
+        fractions.append(found(entry, "losses")["clip_fraction"][-2])
+    assert fractions[0] == 0 and (fractions[1] > 0) == (guidance == "as recorded"), fractions
+
+
+def test_the_report_says_where_the_lora_that_came_in_was_better(host):
+    run, reports = unique("worse"), []
+    for objective in ("brightness (brighter)", "darkness (darker)"):
+        graph = of_the_base(run, objective, epochs=6, learning_rate=1e-2, targets="all linear and convolutions")
+        graph["train"]["inputs"]["held_out"] = ["held", 0]
+        reports.append(host.run(graph)["outputs"]["train"]["text"][0])
+    told = [re.search(r"came in ranked held_out better: (\S+)", report) for report in reports]
+    assert told[0] is None and told[1][1] == re.search(r"held-out accuracy: (\S+)", reports[0])[1]
+
+
 def test_figures_of_rounds_with_other_settings_are_not_held_against_each_other(host):
     """At the paper's beta margins are a thousandth of what they are at 100."""
     run = unique("rounds")
-    host.run(loop(run, dict(epochs=32, beta=0.1, weighting="paper"), seed=90))
-    entry = host.run(loop(run, dict(epochs=8, beta=100.0, learning_rate=1e-3), seed=91))
+    host.run(loop(run, dict(epochs=32, beta=0.1, weighting="paper"), seed=90, candidates=2))
+    entry = host.run(loop(run, dict(epochs=8, beta=100.0), seed=91, candidates=2))
     assert entry["outputs"]["train"]["warnings"] == []
 
 
@@ -79,12 +112,17 @@ def test_a_ratio_clip_that_holds_every_candidate_is_warned_of(host):
     assert "ratio_clip" in warning
 
 
-def test_patience_needs_pairs_to_measure(failure):
-    graph = trained(dict(evaluate_every=1, patience=2), seed=93)
+@pytest.mark.parametrize("inputs", [dict(patience=2), dict(patience=2, held_out=["judge", 0], evaluate_every=0)], ids=str)
+def test_patience_without_measurements_is_refused(failure, inputs):
+    says(failure(trained(dict(evaluate_every=1) | inputs, seed=93)), "D3POTrainStep", "patience: ", "held_out", "evaluate_every")
+
+
+def test_patience_says_where_nothing_could_be_measured(host):
+    graph = trained(dict(epochs=2, evaluate_every=1, patience=2), seed=93)
     graph["alike"] = copy.deepcopy(graph["judge"])
     graph["alike"]["inputs"]["least_difference"] = 1e6
     graph["train"]["inputs"]["held_out"] = ["alike", 0]
-    says(failure(graph), "D3POTrainStep", "patience: ", "strict preferences", "held_out")
+    assert "Patience had nothing to go by" in host.run(graph)["outputs"]["train"]["text"][0]
 
 
 @pytest.mark.parametrize("chosen", [dict(ema=0.5), dict(optimizer="AdamW schedule-free"), dict(
@@ -108,9 +146,9 @@ def test_a_runs_metrics_are_there_for_tensorboard(host, base):
 
 
 def test_a_saturated_clamp_is_warned_of_in_the_graph(host):
-    graph = trained(dict(epochs=24, learning_rate=0.3, beta=0.1, clip=1e-6), seed=86)
+    graph = trained(dict(epochs=10, learning_rate=0.3, beta=0.1, clip=1e-6), seed=86)
     entry = host.run(graph)
     (warning,) = [one for one in entry["outputs"]["train"]["warnings"] if "clip fraction" in one]
     assert f"Warning: {warning}" in entry["outputs"]["train"]["text"][0]
-    wide = host.run(trained(dict(epochs=12, clip=0.9), seed=86))
+    wide = host.run(trained(dict(epochs=9, clip=0.9), seed=86))
     assert not any("clip fraction" in one for one in wide["outputs"]["train"]["warnings"])
