@@ -6,7 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.web.picker import Picker, open_page
+from tests.web.picker import Picker, complaints, open_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NO_BROWSER = ("no Chromium was found for the browser tests. Install one, for example by `apt-get install chromium`, or "
@@ -75,6 +75,4 @@ def picker(page, host):
         return Picker.build(page, host, **options)
     yield build
     host.interrupt()
-    problems = [text for text in page.problems if "comfyui-d3po" in text or "d3po" in text.lower()]
-    page.problems.clear()
-    assert not problems
+    assert not complaints(page)

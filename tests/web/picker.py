@@ -44,6 +44,14 @@ def open_page(browser, host, beside=None, renderer="canvas", **options):
     return page
 
 
+def complaints(page):
+    """What the page has complained of since the last time that concerns the pack. Some tests restart the host under open
+    pages: that there is no connection then is no fault."""
+    told = [text for text in page.problems if "d3po" in text.lower() and "net::ERR_" not in text]
+    page.problems.clear()
+    return told
+
+
 def wait_until_ready(page):
     page.wait_for_function(READY, timeout=120_000)
     page.wait_for_function("() => app.extensionManager.workflow.activeWorkflow?.changeTracker", timeout=60_000)

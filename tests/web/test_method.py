@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.host.graphs import trained
-from tests.web.picker import BLANK, set_renderer, set_setting
+from tests.web.picker import BLANK, complaints, set_renderer, set_setting
 from tests.web.test_look import SCREENSHOTS
 from tools.host import ROOT
 from tools.workflow import load, to_api
@@ -126,8 +126,7 @@ def train_step(prompt):
 @pytest.fixture
 def step(page, renderer):
     yield TrainStep.build(page, renderer)
-    problems = [text for text in page.problems if "d3po" in text.lower()]
-    page.problems.clear()
+    problems = complaints(page)
     page.evaluate("() => { app.canvas.setGraph(app.rootGraph); app.canvas.ds.reset() }")
     assert not problems
 
