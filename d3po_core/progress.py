@@ -17,11 +17,16 @@ FORMAT = "d3po.progress/2"
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 
 
+def name_of(value):
+    """A name of a JSON value by what is in it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def trained_on(preferences):
     """Which sets and what was said of them, in order: the name of each set, a hash of its pairs, scores and thumbs, and
     one of how it was made."""
-    return [{"set": p.trajectory.set_id, "said": _sha(json.dumps([p.pairs, p.scores, p.liked]))[:16],
-             "made": _sha(json.dumps(p.trajectory.settings, sort_keys=True))[:16]} for p in preferences]
+    return [{"set": p.trajectory.set_id, "said": name_of([p.pairs, p.scores, p.liked]),
+             "made": name_of(p.trajectory.settings)} for p in preferences]
 
 
 def key_of(start, tensors, settings, model, data):
@@ -119,7 +124,3 @@ class Progress:
             with suppress(NotOurs, OSError):  # then it is in nobody's way: the next train step replaces it
                 if self._is_there(file):
                     (self.folder / file).unlink()
-
-
-def _sha(text):
-    return hashlib.sha256(text.encode()).hexdigest()

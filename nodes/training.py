@@ -1,7 +1,5 @@
 """The train step: preferences in, LoRA out."""
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
 from ..d3po_core.methods import RECORDED
 from ..d3po_core.optimizers import OPTIMIZERS, SCHEDULES
 from ..d3po_core.pairs import CleanCandidates
-from ..d3po_core.progress import Progress, key_of, trained_on
+from ..d3po_core.progress import Progress, key_of, name_of, trained_on
 from ..d3po_core.runs import SHAPE
 from ..d3po_core.run_files import content_name
 from ..d3po_core.trajectory import Trajectory
@@ -242,16 +240,19 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
     try:
         if start.initial:  # before the trainer, whose reference may be the round's start
             adapter.begin_from(start.initial)
-        # a LoRA merged into half-precision weights is rounded, so its recording is not this network's
-        known = {name for name in (reference_policy, start_policy) if plan.guidance is None and (
-            name == policy or session.dtype == torch.float32)}
-        steps = trainer.Trainer(adapter, settings, reference_policy if reference_policy in known else None,
-                                session.device, loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
-                                start_policy=start_policy if start_policy in known else None)
+
+        def known(name):
+            """The policy's name where its recordings are what this network gives: a LoRA merged into half-precision weights
+            is rounded."""
+            return name if plan.guidance is None and (name == policy or session.dtype == torch.float32) else None
+
+        steps = trainer.Trainer(adapter, settings, known(reference_policy), session.device,
+                                loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
+                                start_policy=known(start_policy))
         if start.step:
             steps.load_state(start.tensors, start.step)
-        examples, unseen = ([example(session, p, plan.guidance, start_policy, policy) for p in judged]
-                            for judged in (preferences, held_out))
+        examples, unseen = ([example(session, p, plan.guidance, lambda name: name != start_policy and known(name) is not None)
+                             for p in judged] for judged in (preferences, held_out))
         total = steps.steps_in(examples)
         bar, stopped = comfy.utils.ProgressBar(total), ""
 
@@ -289,15 +290,14 @@ def learnable(model, preferences, learn_from):
             if isinstance(p.trajectory, Trajectory) else p for p in preferences]
 
 
-def example(session, preferences, guidance, start_policy, policy):
-    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO. policy names the
-    base model's."""
+def example(session, preferences, guidance, is_own_sampler):
+    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO. is_own_sampler
+    says of a policy's name whether its recordings tell what it gave (Example.own_sampler)."""
     candidates = preferences.trajectory
     if isinstance(candidates, CleanCandidates):
         return trainer.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
-    exact = guidance is None and (candidates.policy == policy or session.dtype == torch.float32)
     return trainer.Example(preferences, session.denoiser(candidates, guidance),
-                           own_sampler=exact and candidates.policy != start_policy)
+                           own_sampler=is_own_sampler(candidates.policy))
 
 
 def loss_map(history):
@@ -321,9 +321,7 @@ def figures_names(described, guidance, above, held_out):
     theirs compare."""
     kl = [described[name] for name in ("learn_from", "reference", "window_start", "window_end")] + [guidance, above]
     figures = kl + [described[name] for name in ("method", "beta", "dpo_beta", "weighting", "clip", "ratio_clip")]
-    figures.append(trained_on(held_out))
-    return {what: hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-            for what, told in (("kl", kl), ("figures", figures))}
+    return {"kl": name_of(kl), "figures": name_of([figures, trained_on(held_out)])}
 
 
 def alike(start, what, name):

@@ -13,6 +13,7 @@ const MOST_SETS = 500
 const sets = new Map()
 /** Waits, as "prompt node", that were answered from here or have ended: a reply of the server may be older than that. */
 const over = new Set()
+const waitOf = (prompt, node) => `${prompt} ${node}`
 const events = new EventTarget()
 
 export const root = () => app.rootGraph ?? app.graph
@@ -48,7 +49,7 @@ function receive({ prompt_id: prompt, node, workflow, waiting, sets: shown }) {
   for (const { set, candidates, images } of shown) {
     const key = `${workflow} ${node} ${set}`
     if (sets.get(key)?.prompt !== prompt) sets.delete(key) // to the newest end
-    sets.set(key, { set, candidates, images, workflow, node, prompt, waiting: waiting && !over.has(`${prompt} ${node}`) })
+    sets.set(key, { set, candidates, images, workflow, node, prompt, waiting: waiting && !over.has(waitOf(prompt, node)) })
   }
   for (const [key, entry] of sets) {
     if (sets.size <= MOST_SETS) break
@@ -71,7 +72,7 @@ export async function refresh() {
 export async function answer(waiting, picks) {
   const [entry] = waiting
   for (const each of waiting) each.waiting = false
-  const wait = `${entry.prompt} ${entry.node}`
+  const wait = waitOf(entry.prompt, entry.node)
   over.add(wait)
   try {
     const reply = await api.fetchApi("/d3po/answer", {
@@ -121,7 +122,7 @@ function savedNode(workflow, executionId) {
 export function connect() {
   api.addEventListener("d3po.waiting", ({ detail }) => { receive(detail); changed() })
   api.addEventListener("d3po.closed", ({ detail }) => {
-    over.add(`${detail.prompt_id} ${detail.node}`)
+    over.add(waitOf(detail.prompt_id, detail.node))
     for (const entry of sets.values()) {
       if (entry.prompt === detail.prompt_id && entry.node === detail.node) entry.waiting = false
     }

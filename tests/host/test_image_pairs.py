@@ -69,4 +69,4 @@ def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
     prompt = graph(root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "method.caption_dropout": 0.5})
     losses = found(host.run(prompt), "losses")
     assert losses["loss"] == pytest.approx([math.log(2)] * 2, abs=1e-6)
-    assert max(losses["gradient_norm"]) < 1e-4 and losses["margin"] == [0.0, 0.0]
+    assert max(losses["gradient_norm"]) < 1e-5 and losses["margin"] == [0.0, 0.0]

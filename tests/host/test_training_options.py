@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d3po_core.runs import load_run
-from tests.host.graphs import found, judged, loop, node, probe, stock_image, train_node, trained, unique
+from tests.host.graphs import found, judged, loop, node, probe, stock_image, trained, unique
 from tests.host.test_errors_sampling import says
 
 
@@ -70,11 +70,9 @@ def test_the_kl_of_earlier_rounds_counts_where_it_means_the_same(host, first, ch
 
 def of_the_base(run, objective="brightness (brighter)", **training):
     """A round of a run on candidates that the base recorded."""
-    graph = judged(objective=objective, seed=94) | {
-        "run": node("D3POLoadRun", model=["loader", 0], run=run), "train": train_node(lora=["run", 1], **training),
-        "save": node("D3POSaveRun", lora=["train", 1], run=run), "losses": probe("LossMap", "train", 2)}
-    graph["held"] = copy.deepcopy(judged(seed=94)["judge"])
-    return graph
+    graph = loop(run, training, objective=objective, seed=94)
+    graph["sampler"]["inputs"]["model"] = ["loader", 0]
+    return graph | {"held": judged(seed=94)["judge"], "losses": probe("LossMap", "train", 2)}
 
 
 @pytest.mark.parametrize("guidance", ["as recorded", "off (faster)"])

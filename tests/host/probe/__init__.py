@@ -36,14 +36,14 @@ class Probe:
     """A node that shows the JSON which `look` returns."""
 
     CATEGORY, OUTPUT_NODE, RETURN_TYPES, FUNCTION = "test", True, (), "show"
-    KIND = "*"
+    KIND, BESIDE = "*", {}  # the value's type, and further inputs of `look`
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"value": (cls.KIND,)}, "optional": {"nonce": ("STRING", {"default": ""})}}
+        return {"required": {"value": (cls.KIND,), **cls.BESIDE}, "optional": {"nonce": ("STRING", {"default": ""})}}
 
-    def show(self, value, nonce=""):
-        return {"ui": {"text": [json.dumps(self.look(value))]}}
+    def show(self, value, nonce="", **beside):
+        return {"ui": {"text": [json.dumps(self.look(value, **beside))]}}
 
 
 class ProbeModel(Probe):
@@ -105,15 +105,7 @@ def of_pack(name):
 class ProbeFinished(Probe):
     """The finished images of a recording, which may lie in a file, with its noise: against the host's own noise."""
 
-    KIND = "D3PO_TRAJECTORY"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        types = super().INPUT_TYPES()
-        return types | {"required": types["required"] | {"model": ("MODEL",)}}
-
-    def show(self, value, model, nonce=""):
-        return {"ui": {"text": [json.dumps(self.look(value, model))]}}
+    KIND, BESIDE = "D3PO_TRAJECTORY", {"model": ("MODEL",)}
 
     def look(self, t, model):
         finished = of_pack("host").finished
@@ -136,18 +128,10 @@ class ProbePrompts(Probe):
     """Twenty sets that differ by nothing but what a model takes beside its text (SDXL's and SD3's vector): what it makes of
     each among the others, and of some alone."""
 
-    KIND = "MODEL"
+    KIND, BESIDE = "MODEL", {"conditioning": ("CONDITIONING",)}
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        types = super().INPUT_TYPES()
-        return types | {"required": types["required"] | {"conditioning": ("CONDITIONING",)}}
-
-    def show(self, value, conditioning, nonce=""):
-        return {"ui": {"text": [json.dumps(self.look(value, *conditioning[0]))]}}
-
-    def look(self, model, text, options):
-        host, sets = of_pack("host"), []
+    def look(self, model, conditioning):
+        (text, options), host, sets = conditioning[0], of_pack("host"), []
         generator = torch.Generator().manual_seed(0)
         for number in range(20):
             sides = [[[text, options | {"pooled_output": torch.randn(options["pooled_output"].shape, generator=generator)}]]
