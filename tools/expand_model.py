@@ -14,6 +14,7 @@ from safetensors.torch import load, save_file
 COMPACT = Path(__file__).resolve().parent.parent / "model" / "emoji.safetensors.xz"
 CLIP = "cond_stage_model.transformer.text_model."
 WIDTH, TOKENS, POSITIONS, LAYERS = 768, 49408, 77, 12
+A, AN = 320, 550  # CLIP's tokens of these words
 
 
 def quantise(weight):
@@ -31,6 +32,8 @@ def clip_text_model(tokens, token_embedding, position_embedding, norm):
     """CLIP-L's state dict with twelve layers that add nothing. norm: (weight, bias) of the final norm."""
     embedding = torch.zeros(TOKENS, WIDTH)
     embedding[tokens.long()] = token_embedding.float()
+    if AN not in tokens:  # the captions that the model was trained on said "a apple"
+        embedding[AN] = embedding[A]
     out = {"embeddings.token_embedding.weight": embedding, "embeddings.position_embedding.weight": position_embedding,
            "final_layer_norm.weight": norm[0], "final_layer_norm.bias": norm[1]}
     for layer in range(LAYERS):

@@ -55,7 +55,11 @@ UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=320, nu
 
 
 def caption(name, colour):
-    return f"a {name} on a {colour} background"
+    return f"{article(name)} {name} on {article(colour)} {colour} background"
+
+
+def article(word):
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def shade(colour, rng):

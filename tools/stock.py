@@ -4,11 +4,11 @@ CHECKPOINT = "d3po-emoji.safetensors"
 
 
 def stock_prompt(texts, seeds, steps=10, cfg=2.0, sampler_name="euler_ancestral", scheduler="normal", lora=None,
-                 size=64):
-    """An API prompt that makes one image for each text and seed; with `lora`, a file of Load LoRA's list, on the model."""
+                 size=64, batch=1):
+    """An API prompt that makes `batch` images for each text and seed; with `lora`, a file of Load LoRA's list, on the model."""
     nodes = {
         "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
-        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": 1}},
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": batch}},
         "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": ""}},
     }
     model = ["loader", 0]
@@ -30,6 +30,6 @@ def stock_prompt(texts, seeds, steps=10, cfg=2.0, sampler_name="euler_ancestral"
 
 
 def stock_images(host, texts, seeds, **settings):
-    """Run `stock_prompt` on a host: the images in the order of the texts, PIL."""
+    """Run `stock_prompt` on a host: the images in the order of the texts, and of a text's batch, PIL."""
     outputs = host.run(stock_prompt(texts, seeds, **settings), timeout=1800)["outputs"]
-    return [host.image(outputs[f"image{i}"]["images"][0]) for i in range(len(texts))]
+    return [host.image(image) for i in range(len(texts)) for image in outputs[f"image{i}"]["images"]]
