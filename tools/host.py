@@ -18,6 +18,7 @@ PACK = "comfyui-d3po"
 LOCAL_COMFYUI = ROOT / ".host" / "ComfyUI"
 BASE = ROOT / ".host" / "base"
 CHECKPOINT = BASE / "models" / "checkpoints" / "d3po-emoji.safetensors"
+FRONTEND_WANTED = "D3PO_FRONTEND"  # the environment variable in which dev.py hands on a frontend's version
 FOLDERS = ("models/checkpoints", "models/loras", "custom_nodes", "input", "output", "user", "temp")
 
 # A proxy set for the internet must not come between us and 127.0.0.1.
@@ -54,6 +55,17 @@ def comfyui_folder() -> Path:
     return LOCAL_COMFYUI
 
 
+def frontend_files(version) -> Path:
+    """Where the files of a frontend are that dev.py fetched to stand in for ComfyUI's own."""
+    return ROOT / ".host" / f"frontend-{version}" / "comfyui_frontend_package" / "static"
+
+
+def frontend_arguments() -> tuple:
+    """The host's arguments for the frontend that is wanted in place of its own, if one is."""
+    version = os.environ.get(FRONTEND_WANTED)
+    return ("--front-end-root", str(frontend_files(version))) if version else ()
+
+
 def link(source: Path, place: Path):
     """Let `place` stand for `source`, with what the system allows without special rights."""
     if os.path.lexists(place):
@@ -87,7 +99,7 @@ def host_command(base, arguments=(), python=sys.executable) -> list:
         str(python), str(ROOT / "tools" / "launch_host.py"), str(comfyui_folder()),
         "--base-directory", str(Path(base).resolve()),
         "--database-url", f"sqlite:///{database}",
-        "--disable-auto-launch", *map(str, arguments),
+        "--disable-auto-launch", *frontend_arguments(), *map(str, arguments),
     ]  # fmt: skip
 
 

@@ -9,18 +9,19 @@ const LIFE = 20000 // ms that a warning stays on the screen
 const MARK = "warnings"
 
 const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
-const isLinked = (node, name) => node.inputs.some((input) => input.widget?.name === name && input.link != null)
+const isLinked = (node, name) => node.inputs.some((input, slot) => input.widget?.name === name && node.isInputConnected(slot))
 
 /** Hide what the chosen method does not use. A linked widget stays, and so do all where the method itself is linked. */
 function showUsed(node) {
   const { unused } = node.constructor.nodeData.input.optional.method[1]
   const method = node.widgets.find((widget) => widget.name === "method").value
-  const hidden = isLinked(node, "method") ? [] : unused[method] ?? []
+  const useless = isLinked(node, "method") ? [] : unused[method] ?? []
   const ofSome = new Set(Object.values(unused).flat())
   for (const widget of node.widgets.filter(({ name }) => ofSome.has(name))) {
-    widget.hidden = hidden.includes(widget.name) && !isLinked(node, widget.name)
+    const hidden = useless.includes(widget.name) && !isLinked(node, widget.name)
+    widget.hidden = hidden // newer frontends add to this, when it is read, that a link stands in a widget's place
     // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one was copied from
-    for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = widget.hidden
+    for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hidden
   }
 }
 

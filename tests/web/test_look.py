@@ -1,20 +1,29 @@
 """Looking at candidates, and what the widget is to keys, fingers, themes and screen readers."""
 
+import os
+from importlib.metadata import version
+
 import pytest
 
 from tests.host.conftest import HERE
 from tests.web.picker import Picker, set_setting
 from tests.web.test_judging import by_number, only
+from tools.host import FRONTEND_WANTED
 
-SCREENSHOTS = HERE.parent / "screenshots"
+SCREENSHOTS = HERE.parent / "screenshots" / os.environ.get(FRONTEND_WANTED, "")
 MODES = {"pairs": 4, "ranking": 7, "best": 7, "stars": 4, "thumbs": 4}
 
 
 def shoot(picker, name):
     """Keep a picture of the node for a look by eye."""
-    SCREENSHOTS.mkdir(exist_ok=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     picker.settle()
     picker.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def test_the_frontend_is_the_one_that_is_wanted(page):
+    wanted = os.environ.get(FRONTEND_WANTED) or version("comfyui-frontend-package")
+    assert page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__") == wanted
 
 
 def asked(picker, **options):

@@ -22,6 +22,7 @@ OWN = {"beta": 7.0, "clip": 0.25, "dpo_beta": 1234.0, "weighting": "standardised
        "step_fraction": 0.5, "guidance": "off (faster)"}
 BEFORE, LATER = 19, {"method", "adapter", "dropout", "evaluate_every", "patience", "stop_kl"}
 ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets"  # which Nodes 2.0 folds away
+TOASTS = ".p-toast-message, [data-testid='toast']"
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 
 
@@ -86,12 +87,15 @@ class TrainStep:
 
     @property
     def shown(self):
-        """Names of the widgets on screen, in their order."""
+        """Names of the widgets on screen, in their order. Newer frontends show no more of a linked one than its name."""
         self.drawn()
         if self.renderer == "canvas":
-            return self.js("(node) => node.widgets.filter((one) => node.isWidgetVisible(one)).map(({name}) => name)")
-        labels = self.element.locator(".lg-node-widget").get_by_test_id("widget-layout-field-label").all_inner_texts()
-        return [name.strip() for name in labels]
+            return self.js("""(node) => {
+                const isShown = node.isWidgetRowVisible ?? node.isWidgetVisible
+                return node.widgets.filter((one) => isShown.call(node, one)).map(({name}) => name)
+            }""")
+        labels = ".lg-node-widget [data-testid='widget-layout-field-label'], [data-widget-name]:not(.lg-node-widget)"
+        return [name.strip() for name in self.element.locator(labels).all_inner_texts()]
 
     @property
     def values(self):
@@ -113,7 +117,7 @@ class TrainStep:
         return saved, train_step(made)
 
     def shoot(self, name):
-        SCREENSHOTS.mkdir(exist_ok=True)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.drawn()
         self.page.screenshot(path=SCREENSHOTS / f"{name} {self.renderer}.png".replace(" ", "_"))
 
@@ -273,8 +277,11 @@ def told(step):
 
 
 def clear_toasts(step):
-    step.page.evaluate("() => app.extensionManager.toast.removeAll()")
-    step.page.locator(".p-toast-message").first.wait_for(state="detached")
+    step.page.evaluate("""() => {
+        const {toast} = app.extensionManager
+        toast.dismissAll ? toast.dismissAll() : toast.removeAll()
+    }""")
+    step.page.locator(TOASTS).first.wait_for(state="detached")
 
 
 def marks(step):
@@ -291,7 +298,7 @@ def click_mark(step):
 
 
 def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
-    toasts = step.page.locator(".p-toast-message")
+    toasts = step.page.locator(TOASTS)
     told("first", WARNINGS)
     toasts.first.wait_for()
     step.page.wait_for_timeout(500)
@@ -314,14 +321,14 @@ def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
     graph = trained(dict(learning_rate=1e-2, weighting="paper", clip=0.01, epochs=10, seed=len(step.renderer)))
-    step.page.evaluate("""(graph) => {
-        app.loadApiJson(graph, "warning")
+    step.page.evaluate("""async (graph) => {
+        await app.loadApiJson(graph, "warning")
         for (const {widgets} of app.graph._nodes) {
             for (const widget of widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed"
         }
     }""", graph)
     step.node = "train"
-    toasts = step.page.locator(".p-toast-message")
+    toasts = step.page.locator(TOASTS)
     assert "at the clamp" in run(step, host)["train"]["warnings"][-1]
     toasts.first.wait_for()
     assert "at the clamp" in toasts.inner_text() and marks(step) == ["⚠ 1 warning"]
