@@ -8,6 +8,7 @@ from typing import Callable
 
 import torch
 
+from .loss import moving_average
 from .methods import METHODS, NOISED, RECORDED
 from .optimizers import Ema, learning_rate_factor, load_state_tensors, make_optimizer, state_tensors, trained_weights
 from .pairs import CleanCandidates
@@ -18,7 +19,6 @@ from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belon
 from .terms import NoisedDraw, TrajectoryStep, Values, accuracy
 
 RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
-USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO, arXiv 2407.08639)
 
 
 class NonFiniteLoss(ValueError):
@@ -30,7 +30,7 @@ class Example:
     """A judged set and the denoiser of its prompt: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients.
 
     Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
-    unconditional denoises without the prompt, for caption dropout.
+    unconditional denoises without the prompt, for caption dropout; without it the prompt is never dropped.
     own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA as it is when
     training begins is taken for that policy.
     """
@@ -152,7 +152,7 @@ class Trainer:
         self.step += 1
         if self.ema:
             self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
-        self.usual_margin = USUAL * self.usual_margin + (1 - USUAL) * metrics.get("margin", 0.0)
+        self.usual_margin = moving_average(self.usual_margin, metrics.get("margin", 0.0))
         return metrics
 
     def _set_learning_rate(self, done, total):
@@ -258,8 +258,9 @@ class Trainer:
 
         if isinstance(candidates, CleanCandidates):
             for sigma, noise in candidates.draws(draws, generator):
-                dropped = caption_dropout and float(torch.rand((), generator=generator)) < caption_dropout
-                by = example.unconditional if dropped else example.denoise
+                by = example.denoise
+                if caption_dropout and example.unconditional and torch.rand((), generator=generator) < caption_dropout:
+                    by = example.unconditional
                 yield NoisedDraw(example, sigma, noise, reference(by), partial(denoise, by=by), method, self.settings,
                                  self.device)
         else:
