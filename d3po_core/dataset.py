@@ -3,7 +3,8 @@
 A dataset is a folder that holds all it needs and can be moved or copied as a whole while nobody writes to it.
 
     index.sqlite                SQLite 3, rollback journal; application_id 0x4433504F ("D3PO"), user_version 1
-    sets/ab/NAME.safetensors    one set's trajectory (trajectory.py): states, denoised, sigmas; metadata "d3po": JSON
+    sets/ab/NAME.safetensors    one set's trajectory (trajectory.py): states, denoised, sigmas; metadata "d3po": JSON, with
+                                a checksum of each step
     images/ab/NAME.png          one candidate, 8 bits RGB
     conditioning/ab/NAME.safetensors    a tree of tensors and JSON (tree.py), shared by all sets that have the same
 

@@ -16,6 +16,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .randomness import forked, seed as seed_draws
+
 ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 TARGETS = ("attention", "attention and feed-forward", "all linear", "all linear and convolutions")
@@ -66,8 +68,9 @@ class Adapter:
         self._attributes = set(vars(root))
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
         try:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed % 2 ** 63)
+            place = next(root.get_submodule(paths[0]).parameters()).device
+            with forked(place):
+                seed_draws(seed % 2 ** 63, place)
                 inject_adapter_in_model(config, root, adapter_name=ADAPTER)
             for parameter in self.parameters():
                 parameter.data = parameter.data.to(device, torch.promote_types(parameter.dtype, torch.float32))
@@ -106,32 +109,35 @@ class Adapter:
     @contextmanager
     def off(self):
         """Inside, the network is the one without this adapter."""
-        for layer in self.layers.values():
+        was_off = [(layer, layer.disable_adapters) for layer in self.layers.values()]
+        for layer, _ in was_off:
             layer.enable_adapters(False)
         try:
             yield
         finally:
-            for layer in self.layers.values():
-                layer.enable_adapters(True)
+            for layer, off in was_off:
+                layer.enable_adapters(not off)
 
     @contextmanager
     def using(self, weights):
         """Inside, the network has another state of this adapter (a `weights()` of it), and no dropout."""
         mine = self.weights()
         self.load(weights)
-        self._training(False)
+        was_training = [(module, module.training) for module in self._modules()]
+        for module, _ in was_training:
+            module.training = False
         try:
             yield
         finally:
-            self._training(True)
+            for module, training in was_training:
+                module.training = training
             self.load(mine)
 
-    def _training(self, mode):
+    def _modules(self):
+        """The adapted layers and what the adapter put into them."""
         for layer in self.layers.values():
-            layer.training = mode
-            for part in layer.children():
-                if part is not layer.base_layer:
-                    part.train(mode)
+            yield layer
+            yield from (module for part in layer.children() if part is not layer.base_layer for module in part.modules())
 
     def weights(self):
         """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which its files

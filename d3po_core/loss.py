@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO)
+
 
 def clamp_ratio(log_ratio, clip):
     """log of the probability ratio clamped to [1 - clip, 1 + clip]; no clamp where clip is 0."""
@@ -86,15 +88,22 @@ def mapo(error_w, error_l, beta=0.1, snr=0.5, timesteps=1000):
     return (error_w - beta * F.logsigmoid(margin)).mean()
 
 
+def moving_average(usual, value):
+    """What is usual, with one more value in it."""
+    return USUAL * usual + (1 - USUAL) * value
+
+
 def adaptive_beta(margin, usual_margin, beta=0.1, alpha=0.6, bound=2.0):
     """beta [1 + alpha (mean margin - usual margin)] of a batch, a 0-d tensor without gradient.
 
     beta-DPO (arXiv 2407.08639): where pairs are told apart more easily than usual, the pull back to the reference is
-    stronger. margin is that of `beta`, [pairs]; usual_margin is its moving average over updates (momentum 0.9). Its code
+    stronger. margin is that of `beta`, [pairs]; usual_margin is its moving average over the updates before (momentum 0.9),
+    and takes this batch in first, as in its code, so that the difference is 0.9 of that to the updates before. Its code
     takes log-ratios summed over tokens and without beta for the margin, and only keeps beta above 0.001: alpha 0.6 and
     the bounds [1 / bound, bound] belong to margins as they are here. Its filter of outlying pairs is left out.
     """
-    return beta * (1 + alpha * (margin.detach().mean() - usual_margin)).clamp(1 / bound, bound)
+    here = margin.detach().mean()
+    return beta * (1 + alpha * (here - moving_average(usual_margin, here))).clamp(1 / bound, bound)
 
 
 def safeguard(log_ratio_l, gradient_w, gradient_l, mu=0.9):
@@ -134,21 +143,23 @@ def kto(log_ratio, liked, reference_point, beta=0.1):
     KTO (arXiv 2402.01306) as in Diffusion-KTO (arXiv 2404.04465), with both weights 1. liked is a bool tensor, [N]. z
     is the reference point, any shape, by mean and without gradient: KL(policy || reference), which is known exactly per
     step (transition.kl); the papers estimate it from a batch, by max(0, mean log-ratio). Diffusion-KTO's code sets 1000
-    before the difference of errors, which is 2000 before error_log_ratio. 1/2 where the policy is the reference.
+    before the whole difference of errors, which is a beta of 2000 here, before error_log_ratio. 1/2 where the policy is the
+    reference.
     """
     gain = log_ratio - reference_point.detach().mean()
     return torch.sigmoid(-beta * torch.where(liked, gain, -gain)).mean()
 
 
 def advantages(scores, clip=5.0):
-    """(score - mean) / standard deviation within one prompt's set, [N], held within [-clip, clip]; 0 if all are equal.
+    """(score - mean) / (standard deviation + 1e-6) within one prompt's set, [N], held within [-clip, clip]; 0 if all are
+    equal.
 
-    DDPO's per-prompt advantage (arXiv 2305.13301; clip as in its PyTorch code), over the candidates of one set instead
-    of a prompt's history.
+    DDPO's per-prompt advantage (arXiv 2305.13301; 1e-6 and clip as in its PyTorch code), over the candidates of one set
+    instead of a prompt's history.
     """
     if (scores == scores[0]).all():
         return torch.zeros_like(scores)
-    return ((scores - scores.mean()) / scores.std(correction=0)).clamp(-clip, clip)
+    return ((scores - scores.mean()) / (scores.std(correction=0) + 1e-6)).clamp(-clip, clip)
 
 
 def ratio_clip_fraction(log_ratio, advantage, clip):
@@ -181,7 +192,9 @@ def dpok(log_ratio, advantage, kl, kl_weight=1e-4, clip=1e-4):
 def rwr(log_ratio, scores, beta=0.2):
     """-w log-ratio, w = N softmax(beta scores): reward-weighted likelihood, with DDPO's exponential weights.
 
-    arXiv 2305.13301, with the beta of its code and the softmax over one prompt's set; arXiv 2302.12192 weighs by the
-    reward itself. scores [N] pass no gradient. Where all are equal, every candidate is imitated alike.
+    arXiv 2305.13301 with its code's 0.2, which that calls a temperature and multiplies the reward by, as here. The softmax
+    is over one prompt's set: theirs is so for the aesthetic reward, and over the whole data set for JPEG size. arXiv
+    2302.12192 weighs by the reward itself. scores [N] pass no gradient. Where all are equal, every candidate is imitated
+    alike.
     """
     return -(len(scores) * torch.softmax(beta * scores.detach(), 0) * log_ratio).mean()

@@ -51,7 +51,7 @@ def _package(package, name):
 
 
 def trained_weights(optimizer, named_parameters):
-    """What training has arrived at, copies by name on the CPU: the parameters; schedule-free's average of them.
+    """What training has arrived at, copies by name where the parameters are: these; schedule-free's average of them.
 
     Schedule-free takes its gradients at y, where the parameters stay, and what it has learned is x with
     y = beta1 x + (1 - beta1) z (arXiv 2405.15682, algorithm 1).
@@ -60,7 +60,7 @@ def trained_weights(optimizer, named_parameters):
     weights = {}
     for name, parameter in named_parameters:
         y, z = parameter.detach(), optimizer.state.get(parameter, {}).get("z")
-        weights[name] = (y if z is None else y.lerp(z, 1 - 1 / beta1)).to("cpu", copy=True)
+        weights[name] = y.clone() if z is None else y.lerp(z, 1 - 1 / beta1)
     return weights
 
 

@@ -5,6 +5,7 @@ constant.
 """
 
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
 from statistics import mean
 
@@ -87,6 +88,21 @@ def pairs_from_scores(scores):
 def pairs_from_ranking(ranking):
     """All pairs of a ranking, best first. An entry is a candidate, or a list of candidates that tie."""
     return [(w, l) for better, worse in combinations(_levels(ranking), 2) for w in better for l in worse]
+
+
+def cycle_in(pairs):
+    """Candidates [a, b, ..., z] of which each is picked over the next and z over a, from the lowest number on; [] where the
+    pairs contradict themselves nowhere."""
+    winners = {}
+    for winner, loser in pairs:
+        winners.setdefault(loser, []).append(winner)
+    try:
+        TopologicalSorter(winners).prepare()
+    except CycleError as error:
+        cycle = error.args[1][:-1]
+        first = cycle.index(min(cycle))
+        return cycle[first:] + cycle[:first]
+    return []
 
 
 def is_finished(judgement):

@@ -1,7 +1,6 @@
 """The training loop: a method of preference tuning over judged trajectories and judged images, through a denoiser, on a
 LoRA adapter."""
 
-import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -9,16 +8,17 @@ from typing import Callable
 
 import torch
 
+from .loss import moving_average
 from .methods import METHODS, NOISED, RECORDED
 from .optimizers import Ema, learning_rate_factor, load_state_tensors, make_optimizer, state_tensors, trained_weights
 from .pairs import CleanCandidates
 from .preference import Preferences
+from .randomness import forked, generator_of, seed
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import NoisedDraw, TrajectoryStep, Values, accuracy
 
 RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
-USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO, arXiv 2407.08639)
 
 
 class NonFiniteLoss(ValueError):
@@ -30,7 +30,7 @@ class Example:
     """A judged set and the denoiser of its prompt: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients.
 
     Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
-    unconditional denoises without the prompt, for caption dropout.
+    unconditional denoises without the prompt, for caption dropout; without it the prompt is never dropped.
     own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA as it is when
     training begins is taken for that policy.
     """
@@ -138,7 +138,7 @@ class Trainer:
         terms.py says what the log-ratios and the KL of examples without one are; none of these is clipped.
         """
         metrics, norm = self._gradient(batch, on_step)
-        while not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed, not the loss
+        while torch.isfinite(metrics["loss"]) and not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed
             self.loss_scale /= 2
             metrics, norm = self._gradient(batch, lambda: None)
         metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
@@ -152,7 +152,7 @@ class Trainer:
         self.step += 1
         if self.ema:
             self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
-        self.usual_margin = USUAL * self.usual_margin + (1 - USUAL) * metrics.get("margin", 0.0)
+        self.usual_margin = moving_average(self.usual_margin, metrics.get("margin", 0.0))
         return metrics
 
     def _set_learning_rate(self, done, total):
@@ -165,8 +165,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         settings, sums, shares = self.settings, defaultdict(float), defaultdict(float)
         parts = sum(self.method.parts(example.preferences) for example in batch)
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(self._seed(self.step))
+        with forked(self.device), torch.enable_grad():
+            seed(self._seed(self.step), self.device)
             for example in batch:
                 generator = generator_of(settings.seed, self.step, example.trajectory.set_id)
                 share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
@@ -191,13 +191,13 @@ class Trainer:
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
-            seed = int(torch.randint(2 ** 62, ()))  # so that a chunk's dropout is the same both times
-            values = self._values(term, seed)
+            first = int(torch.randint(2 ** 62, ()))  # so that a chunk's dropout is the same both times
+            values = self._values(term, first)
             inputs = [value.requires_grad_() for value in values[:3] if value is not None]
             value = term.loss(values)
             slopes = torch.autograd.grad(self.loss_scale * share * value, inputs, allow_unused=True)
             for number, chunk in enumerate(chunks):
-                torch.manual_seed(seed + number)
+                seed(first + number, self.device)
                 outputs = [value for value in term.values(chunk)[:3] if value is not None]
                 sum((slope[chunk] * output).sum() for slope, output in zip(slopes, outputs) if slope is not None).backward()
         return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
@@ -220,7 +220,7 @@ class Trainer:
             terms = list(self._terms(example, generator_of(example.trajectory.set_id), draws, caption_dropout=0.0,
                                      method=RANKING, steps=getattr(example.trajectory, "actions", None)))
             of_terms = []
-            with torch.random.fork_rng(), self.adapter.using(self.trained()):  # without dropout
+            with forked(self.device), self.adapter.using(self.trained()):  # without dropout
                 for term in terms:
                     values = self._values(term)
                     of_terms.append(term.margin(values.log_ratio).cpu())
@@ -258,8 +258,9 @@ class Trainer:
 
         if isinstance(candidates, CleanCandidates):
             for sigma, noise in candidates.draws(draws, generator):
-                dropped = caption_dropout and float(torch.rand((), generator=generator)) < caption_dropout
-                by = example.unconditional if dropped else example.denoise
+                by = example.denoise
+                if caption_dropout and example.unconditional and torch.rand((), generator=generator) < caption_dropout:
+                    by = example.unconditional
                 yield NoisedDraw(example, sigma, noise, reference(by), partial(denoise, by=by), method, self.settings,
                                  self.device)
         else:
@@ -295,12 +296,12 @@ class Trainer:
                              f"{end:g} of the way, or it is not random. Widen the window")
         return window
 
-    def _values(self, term, seed=0):
+    def _values(self, term, first=0):
         """The Values of all of a term's candidates without gradients; chunk after chunk has its own dropout."""
         parts = []
         with torch.no_grad():
             for number, chunk in enumerate(self._chunks(term)):
-                torch.manual_seed(seed + number)
+                seed(first + number, self.device)
                 parts.append(term.values(chunk))
         return Values.joined(parts)
 
@@ -385,11 +386,6 @@ class Trainer:
         return torch.cat([denoise(part, sigma.to(part).expand(len(part)))
                           for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))])
 
-
-def generator_of(*names):
-    """Draws that depend on these names alone, so that a resumed run makes the same ones, in whatever order."""
-    digest = hashlib.sha256(repr(names).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _of(prefix, tensors):

@@ -1,7 +1,8 @@
 """The recorded candidates of one prompt: every latent on the way from noise to image, and how it came about."""
 
 import json
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,13 +19,19 @@ class LazyTensor:
     """A tensor in a safetensors file, read where it is indexed, by an int, a slice or a tuple of these.
 
     What it gives is an ordinary tensor of its own: the file is open during the reading only. torch's functions take it
-    too, and read all of it; zeros_like reads nothing. Raises ValueError, naming the file, if it can no longer be read.
+    too, and read all of it; zeros_like reads nothing.
+
+    checksums  of each step, self[i]; None where the file has none. A step is read and checked as a whole, also where the
+               index asks for a part of it, at about a millisecond a megabyte
+
+    Raises ValueError, naming the file, if it can no longer be read, is damaged, or holds a number that is not finite.
     """
 
     path: Path
     name: str
     shape: torch.Size
     dtype: torch.dtype
+    checksums: tuple[str, ...] | None = None
 
     @property
     def ndim(self):
@@ -37,11 +44,25 @@ class LazyTensor:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index):
+        first, *inner = index if isinstance(index, tuple) else (index,)
+        steps = range(len(self))[first]
+        one = isinstance(steps, int)
         try:
             with safe_open(self.path, framework="pt") as file:
-                return file.get_slice(self.name)[index].clone()  # a view would keep the file open
+                read = file.get_slice(self.name)[first]
+                for i, step in [(steps, read)] if one else zip(steps, read):
+                    self._check(i, step)
+                return read[tuple(inner) if one else (slice(None), *inner)].clone()  # a view would keep the file open
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read ({error})") from error
+
+    def _check(self, i, step):
+        if self.checksums and checksum(step) != self.checksums[i]:
+            raise ValueError(f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
+                             "file back, or delete its set")
+        if not step.isfinite().all():
+            raise ValueError(f"{self.path}: step {i} of {self.name} holds numbers that are not finite, so its candidates "
+                             "cannot be trained on. Delete the set. Record them again with the model in bf16 or fp32")
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -54,6 +75,11 @@ class LazyTensor:
             return value[:] if isinstance(value, cls) else value
 
         return function(*read(args), **{name: read(value) for name, value in (kwargs or {}).items()})
+
+
+def checksum(tensor):
+    """CRC-32 of a tensor's bytes, as eight hexadecimal digits."""
+    return f"{zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()):08x}"
 
 
 @dataclass
@@ -103,36 +129,55 @@ class Trajectory:
 
     def save(self, path):
         """Write tensors and settings, without the conditioning, to a safetensors file. A contiguous tensor is written
-        from where it lies."""
+        from where it lies.
+
+        Its metadata "d3po" is JSON, with "checksums": the CRC-32 of each step of states and denoised, of the sigmas, and
+        of the JSON without them ("header"). Files of before have none, and are read as well.
+        """
+        tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
         header = {"format": FORMAT, "eta": self.kernel.eta, "set_id": self.set_id, "model": self.model,
                   "policy": self.policy, "settings": self.settings}
-        tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
-        save_file(tensors, path, metadata={"d3po": json.dumps(header)})
+        checksums = {"header": _header_checksum(header), "sigmas": checksum(tensors["sigmas"]),
+                     **{name: list(map(checksum, tensors[name])) for name in ("states", "denoised")}}
+        save_file(tensors, path, metadata={"d3po": json.dumps(header | {"checksums": checksums})})
 
     @classmethod
     def load(cls, path, conditioning=None):
-        """Read a file that `save` wrote. Raises ValueError, naming the file, for any other."""
-        return cls._read(path, conditioning, lambda file, name: file.get_tensor(name))
+        """Read a file that `save` wrote. Raises ValueError, naming the file, for any other, a damaged one, and for numbers
+        that are not finite."""
+        opened = cls.open(path, conditioning)
+        return replace(opened, states=opened.states[:], denoised=opened.denoised[:])
 
     @classmethod
     def open(cls, path, conditioning=None):
-        """As `load`, but states and denoised are read where they are indexed (LazyTensor). Keeps no file open."""
-        def lazy(file, name):
-            part = file.get_slice(name)
-            return LazyTensor(Path(path), name, torch.Size(part.get_shape()), part[:0].dtype)
-
-        return cls._read(path, conditioning, lazy)
-
-    @classmethod
-    def _read(cls, path, conditioning, read):
+        """As `load`, but states and denoised are read, and checked, where they are indexed (LazyTensor). Keeps no file
+        open."""
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["d3po"])
                 if header["format"] != FORMAT:
                     raise KeyError(header["format"])
-                tensors = {name: read(file, name) for name in ("states", "denoised")}
-                tensors["sigmas"] = file.get_tensor("sigmas").clone()
-            return cls(**tensors, kernel=Ancestral(header["eta"]), conditioning=conditioning,
+                checksums, sigmas = header.pop("checksums", {}), file.get_tensor("sigmas").clone()
+                for name, now in (("header", _header_checksum(header)), ("sigmas", checksum(sigmas))):
+                    if checksums.get(name, now) != now:
+                        raise ValueError(f"its {name} is not what was written")
+                lazy = {name: _lazy(Path(path), name, file.get_slice(name), checksums.get(name))
+                        for name in ("states", "denoised")}
+            return cls(**lazy, sigmas=sigmas, kernel=Ancestral(header["eta"]), conditioning=conditioning,
                        **{name: header[name] for name in ("set_id", "model", "policy", "settings")})
-        except (SafetensorError, OSError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a trajectory file ({error})") from error
+        except (SafetensorError, OSError, IndexError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
+
+
+def _header_checksum(header):
+    """As `checksum`, of what JSON keeps of a header."""
+    return f"{zlib.crc32(json.dumps(json.loads(json.dumps(header)), sort_keys=True).encode()):08x}"
+
+
+def _lazy(path, name, part, checksums):
+    shape, dtype = torch.Size(part.get_shape()), part[:0].dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"{name} holds {str(dtype).removeprefix('torch.')}, and latents are floating-point numbers")
+    if checksums is not None and len(checksums) != shape[0]:
+        raise ValueError(f"it has {len(checksums)} checksums for {shape[0]} steps of {name}")
+    return LazyTensor(path, name, shape, dtype, checksums and tuple(checksums))

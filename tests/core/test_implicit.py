@@ -11,7 +11,8 @@ from d3po_core import implicit
 from d3po_core.lora import Adapter
 from d3po_core.pairs import CleanCandidates
 from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer, generator_of
+from d3po_core.randomness import generator_of
+from d3po_core.trainer import Example, Settings, Trainer
 
 SIGMAS = torch.linspace(0.03, 3.83, 50, dtype=torch.float64).exp() - 1
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v"])

@@ -127,6 +127,31 @@ def test_dropout_is_there_in_training_alone(toy, setup, kind):
         assert torch.equal(denoise.net(*inputs()), toy.net()(*inputs()))
 
 
+@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA"])
+def test_the_end_of_an_inner_using_turns_no_dropout_on(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind, dropout=0.5)
+    toy.stir(adapter, seed=1)
+    earlier = adapter.weights()
+    toy.stir(adapter, seed=2)
+    with adapter.using(adapter.weights()):
+        without = denoise.net(*inputs())
+        with adapter.using(earlier):
+            assert not torch.equal(denoise.net(*inputs()), without)
+        assert torch.equal(denoise.net(*inputs()), without)
+    assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
+
+
+def test_the_end_of_an_inner_off_leaves_the_adapter_off(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
+    base = denoise.net(*inputs())
+    toy.stir(adapter)
+    with adapter.off():
+        with adapter.off():
+            assert torch.equal(denoise.net(*inputs()), base)
+        assert torch.equal(denoise.net(*inputs()), base)
+    assert not torch.equal(denoise.net(*inputs()), base)
+
+
 @pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
 def test_adapters_without_dropout_refuse_it(toy, kind):
     net = toy.net()

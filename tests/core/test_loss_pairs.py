@@ -193,13 +193,15 @@ def test_mapo_stays_finite_for_tiny_and_huge_errors(error):
 # --- a beta that adapts ---
 
 def test_adaptive_beta_closed_form():
-    assert loss.adaptive_beta(tensor(0.3, 0.7), 0.1, beta=2.0, alpha=0.5).item() == pytest.approx(2.0 * 1.2, abs=1e-14)
+    # the batch's own margin, 0.5, is in the usual one already: 0.9 * 0.1 + 0.1 * 0.5
+    assert loss.adaptive_beta(tensor(0.3, 0.7), 0.1, beta=2.0, alpha=0.5).item() == pytest.approx(
+        2.0 * (1 + 0.5 * (0.5 - 0.14)), abs=1e-14)
     assert loss.adaptive_beta(tensor(0.3, 0.7), 0.5, beta=2.0).item() == 2.0
 
 
 def test_adaptive_beta_rises_with_the_margin_and_stays_within_its_bounds():
     betas = [loss.adaptive_beta(tensor(m), 0.0, beta=2.0).item() for m in (-1e6, -0.5, 0.0, 0.5, 1e6)]
-    assert betas == [1.0, pytest.approx(1.4), 2.0, pytest.approx(2.6), 4.0]
+    assert betas == [1.0, pytest.approx(2 * (1 - 0.27)), 2.0, pytest.approx(2 * (1 + 0.27)), 4.0]
 
 
 def test_no_gradient_runs_through_an_adaptive_beta():

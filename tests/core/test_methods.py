@@ -44,8 +44,9 @@ def sdpo(t, s):
 
 
 def beta_dpo(t, s):
-    usual = mean([t["beta"] * (t["r"][w] - t["r"][l]).item() for w, l in t["pairs"]])
-    return dpo(t, t["beta"] * min(2.0, max(0.5, 1 + s.adaptation * (usual - USUAL_MARGIN))))
+    here = mean([t["beta"] * (t["r"][w] - t["r"][l]).item() for w, l in t["pairs"]])
+    usual = 0.9 * USUAL_MARGIN + 0.1 * here
+    return dpo(t, t["beta"] * min(2.0, max(0.5, 1 + s.adaptation * (here - usual))))
 
 
 def mapo(t, s):
@@ -61,7 +62,7 @@ def kto(t, s):
 
 def ddpo(t, s):
     scores = torch.tensor(t["scores"])
-    gains = (scores - scores.mean()) / scores.std(correction=0)
+    gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
     ratios = [q.exp() for q in t["q"]]
     return mean([-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains.tolist(), ratios)])
 

@@ -124,7 +124,7 @@ def test_ddpos_first_gradient_is_the_policy_gradient(recorded):
     value, count = 0.0, 0
     for example, judged in zip(examples, JUDGED):
         scores = torch.tensor(judged["scores"], dtype=torch.float64)
-        gains = (scores - scores.mean()) / scores.std(correction=0)
+        gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
         actions = range(len(example.trajectory.sigmas) - 2)
         value -= sum(gain * log_p(example, i, step)[0] for i, gain in enumerate(gains) for step in actions) / len(actions)
         count += len(scores)
@@ -214,6 +214,16 @@ def test_captions_drop_for_a_whole_set_by_policy_and_reference_alike_at_the_rate
     unprompted.batches.clear()
     trainer.evaluate([Example(example.preferences, prompted, unprompted)])
     assert not unprompted.batches
+
+
+def test_without_a_denoiser_for_no_prompt_captions_stay(drawn):
+    ends = []
+    for dropout in (0.0, 1.0):
+        adapter, examples = drawn(dtype=torch.float32)
+        trainer = Trainer(adapter, replace(LEARNING, method="Diffusion-DPO", caption_dropout=dropout))
+        trainer.fit([replace(example, unconditional=None) for example in examples])
+        ends.append(torch.cat([weight.flatten() for weight in trainer.trained().values()]))
+    assert torch.equal(*ends)
 
 
 def test_no_pass_ever_holds_candidates_of_two_sets(recorded):

@@ -328,6 +328,20 @@ def test_an_average_leaves_the_weights_alone_and_gives_copies():
     assert torch.equal(ema.weights()["big.lora_down.weight"], before["big.lora_down.weight"])
 
 
+@pytest.mark.parametrize("name", ["AdamW", "AdamW schedule-free"])
+def test_the_average_is_taken_where_the_weights_are(name):
+    lora = {key: torch.nn.Parameter(parameter.to("meta")) for key, parameter in make_lora().items()}  # copies nothing to the CPU
+    optimizer, ema = optimizer_of(name, list(lora.values())), Ema(0.9)
+    for parameter in lora.values():
+        parameter.grad = torch.zeros_like(parameter)
+    if name == "AdamW":
+        optimizer.step()
+    for _ in range(3):
+        learned = trained_weights(optimizer, lora.items())
+        assert {tensor.device.type for tensor in learned.values()} == {"meta"}
+        ema.update(learned.items())
+
+
 def test_a_resumed_average_equals_the_uninterrupted_one_to_the_bit(tmp_path):
     given, whole, first = numbers(20).float(), Ema(0.9), Ema(0.9)
     for weight in given:

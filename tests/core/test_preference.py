@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from d3po_core.preference import (Preferences, dominates, is_finished, liked_from_judgement, pairs_from_judgement,
+from d3po_core.preference import (Preferences, cycle_in, dominates, is_finished, liked_from_judgement, pairs_from_judgement,
                                   pairs_from_ranking, pairs_from_scores, scores_from_judgement)
 
 
@@ -281,3 +281,30 @@ def test_labels_are_the_thumbs_or_else_the_side_of_the_mean_reward(trajectory):
 def test_scores_and_thumbs_fit_the_candidates(trajectory, wrong):
     with pytest.raises(ValueError, match="for 3 candidates"):
         Preferences(trajectory, (), **wrong)
+
+
+# --- picks that go round in a circle ---
+
+@pytest.mark.parametrize("pairs", [[], [(0, 1)], [(0, 1), (1, 2), (0, 2)], [(2, 0), (2, 1), (1, 3), (0, 3)]])
+def test_pairs_that_have_an_order_hold_no_cycle(pairs):
+    assert cycle_in(pairs) == []
+
+
+@pytest.mark.parametrize("pairs, cycle", [
+    ([(0, 1), (1, 2), (2, 0)], [0, 1, 2]),
+    ([(2, 0), (1, 2), (0, 1), (0, 3)], [0, 1, 2]),
+    ([(3, 1), (1, 3), (0, 1)], [1, 3]),
+])
+def test_a_cycle_begins_with_its_first_candidate_and_each_is_picked_over_the_next(pairs, cycle):
+    assert cycle_in(pairs) == cycle
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda pair: pair[0] != pair[1]), max_size=10))
+def test_a_cycle_is_made_of_the_pairs_and_there_is_none_where_each_can_be_put_in_a_row(pairs):
+    cycle = cycle_in(pairs)
+    assert all(pair in pairs for pair in zip(cycle, cycle[1:] + cycle[:1]))
+    left = set(pairs)  # take away who is not beaten by anyone, until nobody is left
+    while free := {w for w, _ in left} - {l for _, l in left}:
+        left = {pair for pair in left if pair[0] not in free}
+    assert bool(cycle) == bool(left)

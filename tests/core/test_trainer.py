@@ -223,6 +223,23 @@ def test_a_loss_or_gradient_that_is_not_finite_changes_nothing(start, spoil):
     assert same(trainer.state()[0], smooth.state()[0])
 
 
+def counted(denoise, passes):
+    def counting(x, sigma):
+        passes.append(torch.is_grad_enabled())
+        return denoise(x, sigma)
+    return counting
+
+
+def test_in_half_precision_a_loss_that_is_not_finite_ends_at_once_and_a_gradient_that_is_not_is_tried_at_lower_scales(start):
+    for spoil, tries in ((lambda denoise: lambda x, sigma: denoise(x, sigma) * math.nan, 1), (infinite_gradient, 5)):
+        trainer, (example, *_) = start()
+        trainer.loss_scale, passes = 2.0 ** 4, []
+        with pytest.raises(NonFiniteLoss, match="update 1"):
+            trainer.update([Example(example.preferences, counted(spoil(example.denoise), passes))])
+        assert sum(passes) == tries * len(example.trajectory.actions)
+        assert trainer.loss_scale == 2.0 ** (5 - tries)
+
+
 def test_only_ties_are_an_error_that_says_what_to_do(start):
     trainer, examples = start()
     tied = [Example(Preferences(example.trajectory, ()), example.denoise) for example in examples]

@@ -24,7 +24,7 @@ def saved(trajectory, tmp_path):
 
 def test_save_and_load_keep_every_bit(trajectory, tmp_path):
     trajectory.settings = {"seed": 2 ** 64 - 1, "cfg": 7.5, "prompt": "ein Bär"}
-    trajectory.states[0, 0, 0, 0, 0] = float("nan")
+    trajectory.states[0, 0, 0, 0, :2] = torch.tensor([-0.0, 1e-45])
     trajectory.save(tmp_path / "set.safetensors")
     conditioning = object()
     loaded = Trajectory.load(tmp_path / "set.safetensors", conditioning)
@@ -91,6 +91,72 @@ def test_a_foreign_or_damaged_file_is_an_error_that_names_it(saved, damage):
     with pytest.raises(ValueError, match=re.escape(str(saved))):
         Trajectory.load(saved)
     assert (saved.read_bytes() if saved.exists() else None) == before
+
+
+def place_of(path, name, step=0, of=None):
+    """Where a step of a tensor begins in a file."""
+    content = path.read_bytes()
+    size = 8 + int.from_bytes(content[:8], "little")
+    start, end = json.loads(content[8:size])[name]["data_offsets"]
+    return size + start + (step * (end - start) // of if of else 0)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name, steps", [("states", 5), ("denoised", 4)])
+def test_one_changed_bit_is_seen_where_its_step_is_read_and_nowhere_else(trajectory, saved, name, steps):
+    flip(saved, place_of(saved, name, 2, steps) + 9)
+    told = f"{re.escape(str(saved))} is damaged: step 2 of {name} is not what was written"
+    with pytest.raises(ValueError, match=told):
+        Trajectory.load(saved)
+    opened, whole = getattr(Trajectory.open(saved), name), getattr(trajectory, name)
+    for index in (0, 1, 3, -1, slice(0, 2), slice(3, None), (1, slice(0, 1))):
+        assert torch.equal(opened[index], whole[index])
+    for index in (2, 2 - steps, slice(None), slice(1, 3), slice(None, None, 2), (2, slice(0, 1)), (slice(None), 2)):
+        with pytest.raises(ValueError, match=told):
+            opened[index]
+
+
+@pytest.mark.parametrize("read", [Trajectory.load, Trajectory.open])
+def test_one_changed_bit_in_the_sigmas_or_the_header_is_seen_when_a_file_is_opened(saved, read):
+    whole = saved.read_bytes()
+    for place in (place_of(saved, "sigmas") + 1, whole.index(b'eta') + 7, whole.index(b"set 0") + 4):
+        saved.write_bytes(whole)
+        flip(saved, place)
+        with pytest.raises(ValueError, match=re.escape(str(saved))):
+            read(saved)
+
+
+def test_files_from_before_there_were_checksums_are_read(trajectory, saved):
+    save_file({name: getattr(trajectory, name) for name in ("states", "denoised", "sigmas")}, saved, metadata=d3po_header())
+    assert torch.equal(Trajectory.load(saved).states, trajectory.states)
+    assert torch.equal(Trajectory.open(saved).denoised[1:], trajectory.denoised[1:])
+
+
+@pytest.mark.parametrize("name", ["states", "denoised"])
+def test_numbers_that_cannot_be_trained_on_are_refused_by_the_files_name(trajectory, saved, name):
+    given = getattr(trajectory, name)
+    setattr(trajectory, name, (100 * given).long())
+    trajectory.save(saved)
+    for read in (Trajectory.load, Trajectory.open):
+        with pytest.raises(ValueError, match=f"{re.escape(str(saved))} .*{name} holds int64, and latents are floating-point"):
+            read(saved)
+    for spoiled in (float("nan"), float("inf")):
+        setattr(trajectory, name, given.clone())
+        getattr(trajectory, name)[1, 2, 0, 0, 0] = spoiled
+        trajectory.save(saved)
+        told = (f"{re.escape(str(saved))}: step 1 of {name} holds numbers that are not finite.*cannot be trained on.*Record "
+                "them again")
+        with pytest.raises(ValueError, match=told):
+            Trajectory.load(saved)
+        opened = getattr(Trajectory.open(saved), name)
+        assert torch.equal(opened[0], given[0])
+        with pytest.raises(ValueError, match=told):
+            opened[1]
 
 
 def test_loading_runs_no_pickle(saved):
