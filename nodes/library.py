@@ -20,7 +20,7 @@ from ..d3po_core.lora import file_alpha, load_lora, save_lora, to_state_dict
 from ..d3po_core.run_files import content_name
 from ..d3po_core.runs import load_run, run_folder, run_version, save_run
 from . import host
-from .types import CATEGORY, LoraModel, TrainedLora, TrainingState
+from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
 # the host's name of a model family -> ModelSpec's
 ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
@@ -51,8 +51,8 @@ class D3POLoadRun(io.ComfyNode):
                 io.String.Input("run", default="my run", tooltip="Name of the run: a folder in output/d3po/runs."),
                 io.String.Input("checkpoint", default=runs.LATEST, optional=True,
                                 tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
-                                        "or a number of steps that Manage Runs lists. Set it back to latest after the "
-                                        "next Save Run."),
+                                        "or a number of steps that Manage Runs lists; 0 is the run as it began. Set it back "
+                                        "to latest after the next Save Run."),
                 io.Combo.Input("start_from", options=[NOTHING, *_startable()], default=NOTHING, optional=True,
                                tooltip="What a run that does not exist yet starts from: nothing, or a LoRA file of this "
                                        "model's family, which training then goes on with. The train step's rank and "
@@ -75,26 +75,27 @@ class D3POLoadRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, run, checkpoint=runs.LATEST, start_from=NOTHING):
-        folder = run_folder(runs_root(), run)
-        loaded = load_run(folder, checkpoint)
-        base = host.fingerprint(model)
-        if loaded is None:
-            tuned, initial, told = model, {}, []
-            if start_from != NOTHING:
-                tuned, initial, told = begin_from(model, start_from)
-            empty = TrainingState({}, 0, {}, base, host.policy_name(tuned), run=folder, initial=initial)
-            return io.NodeOutput(tuned, TrainedLora({}, empty), 0, ui={"text": told} if told else None)
-        tensors, record = loaded
+        folder, base = run_folder(runs_root(), run), host.fingerprint(model)
+        head = runs.head(folder)  # before the state: what another ComfyUI saves in between must not be taken for it
+        tensors, record = load_run(folder, checkpoint) or (
+            {}, {"step": 0, "settings": {}, "model": base, "history": [], "rounds": []})
         if record["model"] != base:
             raise ValueError(f"run: {run!r} was trained on another base model. Load that model, or choose another name "
                              "to start a new run")
         state = TrainingState(tensors, record["step"], record["settings"], base, history=record["history"], run=folder,
-                              rounds=record["rounds"])
-        lora = _file_of(state)
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
-        host.carry(tuned, content_name(_weights_of(state)))
+                              rounds=record["rounds"], home=folder, head=head)
+        tuned, lora, told = model, {}, []
+        if state.step:
+            lora = _file_of(state)
+            tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
+            host.carry(tuned, content_name(_weights_of(state)))
+        elif start_from != NOTHING:
+            tuned, state.initial, told = begin_from(model, start_from)
+        if state.skipped:
+            tuned = tuned.clone()
+            tuned.set_attachments(SKIPPED, state.skipped)
         state.policy = host.policy_name(tuned)
-        return io.NodeOutput(tuned, TrainedLora(lora, state), record["step"])
+        return io.NodeOutput(tuned, TrainedLora(lora, state), state.step, ui={"text": told} if told else None)
 
 
 def _weights_of(training):
@@ -158,7 +159,8 @@ class D3POSaveRun(io.ComfyNode):
                         "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
-                io.String.Input("run", default="my run", tooltip="Name of the run: the same as in Load Run."),
+                io.String.Input("run", default="", tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a "
+                                                           "LoRA that did not, or to save a copy under a new name."),
                 io.Int.Input("keep", default=3, min=1, max=1000, optional=True,
                              tooltip="How many of the run's last states to keep as checkpoints, to go back to by Load "
                                      "Run. The best on held-out preferences is kept as well."),
@@ -169,19 +171,40 @@ class D3POSaveRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, run, keep=3):
-        training = _training_of(lora)
+        training = _training_of(lora, untrained=True)
+        if not run.strip():
+            if training.home is None:
+                raise ValueError("run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire Load "
+                                 "Run's lora to the train step, or write a name here")
+            run = training.home.name
         folder = run_folder(runs_root(), run)
-        save_run(folder, training.tensors, {
+        saved = save_run(folder, training.tensors, {
             "step": training.step, "settings": training.settings, "model": training.model, "history": training.history,
-            "rounds": training.rounds}, keep)
+            "rounds": training.rounds}, keep, training.head if folder == training.home else None)
         for progress in training.unsaved:
             progress.remove()
-        told = f"{run}: {training.step} steps"
-        try:
-            write_lora(_on_shelf(run), lora, metadata(training, run))
-        except OSError as error:  # on Windows, while Load LoRA has it open
-            told += f"\nThe run is saved. Its copy for Load LoRA is not: {error}"
-        return io.NodeOutput(training.step, ui={"text": [told]})
+        warned = [_branched(training, run, saved)] if saved.run != run else []
+        told = [*warned, f"{saved.run}: {training.step} steps"]
+        if saved.why and not warned:
+            told.append(f"Nothing was written: {saved.why}")
+        elif lora:
+            try:
+                write_lora(_on_shelf(saved.run), lora, metadata(training, saved.run))
+            except OSError as error:  # on Windows, while Load LoRA has it open
+                told.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
+        return io.NodeOutput(training.step, ui={"text": ["\n".join(told)], "warnings": warned})
+
+
+def _branched(training, run, saved):
+    """What a person is told of a state that is kept beside the run that it was saved as."""
+    if training.home is None:
+        reason = "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step to go on"
+    elif training.home.name != run:
+        reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there"
+    else:
+        reason = "Another ComfyUI, or another save in this workflow, has saved to it since it was loaded"
+    return (f"The run {run!r} was left as it is, for {saved.why}. {reason}. This LoRA is kept as a run of its own, "
+            f"{saved.run!r}: write that name in Load Run to go on with it")
 
 
 class D3POManageRuns(io.ComfyNode):
@@ -362,10 +385,11 @@ def metadata(training, title):
     }
 
 
-def _training_of(lora):
+def _training_of(lora, untrained=False):
+    """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still nothing."""
     if not isinstance(lora, TrainedLora):
         raise ValueError("lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "
                          "Save LoRA Weights")
-    if not lora:
+    if not lora and not (untrained and lora.training.rounds):
         raise ValueError("lora: it is empty, as the run has not been trained yet")
     return lora.training

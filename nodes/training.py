@@ -177,7 +177,8 @@ class D3POTrainStep(io.ComfyNode):
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
-                              rounds=start.rounds + [round_], unsaved=start.unsaved + [progress])
+                              rounds=start.rounds + [round_], unsaved=start.unsaved + [progress], home=start.home,
+                              head=start.head)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
