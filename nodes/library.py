@@ -1,9 +1,8 @@
 """Runs and LoRA files on disk."""
 
-import json
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 import comfy.lora
@@ -14,22 +13,16 @@ import comfy.weight_adapter
 import folder_paths
 from comfy_api.latest import io
 
-from ..d3po_core import run_files, runs
-from ..d3po_core.files import make_folder, replace_whole
-from ..d3po_core.lora import file_alpha, load_lora, save_lora, to_state_dict
+from ..d3po_core import runs
+from ..d3po_core.lora import load_lora, to_state_dict
 from ..d3po_core.run_files import content_name
 from ..d3po_core.runs import load_run, run_folder, run_version, save_run
 from . import host
+from .lora_files import kohya_names, metadata, remove_lora, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
-# the host's name of a model family -> ModelSpec's
-ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
-                 "SDXL": "stable-diffusion-xl-v1-base"}
 NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
 NOTHING = "nothing"  # to start from
-# what files say of the kinds that LyCORIS makes, and kohya's own programs do not
-LYCORIS = {"DoRA": {"algo": "locon", "dora_wd": True, "wd_on_output": True}, "LoHa": {"algo": "loha"},
-           "LoKr": {"algo": "lokr"}}
 
 
 def runs_root():
@@ -84,18 +77,32 @@ class D3POLoadRun(io.ComfyNode):
                              "to start a new run")
         state = TrainingState(tensors, record["step"], record["settings"], base, history=record["history"], run=folder,
                               rounds=record["rounds"], home=folder, head=head)
-        tuned, lora, told = model, {}, []
-        if state.step:
-            lora = _file_of(state)
-            tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
-            host.carry(tuned, content_name(_weights_of(state)))
-        elif start_from != NOTHING:
+        tuned, told = with_lora(model, state), []
+        if not state.step and start_from != NOTHING:
             tuned, state.initial, told = begin_from(model, start_from)
         if state.skipped:
             tuned = tuned.clone()
             tuned.set_attachments(SKIPPED, state.skipped)
         state.policy = host.policy_name(tuned)
-        return io.NodeOutput(tuned, TrainedLora(lora, state), state.step, ui={"text": told} if told else None)
+        return io.NodeOutput(tuned, TrainedLora(file_of(state) if state.step else {}, state), state.step,
+                             ui={"text": told} if told else None)
+
+
+def with_lora(model, training):
+    """A MODEL with a training's LoRA on it, or with the one that it starts from."""
+    if training.step:
+        tuned, _ = comfy.sd.load_lora_for_models(model, None, file_of(training), 1.0, 0)
+        host.carry(tuned, content_name(_weights_of(training)))
+        return tuned
+    if not training.initial:
+        return model
+    tuned = model.clone()
+    adapter = comfy.weight_adapter.LoRAAdapter
+    tuned.add_patches({f"diffusion_model.{path}.weight": adapter(set(), (*weights, None, None, None))
+                       for path, weights in training.initial.items()}, 1.0)
+    host.carry(tuned, content_name({f"{path} {part}": tensor for path, weights in training.initial.items()
+                                    for part, tensor in zip(("up", "down"), weights)}))
+    return tuned
 
 
 def _weights_of(training):
@@ -103,7 +110,7 @@ def _weights_of(training):
     return {k.removeprefix("lora."): v for k, v in training.tensors.items() if k.startswith("lora.")}
 
 
-def _file_of(training, rename=None):
+def file_of(training, rename=None):
     """A LoRA file's tensors of a TrainingState."""
     settings = training.settings
     return to_state_dict(_weights_of(training), settings["alpha"], rename, settings["adapter"])
@@ -159,8 +166,9 @@ class D3POSaveRun(io.ComfyNode):
                         "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
-                io.String.Input("run", default="", tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a "
-                                                           "LoRA that did not, or to save a copy under a new name."),
+                io.String.Input("run", default="",
+                                tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
+                                        "not, or to save a copy under a new name."),
                 io.Int.Input("keep", default=3, min=1, max=1000, optional=True,
                              tooltip="How many of the run's last states to keep as checkpoints, to go back to by Load "
                                      "Run. The best on held-out preferences is kept as well."),
@@ -174,8 +182,8 @@ class D3POSaveRun(io.ComfyNode):
         training = _training_of(lora, untrained=True)
         if not run.strip():
             if training.home is None:
-                raise ValueError("run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire Load "
-                                 "Run's lora to the train step, or write a name here")
+                raise ValueError("run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire "
+                                 "Load Run's lora to the train step, or write a name here")
             run = training.home.name
         folder = run_folder(runs_root(), run)
         saved = save_run(folder, training.tensors, {
@@ -310,11 +318,13 @@ class D3POSaveLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora, filename_prefix, naming):
-        training = _training_of(lora)
+        training = _training_of(lora, untrained=True)
+        if not lora:
+            return io.NodeOutput(ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]})
         if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
             raise ValueError("naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
                              "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter")
-        tensors = dict(lora) if naming == NAMINGS[0] else _file_of(training, kohya_names(model))
+        tensors = dict(lora) if naming == NAMINGS[0] else file_of(training, kohya_names(model))
         folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory())
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
@@ -327,12 +337,6 @@ def _on_shelf(run):
     return Path(folder_paths.get_output_directory()) / "loras" / "d3po" / f"{run}.safetensors"
 
 
-def write_lora(path, tensors, described):
-    with run_files.named(path):
-        make_folder(path.parent)
-        replace_whole(path, lambda partial: save_lora(tensors, partial, described))
-
-
 def events_folder(run):
     """Where TensorBoard finds a run's metrics: beside the runs, so that one look compares them all."""
     return Path(folder_paths.get_output_directory()) / "d3po" / "tensorboard" / run
@@ -343,46 +347,6 @@ def remove_events(folder):
         path.unlink()
     with suppress(OSError):  # it is not there, or something that is not ours is in it
         folder.rmdir()
-
-
-def remove_lora(path, run):
-    """Remove a run's LoRA file; one that is not this run's stays."""
-    with suppress(ValueError):
-        _, described = load_lora(path)
-        if "d3po" in described and described.get("modelspec.title") == run:
-            path.unlink()
-
-
-def kohya_names(model):
-    """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for other than UNets."""
-    config = model.model.model_config.unet_config
-    if "num_res_blocks" not in config:
-        raise ValueError("naming: kohya's names are known for SD1.5, SD2 and SDXL only; save with ComfyUI's naming")
-    diffusers = {theirs.removesuffix(".weight"): name.removesuffix(".weight")
-                 for name, theirs in comfy.utils.unet_to_diffusers(config).items() if name.endswith(".weight")}
-
-    def rename(path):
-        return "lora_unet_" + diffusers[path].replace(".", "_")
-    return rename
-
-
-def metadata(training, title):
-    """What other programs look for in a LoRA file, and the training record."""
-    settings, family = training.settings, training.settings["architecture"]
-    lycoris = LYCORIS.get(settings["adapter"])
-    module = {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(lycoris)} if lycoris else {
-        "ss_network_module": "networks.lora"}
-    alpha = file_alpha(settings["alpha"], settings["rank"], settings["adapter"])
-    now = datetime.now(timezone.utc).replace(microsecond=0).isoformat()
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
-        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI", "modelspec.title": title,
-        "modelspec.date": now, **module, "ss_network_dim": str(settings["rank"]), "ss_network_alpha": str(alpha),
-        "ss_learning_rate": str(settings["learning_rate"]), "ss_steps": str(training.step),
-        "ss_training_comment": "D3PO (arXiv 2311.13231)", "ss_seed": str(settings["seed"]),
-        "d3po": json.dumps({"settings": settings, "step": training.step, "model": training.model}),
-    }
 
 
 def _training_of(lora, untrained=False):
