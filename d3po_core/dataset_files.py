@@ -17,7 +17,7 @@ from .dataset_index import PAYLOAD, DatasetError, failure
 from .files import make_folder, replace_whole
 
 NAMED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/[0-9a-f-]{{1,80}}\.(safetensors|png)")
-UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\d+\.partial)")
+UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\w+\.partial)")
 DAMAGE = (ValueError, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 

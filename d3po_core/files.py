@@ -2,11 +2,14 @@
 
 import errno
 import os
+import secrets
+from contextlib import suppress
 
 
 def replace_whole(path, write):
     """write(temporary path), then put it in the place of `path` in one step."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # never the name of another writer's: machines that share a folder may have processes of the same number
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -17,7 +20,8 @@ def replace_whole(path, write):
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def make_folder(folder):

@@ -10,16 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .run_files import NotOurs, content_name, read, read_record, write
+from .locks import held
+from .run_files import NotOurs, content_name, name_of, read, read_record, write
 from .watch import best_update
 
 FORMAT = "d3po.progress/2"
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
-
-
-def name_of(value):
-    """A name of a JSON value by what is in it."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trained_on(preferences):
@@ -108,19 +104,23 @@ class Progress:
         return path and path.exists() and read_record(path, FORMAT).get("key") == self.key
 
     def save(self, trainer, history):
-        if self._best and not self._best["written"]:  # first, so that no progress is past a best that is not on disk
-            write(self.folder / BEST_FILE, FORMAT, self._best["tensors"],
-                  {"key": self.key, "step": self._best["step"], "update": self._best["update"]})
-            self._best["written"] = True
         tensors, step = trainer.state()
-        write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
-        if not self._best:  # a best that is there belonged to the progress that was there
-            with suppress(OSError):
-                (self.folder / BEST_FILE).unlink(missing_ok=True)
+        with held(self.folder):
+            if self._best and not self._best["written"]:  # first, so that no progress is past a best that is not on disk
+                write(self.folder / BEST_FILE, FORMAT, self._best["tensors"],
+                      {"key": self.key, "step": self._best["step"], "update": self._best["update"]})
+                self._best["written"] = True
+            write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
+            if not self._best:  # a best that is there belonged to the progress that was there
+                with suppress(OSError):
+                    (self.folder / BEST_FILE).unlink(missing_ok=True)
 
     def remove(self):
         """Remove it, unless it is another train step's by now."""
-        for file in FILES:
-            with suppress(NotOurs, OSError):  # then it is in nobody's way: the next train step replaces it
-                if self._is_there(file):
-                    (self.folder / file).unlink()
+        if not self.folder or not any((self.folder / file).exists() for file in FILES):
+            return
+        with suppress(OSError), held(self.folder):  # else it is in nobody's way: the next train step replaces it
+            for file in FILES:
+                with suppress(NotOurs, OSError):
+                    if self._is_there(file):
+                        (self.folder / file).unlink()

@@ -8,7 +8,7 @@ list in their JSON, and are read as well.
 import hashlib
 import json
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,8 @@ class NotOurs(ValueError):
 
 
 def write(path, format, tensors, record):
-    """Write a file, all of it or nothing. Raises OSError, naming the file, where that is not possible."""
+    """Write a file, all of it or nothing, by who holds the lock of its run's folder (locks.py). Raises OSError, naming
+    the file, where that is not possible."""
     record = record | {"format": format}
     if HISTORY in record:
         record["metrics"], table = history.to_table(record.pop(HISTORY))
@@ -35,8 +36,14 @@ def write(path, format, tensors, record):
         replace_whole(path, lambda partial: save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
             metadata={"d3po": json.dumps(record)}))
-        for leftover in leftovers(path.parent):
+    for leftover in leftovers(path.parent):
+        with suppress(OSError):
             leftover.unlink(missing_ok=True)
+
+
+def name_of(value):
+    """A name of a JSON value by what is in it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def content_name(tensors):
@@ -49,8 +56,8 @@ def content_name(tensors):
 
 
 def leftovers(folder):
-    """Files of a process that was killed while it wrote them."""
-    return [path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\d+\.partial", path.name)]
+    """Files of a process that was killed while it wrote them, as far as nobody writes now."""
+    return [path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\w+\.partial", path.name)]
 
 
 @contextmanager

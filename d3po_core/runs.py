@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import progress
+from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401 (SHAPE is of the runs' face)
+from .locks import held
 from .run_files import NotOurs, leftovers, read, read_curves, read_record, write
 
 FORMAT = "d3po.run/3"
 STATE = "run.safetensors"
 CHECKPOINTS = "checkpoints"
 LATEST, BEST = "latest", "best"
-# what a run may not change half way, because its LoRA would no longer fit
-SHAPE = ("rank", "alpha", "targets", "adapter")
+BEGINNING = "0"  # the checkpoint before a run's first round
 # what older runs do not say, of themselves and of their settings
 UNSAID = {"rounds": [], "saved": 0}
 UNSAID_SETTINGS = {"adapter": "LoRA"}
@@ -35,6 +36,15 @@ class Checkpoint:
     step: int
     saved: int
     held_out: tuple | None  # (accuracy, margin), None where nothing was held out
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a state that was saved: the name of the run that has it, and why it is not what was asked for, as a
+    clause about the run that is there; "" where it is."""
+
+    run: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,40 +69,98 @@ def run_folder(root, name, what="run"):
     a folder everywhere."""
     reserved = name.split(".")[0].upper() in {"CON", "PRN", "AUX", "NUL",
                                               *(f"{d}{i}" for d in ("COM", "LPT") for i in range(10))}
-    if reserved or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}(?<![. ])", name):
+    if reserved or len(name) > LONGEST or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*(?<![. ])", name):
         raise ValueError(f"{what}: {name!r} cannot name a folder; use letters, digits, spaces, '-' and '_'")
     return Path(root) / name
 
 
 # --- saving and loading ---
 
-def save_run(folder, tensors, record, keep=3):
-    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint.
+def save_run(folder, tensors, record, keep=3, head=None):
+    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint: a Saved.
 
-    Of the checkpoints the last `keep` stay, and the best by held-out accuracy. Raises ValueError, before anything is
-    touched, where the run on disk is not one that this state could belong to.
+    Of the checkpoints the last `keep` stay, and the best by held-out accuracy.
+
+    What is there is replaced only by a state that follows from it (lineage.why_not; head is `head` of the folder when this
+    one was loaded). Any other is kept beside it as a run of its own, NAME branch 2, unless what is there has gone on from
+    it: then there is nothing to write.
     """
+    record = _whole(record)
+    with held(folder):
+        there = _current(folder)
+        why = why_not(there, record, head)
+        if not why:
+            _write_state(folder, tensors, record, keep)
+            return Saved(folder.name)
+    if is_past(record, there):
+        return Saved(folder.name, "it has gone on from this LoRA already")
+    for name in branch_names(folder.name):
+        with held(folder.with_name(name)):
+            if _takes(folder.with_name(name), record):
+                _write_state(folder.with_name(name), tensors, record, keep)
+                return Saved(name, why)
+
+
+def _takes(folder, record):
+    """Whether a folder has room for a state as a branch: it is not there, or has what the state goes on from."""
+    with suppress(NotOurs):
+        there = _current(folder)
+        return not folder.exists() if there is None else not why_not(there, record)
+    return False
+
+
+def _write_state(folder, tensors, record, keep):
     before, found = _current(folder), checkpoints(folder)
-    if before:
-        require_same_run(before, record)
-    record = _whole(record) | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
-    for path in (checkpoint_path(folder, record["step"]), folder / STATE):
+    record = record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
+    kept = [checkpoint_path(folder, record["step"])] if record["step"] else []  # of no step there is nothing to go back to
+    for path in (*kept, folder / STATE):
         write(path, FORMAT, tensors, record)
     _prune(folder, keep)
+
+
+def head(folder):
+    """A name of what a run's folder has now, for a later `save_run`; None where there is no run yet.
+
+    Raises ValueError, naming the file, if it is not whole or not a run.
+    """
+    there = _current(folder)
+    return there and identity(there)
 
 
 def load_run(folder, checkpoint=LATEST):
     """(tensors, record) of a run at a checkpoint ("latest", "best" or a step), or None where there is no run yet.
 
+    A step is the state before any round that went on from it: 0 is the run as it began, without tensors.
+
     Raises ValueError, naming the file, if it is not whole or not a run.
     """
+    if str(checkpoint).strip() == BEGINNING:
+        record = load_record(folder, checkpoint)
+        return record and ({}, record)
+    return _at(folder, checkpoint, lambda path: read(path, FORMAT))
+
+
+def load_record(folder, checkpoint=LATEST):
+    """The record that `load_run` returns, alone, and of its history the end."""
+    found = _at(folder, checkpoint, lambda path: (None, read_record(path, FORMAT)))
+    return found and found[1]
+
+
+def _at(folder, checkpoint, look):
+    """What look(path) -> (tensors, record) finds at a checkpoint."""
+    checkpoint = str(checkpoint).strip()
     _current(folder)  # a run that could not be saved again is not trained on
-    path = _path_of(folder, str(checkpoint).strip())
+    path = _path_of(folder, checkpoint)
     if path is None:
         return None
     with _left_alone(path):
-        tensors, record = read(path, FORMAT)
-    return tensors, _whole(record)
+        tensors, record = look(path)
+    record = _whole(record)
+    if checkpoint == BEGINNING:
+        record |= {"step": 0, "history": []}
+    if checkpoint.isdecimal():
+        record["rounds"] = [round_ for round_ in record["rounds"] if round_["start"] < record["step"]]
+    return tensors, record
 
 
 def load_curves(folder):
@@ -113,24 +181,13 @@ def run_version(folder):
     return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_ino} {stat.st_size}" for name, stat in stats)
 
 
-def require_same_run(before, record):
-    """Raise ValueError where a run on disk has another base model or another LoRA's shape than a new state of it."""
-    if before.get("model") != record.get("model"):
-        raise ValueError("run: this name is taken by a run on another base model. Save under another name, or train on "
-                         "the base model that this run was started with")
-    old, new = _whole(before)["settings"], _whole(record)["settings"]
-    differ = [name for name in SHAPE if old.get(name) != new.get(name)]
-    if differ:
-        raise ValueError("run: this name is taken by a run that was started with "
-                         f"{' and '.join(f'{name} {old.get(name)}' for name in differ)}, and this LoRA has "
-                         f"{' and '.join(f'{name} {new.get(name)}' for name in differ)}. Save under another name, or "
-                         "set the same again in the train step")
-
-
 def _current(folder):
-    """The record of run.safetensors, or None."""
-    with _left_alone(folder / STATE):
-        return _whole(read_record(folder / STATE, FORMAT)) if (folder / STATE).exists() else None
+    """The record of a run as it stands, with the end of its history, or None."""
+    path = _path_of(folder, LATEST)
+    if path is None:
+        return None
+    with _left_alone(path):
+        return _whole(read_record(path, FORMAT))
 
 
 def _whole(record):
@@ -188,7 +245,7 @@ def _path_of(folder, checkpoint):
     """File of a run's state, or None where there is no run yet. run.safetensors moved away: the last checkpoint."""
     current, found = folder / STATE, checkpoints(folder)
     last = current if current.exists() else found[-1].path if found else None
-    if last is None or checkpoint == LATEST:
+    if last is None or checkpoint in (LATEST, BEGINNING):
         return last
     if checkpoint == BEST:
         best = best_of(found)
@@ -203,7 +260,7 @@ def _path_of(folder, checkpoint):
         if read_record(last, FORMAT)["step"] == step:
             return last
     raise ValueError(f"checkpoint: this run has no {checkpoint!r}. Choose {LATEST}, {BEST}, or one of the steps it "
-                     f"keeps: {_steps(found)}")
+                     f"keeps: {_steps(found)}; {BEGINNING} is the run as it began")
 
 
 def _steps(found):
@@ -230,23 +287,25 @@ def branch(root, name, new_name, checkpoint=LATEST):
     """Start a run from a checkpoint of another. Raises ValueError if the new name is taken."""
     source, target = existing(root, name), run_folder(root, new_name)
     tensors, record = load_run(source, checkpoint)
-    try:
-        target.mkdir()
-    except FileExistsError:
-        raise ValueError(f"new_name: {new_name!r} is there already, and was left as it is. Choose another name"
-                         ) from None
-    try:
-        save_run(target, tensors, record)
-    except OSError:
-        _remove(_own_files(target), target)
-        raise
+    with held(target):
+        try:
+            target.mkdir()
+        except FileExistsError:
+            raise ValueError(f"new_name: {new_name!r} is there already, and was left as it is. Choose another name"
+                             ) from None
+        try:
+            _write_state(target, tensors, record, keep=1)
+        except OSError:
+            _remove(_own_files(target), target)
+            raise
     return record["step"]
 
 
 def delete(root, name):
     """Remove a run's own files, and its folder if nothing else is in it. Returns what is left there."""
     folder = existing(root, name)
-    _remove(_own_files(folder), folder)
+    with held(folder):
+        _remove(_own_files(folder), folder)
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
@@ -277,14 +336,17 @@ def _own_files(folder):
 
 def _remove(files, folder):
     for path in files:
-        path.unlink()
+        path.unlink(missing_ok=True)
     for emptied in (folder / CHECKPOINTS, folder):
         with suppress(OSError):  # something that is not ours is in it
             emptied.rmdir()
 
 
 def _summary(root, folder):
-    size = sum(path.stat().st_size for path in _own_files(folder) if path.exists())
+    size = 0
+    for path in _own_files(folder):
+        with suppress(OSError):  # a writer at work has just given it its name
+            size += path.stat().st_size
     try:
         _refuse_links(root, folder)
         path = _path_of(folder, LATEST)

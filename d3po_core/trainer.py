@@ -123,13 +123,7 @@ class Trainer:
     def _require_learnable(self, examples, judged):
         if not judged:
             raise ValueError(f"preferences: there is nothing to learn from: {self.method.wanted}")
-        kinds = {isinstance(examples[i].trajectory, CleanCandidates) for i in judged}
-        if self.method.terms == RECORDED and True in kinds:
-            raise ValueError(f"method: {self.settings.method} learns from recorded steps, and some of these candidates are "
-                             "images alone. Choose another method, such as Diffusion-DPO, or record candidates with D3PO "
-                             "KSampler")
-        if self.method.terms == NOISED and False in kinds:
-            raise ValueError(f"method: {self.settings.method} learns from noised images, not from recorded steps")
+        require_kind(self.settings.method, [examples[i].trajectory for i in judged])
 
     def update(self, batch, on_step=lambda: None):
         """One optimizer step over a batch of examples: its metrics, floats by name.
@@ -386,6 +380,15 @@ class Trainer:
         return torch.cat([denoise(part, sigma.to(part).expand(len(part)))
                           for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))])
 
+
+def require_kind(method, candidates):
+    """Raise ValueError where a method, by its name, cannot learn from one of these Trajectories or CleanCandidates."""
+    terms, kinds = METHODS[method].terms, {isinstance(one, CleanCandidates) for one in candidates}
+    if terms == RECORDED and True in kinds:
+        raise ValueError(f"method: {method} learns from recorded steps, and some of these candidates are images alone. Choose "
+                         "another method, such as Diffusion-DPO, or record candidates with D3PO KSampler")
+    if terms == NOISED and False in kinds:
+        raise ValueError(f"method: {method} learns from noised images, not from recorded steps")
 
 
 def _of(prefix, tensors):

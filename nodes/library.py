@@ -1,9 +1,8 @@
 """Runs and LoRA files on disk."""
 
-import json
 import time
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 import comfy.lora
@@ -14,22 +13,16 @@ import comfy.weight_adapter
 import folder_paths
 from comfy_api.latest import io
 
-from ..d3po_core import run_files, runs
-from ..d3po_core.files import make_folder, replace_whole
-from ..d3po_core.lora import file_alpha, load_lora, save_lora, to_state_dict
+from ..d3po_core import runs
+from ..d3po_core.lora import load_lora, to_state_dict
 from ..d3po_core.run_files import content_name
 from ..d3po_core.runs import load_run, run_folder, run_version, save_run
 from . import host
-from .types import CATEGORY, LoraModel, TrainedLora, TrainingState
+from .lora_files import kohya_names, metadata, remove_lora, write_lora
+from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
-# the host's name of a model family -> ModelSpec's
-ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
-                 "SDXL": "stable-diffusion-xl-v1-base"}
 NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
 NOTHING = "nothing"  # to start from
-# what files say of the kinds that LyCORIS makes, and kohya's own programs do not
-LYCORIS = {"DoRA": {"algo": "locon", "dora_wd": True, "wd_on_output": True}, "LoHa": {"algo": "loha"},
-           "LoKr": {"algo": "lokr"}}
 
 
 def runs_root():
@@ -51,8 +44,8 @@ class D3POLoadRun(io.ComfyNode):
                 io.String.Input("run", default="my run", tooltip="Name of the run: a folder in output/d3po/runs."),
                 io.String.Input("checkpoint", default=runs.LATEST, optional=True,
                                 tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
-                                        "or a number of steps that Manage Runs lists. Set it back to latest after the "
-                                        "next Save Run."),
+                                        "or a number of steps that Manage Runs lists; 0 is the run as it began. Set it back "
+                                        "to latest after the next Save Run."),
                 io.Combo.Input("start_from", options=[NOTHING, *_startable()], default=NOTHING, optional=True,
                                tooltip="What a run that does not exist yet starts from: nothing, or a LoRA file of this "
                                        "model's family, which training then goes on with. The train step's rank and "
@@ -75,26 +68,41 @@ class D3POLoadRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, run, checkpoint=runs.LATEST, start_from=NOTHING):
-        folder = run_folder(runs_root(), run)
-        loaded = load_run(folder, checkpoint)
-        base = host.fingerprint(model)
-        if loaded is None:
-            tuned, initial, told = model, {}, []
-            if start_from != NOTHING:
-                tuned, initial, told = begin_from(model, start_from)
-            empty = TrainingState({}, 0, {}, base, host.policy_name(tuned), run=folder, initial=initial)
-            return io.NodeOutput(tuned, TrainedLora({}, empty), 0, ui={"text": told} if told else None)
-        tensors, record = loaded
+        folder, base = run_folder(runs_root(), run), host.fingerprint(model)
+        head = runs.head(folder)  # before the state: what another ComfyUI saves in between must not be taken for it
+        tensors, record = load_run(folder, checkpoint) or (
+            {}, {"step": 0, "settings": {}, "model": base, "history": [], "rounds": []})
         if record["model"] != base:
             raise ValueError(f"run: {run!r} was trained on another base model. Load that model, or choose another name "
                              "to start a new run")
         state = TrainingState(tensors, record["step"], record["settings"], base, history=record["history"], run=folder,
-                              rounds=record["rounds"])
-        lora = _file_of(state)
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
-        host.carry(tuned, content_name(_weights_of(state)))
+                              rounds=record["rounds"], home=folder, head=head)
+        tuned, told = with_lora(model, state), []
+        if not state.step and start_from != NOTHING:
+            tuned, state.initial, told = begin_from(model, start_from)
+        if state.skipped:
+            tuned = tuned.clone()
+            tuned.set_attachments(SKIPPED, state.skipped)
         state.policy = host.policy_name(tuned)
-        return io.NodeOutput(tuned, TrainedLora(lora, state), record["step"])
+        return io.NodeOutput(tuned, TrainedLora(file_of(state) if state.step else {}, state), state.step,
+                             ui={"text": told} if told else None)
+
+
+def with_lora(model, training):
+    """A MODEL with a training's LoRA on it, or with the one that it starts from."""
+    if training.step:
+        tuned, _ = comfy.sd.load_lora_for_models(model, None, file_of(training), 1.0, 0)
+        host.carry(tuned, content_name(_weights_of(training)))
+        return tuned
+    if not training.initial:
+        return model
+    tuned = model.clone()
+    adapter = comfy.weight_adapter.LoRAAdapter
+    tuned.add_patches({f"diffusion_model.{path}.weight": adapter(set(), (*weights, None, None, None))
+                       for path, weights in training.initial.items()}, 1.0)
+    host.carry(tuned, content_name({f"{path} {part}": tensor for path, weights in training.initial.items()
+                                    for part, tensor in zip(("up", "down"), weights)}))
+    return tuned
 
 
 def _weights_of(training):
@@ -102,7 +110,7 @@ def _weights_of(training):
     return {k.removeprefix("lora."): v for k, v in training.tensors.items() if k.startswith("lora.")}
 
 
-def _file_of(training, rename=None):
+def file_of(training, rename=None):
     """A LoRA file's tensors of a TrainingState."""
     settings = training.settings
     return to_state_dict(_weights_of(training), settings["alpha"], rename, settings["adapter"])
@@ -158,7 +166,9 @@ class D3POSaveRun(io.ComfyNode):
                         "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
-                io.String.Input("run", default="my run", tooltip="Name of the run: the same as in Load Run."),
+                io.String.Input("run", default="",
+                                tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
+                                        "not, or to save a copy under a new name."),
                 io.Int.Input("keep", default=3, min=1, max=1000, optional=True,
                              tooltip="How many of the run's last states to keep as checkpoints, to go back to by Load "
                                      "Run. The best on held-out preferences is kept as well."),
@@ -169,19 +179,40 @@ class D3POSaveRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, run, keep=3):
-        training = _training_of(lora)
+        training = _training_of(lora, untrained=True)
+        if not run.strip():
+            if training.home is None:
+                raise ValueError("run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire "
+                                 "Load Run's lora to the train step, or write a name here")
+            run = training.home.name
         folder = run_folder(runs_root(), run)
-        save_run(folder, training.tensors, {
+        saved = save_run(folder, training.tensors, {
             "step": training.step, "settings": training.settings, "model": training.model, "history": training.history,
-            "rounds": training.rounds}, keep)
+            "rounds": training.rounds}, keep, training.head if folder == training.home else None)
         for progress in training.unsaved:
             progress.remove()
-        told = f"{run}: {training.step} steps"
-        try:
-            write_lora(_on_shelf(run), lora, metadata(training, run))
-        except OSError as error:  # on Windows, while Load LoRA has it open
-            told += f"\nThe run is saved. Its copy for Load LoRA is not: {error}"
-        return io.NodeOutput(training.step, ui={"text": [told]})
+        warned = [_branched(training, run, saved)] if saved.run != run else []
+        told = [*warned, f"{saved.run}: {training.step} steps"]
+        if saved.why and not warned:
+            told.append(f"Nothing was written: {saved.why}")
+        elif lora:
+            try:
+                write_lora(_on_shelf(saved.run), lora, metadata(training, saved.run))
+            except OSError as error:  # on Windows, while Load LoRA has it open
+                told.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
+        return io.NodeOutput(training.step, ui={"text": ["\n".join(told)], "warnings": warned})
+
+
+def _branched(training, run, saved):
+    """What a person is told of a state that is kept beside the run that it was saved as."""
+    if training.home is None:
+        reason = "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step to go on"
+    elif training.home.name != run:
+        reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there"
+    else:
+        reason = "Another ComfyUI, or another save in this workflow, has saved to it since it was loaded"
+    return (f"The run {run!r} was left as it is, for {saved.why}. {reason}. This LoRA is kept as a run of its own, "
+            f"{saved.run!r}: write that name in Load Run to go on with it")
 
 
 class D3POManageRuns(io.ComfyNode):
@@ -287,11 +318,13 @@ class D3POSaveLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora, filename_prefix, naming):
-        training = _training_of(lora)
+        training = _training_of(lora, untrained=True)
+        if not lora:
+            return io.NodeOutput(ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]})
         if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
             raise ValueError("naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
                              "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter")
-        tensors = dict(lora) if naming == NAMINGS[0] else _file_of(training, kohya_names(model))
+        tensors = dict(lora) if naming == NAMINGS[0] else file_of(training, kohya_names(model))
         folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory())
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
@@ -302,12 +335,6 @@ class D3POSaveLoRA(io.ComfyNode):
 def _on_shelf(run):
     """Where Load LoRA finds a run's LoRA."""
     return Path(folder_paths.get_output_directory()) / "loras" / "d3po" / f"{run}.safetensors"
-
-
-def write_lora(path, tensors, described):
-    with run_files.named(path):
-        make_folder(path.parent)
-        replace_whole(path, lambda partial: save_lora(tensors, partial, described))
 
 
 def events_folder(run):
@@ -322,50 +349,11 @@ def remove_events(folder):
         folder.rmdir()
 
 
-def remove_lora(path, run):
-    """Remove a run's LoRA file; one that is not this run's stays."""
-    with suppress(ValueError):
-        _, described = load_lora(path)
-        if "d3po" in described and described.get("modelspec.title") == run:
-            path.unlink()
-
-
-def kohya_names(model):
-    """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for other than UNets."""
-    config = model.model.model_config.unet_config
-    if "num_res_blocks" not in config:
-        raise ValueError("naming: kohya's names are known for SD1.5, SD2 and SDXL only; save with ComfyUI's naming")
-    diffusers = {theirs.removesuffix(".weight"): name.removesuffix(".weight")
-                 for name, theirs in comfy.utils.unet_to_diffusers(config).items() if name.endswith(".weight")}
-
-    def rename(path):
-        return "lora_unet_" + diffusers[path].replace(".", "_")
-    return rename
-
-
-def metadata(training, title):
-    """What other programs look for in a LoRA file, and the training record."""
-    settings, family = training.settings, training.settings["architecture"]
-    lycoris = LYCORIS.get(settings["adapter"])
-    module = {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(lycoris)} if lycoris else {
-        "ss_network_module": "networks.lora"}
-    alpha = file_alpha(settings["alpha"], settings["rank"], settings["adapter"])
-    now = datetime.now(timezone.utc).replace(microsecond=0).isoformat()
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
-        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI", "modelspec.title": title,
-        "modelspec.date": now, **module, "ss_network_dim": str(settings["rank"]), "ss_network_alpha": str(alpha),
-        "ss_learning_rate": str(settings["learning_rate"]), "ss_steps": str(training.step),
-        "ss_training_comment": "D3PO (arXiv 2311.13231)", "ss_seed": str(settings["seed"]),
-        "d3po": json.dumps({"settings": settings, "step": training.step, "model": training.model}),
-    }
-
-
-def _training_of(lora):
+def _training_of(lora, untrained=False):
+    """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still nothing."""
     if not isinstance(lora, TrainedLora):
         raise ValueError("lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "
                          "Save LoRA Weights")
-    if not lora:
+    if not lora and not (untrained and lora.training.rounds):
         raise ValueError("lora: it is empty, as the run has not been trained yet")
     return lora.training

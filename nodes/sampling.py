@@ -9,7 +9,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from . import host
-from .types import CATEGORY, Trajectories
+from .types import CATEGORY, SKIPPED, Trajectories
 
 SAMPLERS = ["euler_ancestral"]
 
@@ -135,6 +135,7 @@ class D3POKSampler(io.ComfyNode):
         if len(sigmas) < 3:
             raise ValueError("steps: with denoise this low no step adds noise, and there is nothing to train on; "
                              "use at least 2 steps, or raise denoise")
+        seed = (seed + (model.get_attachment(SKIPPED) or 0)) % 2 ** 64  # the same on every machine, for candidates that are new
         lora = model.get_attachment("d3po_lora")
         name = host.set_name(cls.hidden.dynprompt, cls.hidden.unique_id, index, seed, lora)
         conditioning = host.Conditioning(positive, negative, cfg, samples, seed)

@@ -23,6 +23,7 @@ from . import host
 from .datasets import ImageSet
 from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
+from .passing import passed_over, round_of_nothing, told
 from .types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
@@ -168,6 +169,9 @@ class D3POTrainStep(io.ComfyNode):
         watched = trained_on(held_out) if plan.evaluate_every else []  # else nothing depends on them before the end
         round_ = round_of(start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences)
         round_ |= figures_names(described, plan.guidance, above, held_out)
+        passed = passed_over(preferences, plan.settings.method)
+        if len(passed) == len(preferences):
+            return round_of_nothing(model, start, described, round_, preferences, loss_map(start.history))
         before = {what: alike(start, what, round_[what]) for what in ("kl", "figures")}
         progress = Progress(start.run, round_["key"], save_every[0], keep_best=plan.patience > 0)
 
@@ -177,12 +181,13 @@ class D3POTrainStep(io.ComfyNode):
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
-                              rounds=start.rounds + [round_], unsaved=start.unsaved + [progress])
+                              rounds=start.rounds + [round_], unsaved=start.unsaved + [progress], home=start.home,
+                              head=start.head)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
         warned = watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
-        text = "\n".join([report(preferences, out, time.monotonic() - began),
+        text = "\n".join([report(preferences, out, time.monotonic() - began), *told(passed, preferences, described),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,

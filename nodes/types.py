@@ -10,6 +10,7 @@ PreferencesType = io.Custom("D3PO_PREFERENCES")
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 CATEGORY = "D3PO"
+SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of the run whose LoRA is on it
 
 
 @dataclass
@@ -18,6 +19,8 @@ class TrainingState:
 
     run      folder of the run that it was loaded from: there a train step keeps its progress. A train step's output has
              none, as the state that it goes on from is not on disk yet
+    home     folder of the run that it, or what it goes on from, was loaded from: there Save Run puts it
+    head     what that run was when it was loaded (runs.head): while it is, this state may take its place
     rounds   what each round was trained on: its first step, its key (progress.py), its sets with their pairs
     unsaved  the Progress of each train step since the run was loaded, of no use once this state is saved
     initial  what a state of no steps starts from, of a LoRA file: a layer's path -> (up, down, alpha)
@@ -33,6 +36,13 @@ class TrainingState:
     rounds: list = field(default_factory=list)
     unsaved: list = field(default_factory=list)
     initial: dict = field(default_factory=dict)
+    home: Path | None = None
+    head: str | None = None
+
+    @property
+    def skipped(self):
+        """How many rounds there were since the last update: nobody preferred anything in them."""
+        return sum(round_["start"] == self.step for round_ in self.rounds)
 
 
 class TrainedLora(dict):

@@ -19,7 +19,7 @@ class Round:
     """A train step on a run, as the node makes it: from the run's state on disk, with progress, saved at the end."""
 
     def __init__(self, folder, toy, setup, settings=SETTINGS, pairs=PAIRS, every=1, **shape):
-        loaded = runs.load_run(folder)
+        self.head, loaded = runs.head(folder), runs.load_run(folder)
         self.folder, (tensors, record) = folder, loaded or ({}, {"step": 0, "history": [], "rounds": []})
         denoise, adapter = setup(**shape)
         with adapter.off():
@@ -41,8 +41,9 @@ class Round:
     def save(self):
         tensors, step = self.trainer.state()
         history = self.record["history"] + self.history
-        runs.save_run(self.folder, tensors, self.record | {"step": step, "history": history})
+        saved = runs.save_run(self.folder, tensors, self.record | {"step": step, "history": history}, head=self.head)
         self.progress.remove()
+        return saved
 
 
 def whole(begin, folder, rounds=1, **options):

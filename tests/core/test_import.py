@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "pyarrow", "matplotlib", "d3po_core"} | set(sys.stdlib_module_names)
+ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "pyarrow", "matplotlib", "filelock",
+           "d3po_core"} | set(sys.stdlib_module_names)
 
 WITHOUT_HOST = """
 import sys

@@ -165,7 +165,8 @@ def test_a_run_of_300_000_updates_is_written_and_read_in_seconds(tmp_path):
 def test_the_curves_of_a_run_are_those_of_its_last_state(tmp_path):
     assert runs.load_curves(tmp_path / "none") is None
     for step, loss in ((1, [0.5]), (2, [0.5, 0.4])):
-        runs.save_run(tmp_path, TENSORS, {"step": step, "history": [{"loss": value} for value in loss]})
+        runs.save_run(tmp_path, TENSORS, {"step": step, "history": [{"loss": value} for value in loss]},
+                      head=runs.head(tmp_path))
     assert runs.load_curves(tmp_path)["loss"].tolist() == [0.5, 0.4]
     (tmp_path / runs.STATE).write_bytes(b"")
     with pytest.raises(ValueError, match="run.safetensors.*left as it is"):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d3po_core import progress, runs
+from d3po_core.locks import LOCKS
 from tests.core.rounds import UPDATES, raise_, same, same_runs, stop_after, whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,8 @@ def folder(begin, tmp_path):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.parent.name != LOCKS}
 
 
 @damaged
@@ -72,7 +74,7 @@ def test_a_damaged_checkpoint_is_named_left_alone_and_in_nobodys_way(begin, fold
         runs.load_run(folder, "10")
     tensors, record = runs.load_run(folder)
     for step in (21, 22, 23):
-        runs.save_run(folder, tensors, record | {"step": step}, keep=1)
+        runs.save_run(folder, tensors, record | {"step": step}, keep=1, head=runs.head(folder))
     assert path.read_bytes() == before and [c.step for c in runs.checkpoints(folder)] == [23]
 
 
@@ -160,7 +162,8 @@ from d3po_core import runs
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
-    runs.save_run(Path(sys.argv[1]), {"lora.a": torch.zeros(100_000)}, {"step": 2})
+    folder = Path(sys.argv[1])
+    runs.save_run(folder, {"lora.a": torch.zeros(100_000)}, {"step": 2}, head=runs.head(folder))
 except OSError as error:
     print(error)
 """

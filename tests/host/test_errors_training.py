@@ -1,12 +1,10 @@
 """What an artist reads when training, loading or saving cannot work, and that nothing is harmed."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.host.graphs import judged, loop, node, picked, probe, stage, train_node, trained, unique
+from tests.host.graphs import judged, loop, node, probe, stage, train_node, trained, unique
 from tests.host.test_errors_sampling import says
 
 
@@ -18,19 +16,6 @@ def with_model(graph, file):
 
 
 # --- the train step ---
-
-def test_ties_alone_are_nothing_to_learn_from(host, failure):
-    name = host.run(picked(seed=121))["outputs"]["judge"]["d3po"][0]["set"]
-    graph = picked(json.dumps({"sets": {name: {"ties": [[0, 1]]}}}), seed=121)
-    graph |= {"train": train_node(), "losses": probe("LossMap", "train", 2)}
-    says(failure(graph), "D3POTrainStep", "preferences", "nothing to learn from", "Pick at least one winner")
-
-
-def test_candidates_that_differ_too_little_are_nothing_to_learn_from(failure):
-    graph = trained(seed=122)
-    graph["judge"]["inputs"]["least_difference"] = 1e6
-    says(failure(graph), "D3POTrainStep", "preferences", "nothing to learn from")
-
 
 def test_candidates_of_a_model_with_other_weights_are_refused(failure):
     says(failure(with_model(trained(), "other.safetensors")), "D3POTrainStep", "preferences", "another model", "'model'")

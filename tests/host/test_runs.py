@@ -280,14 +280,6 @@ def test_what_cannot_be_done_is_told_and_leaves_all_as_it_was(failure, base, thr
     assert files(runs) == before
 
 
-def test_a_run_of_another_rank_is_not_written_over(host, failure, three_rounds, run_file):
-    kept = run_file(three_rounds).read_bytes()
-    graph = judged(seed=230) | {"train": train_node(rank=4)}
-    graph["save"] = node("D3POSaveRun", lora=["train", 1], run=three_rounds)
-    says(failure(graph), "D3POSaveRun", "rank 2", "rank 4", "another name")
-    assert run_file(three_rounds).read_bytes() == kept
-
-
 def test_save_run_keeps_as_many_checkpoints_as_it_is_told(host, run_file):
     run = unique("kept")
     for seed in (231, 232, 233):

@@ -1,0 +1,49 @@
+"""Judged sets that have nothing to learn from: all ties, or none is good. They are passed over, and are no error."""
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..d3po_core.methods import METHODS
+from ..d3po_core.trainer import require_kind
+from .library import file_of, with_lora
+from .types import TrainedLora
+
+MOST_NAMES = 3
+
+
+def passed_over(preferences, method):
+    """Those of the judged sets that a method has nothing to learn from."""
+    return [p for p in preferences if not METHODS[method].candidates(p)]
+
+
+def told(passed, preferences, settings):
+    """What the report says of them, in lines."""
+    if not passed:
+        return []
+    verb = "was" if len(passed) == 1 else "were"
+    return [f"{len(passed)} of {len(preferences)} sets {verb} passed over: {METHODS[settings['method']].wanted} ({names(passed)})"]
+
+
+def names(sets):
+    listed = [p.trajectory.set_id for p in sets[:MOST_NAMES]]
+    return "set " + ", ".join(listed) + (f" and {len(sets) - len(listed)} others" if sets[MOST_NAMES:] else "")
+
+
+def round_of_nothing(model, start, settings, round_, preferences, losses):
+    """A train step's output where no set has anything to learn from: the LoRA as it came in, and a round without an update.
+
+    losses is the loss map so far. Raises ValueError where the method could not learn from such candidates, whatever is said
+    of them.
+    """
+    method = settings["method"]
+    require_kind(method, [p.trajectory for p in preferences])
+    state = replace(start, settings=start.settings or settings, rounds=start.rounds + [round_])
+    next_ = ("Save Run keeps the round, and the next Run shows new candidates" if start.home else
+             "Change the sampler's seed for new candidates")
+    text = (f"Nothing was learned in this round: {METHODS[method].wanted} ({names(preferences)}). The LoRA is as it came "
+            f"in. {next_}")
+    return io.NodeOutput(with_lora(model, state), TrainedLora(file_of(state) if state.step else {}, state),
+                         losses if start.history else ExecutionBlocker(None), state.step, text,
+                         ui={"text": [text], "warnings": [text]})
