@@ -123,7 +123,7 @@ class D3POPairPreference(io.ComfyNode):
                 if judgement is not None:
                     record_judgement(dataset[0], name, judgement, TOOL)
         told = {"images": [image for told in shown for image in told["images"]],
-                "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": (workflow or {}).get("id")}
+                "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": routes.workflow_id(cls.hidden.extra_pnginfo)}
                          for told in shown]}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
 
@@ -136,7 +136,7 @@ class D3POPairPreference(io.ComfyNode):
                              f"pick. Run it from ComfyUI's page, give the picks of set {missing[0]['set']}, or choose "
                              f"\"{STOP}\"")
         until = time.monotonic() + limit if limit else float("inf")
-        with routes.waiting(context.prompt_id, context.node_id, (workflow or {}).get("id"), missing) as wait:
+        with routes.waiting(context.prompt_id, context.node_id, routes.workflow_id(cls.hidden.extra_pnginfo), missing) as wait:
             while wait.picks is None and time.monotonic() < until:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 await asyncio.sleep(LOOK_EVERY)

@@ -114,20 +114,36 @@ def answer(body):
         wait.picks = picks
 
 
-def stopped(history):
+def stopped():
     """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run that showed
-    it."""
-    newest = {(workflow, node, told["set"]): prompt_id for prompt_id, (workflow, outputs) in history.items()
-              for node, output in outputs.items() for told in output.get("d3po", [])}
-    found = []
-    for prompt_id, (workflow, outputs) in history.items():
-        for node, output in outputs.items():
-            sets = [{key: told[key] for key in ("set", "candidates", "images")}
-                    for told in output.get("d3po", [])
-                    if not told["judged"] and newest[workflow, node, told["set"]] == prompt_id]
-            if sets:
-                found.append({"prompt_id": prompt_id, "node": node, "workflow": workflow, "waiting": False, "sets": sets})
-    return found[-MOST_STOPPED:]
+    it. Whatever else the history holds is passed over."""
+    # by reference: the queue cannot go on while its history is walked
+    history = PromptServer.instance.prompt_queue.get_history(map_function=lambda run: run)
+    found, seen = [], set()
+    for prompt_id, run in reversed(history.items()):
+        told = [(node, output["d3po"]) for node, output in run["outputs"].items() if "d3po" in output]
+        workflow = workflow_id(run["prompt"][3].get("extra_pnginfo")) if told else None
+        told = [(node, [each for each in sets if _is_ours(each) and (workflow, node, each["set"]) not in seen])
+                for node, sets in told]
+        seen |= {(workflow, node, each["set"]) for node, sets in told for each in sets}
+        for node, sets in reversed(told):
+            missing = [{key: each[key] for key in ("set", "candidates", "images")} for each in sets if not each["judged"]]
+            if missing:
+                found.append({"prompt_id": prompt_id, "node": node, "workflow": workflow, "waiting": False,
+                              "sets": missing})
+        if len(found) >= MOST_STOPPED:
+            break
+    return found[MOST_STOPPED - 1::-1]
+
+
+def _is_ours(told):
+    """Whether this is what the picker tells of a set. Another node may call its output "d3po" too."""
+    if not (isinstance(told, dict) and told.keys() >= {"set", "candidates", "images", "judged"}):
+        return False
+    images = told["images"]
+    return (isinstance(told["set"], str) and isinstance(images, list) and told["candidates"] == len(images)
+            and all(isinstance(image, dict) and all(isinstance(value, str) for value in image.values())
+                    for image in images))
 
 
 def workflow_of(extra_pnginfo):
@@ -136,17 +152,18 @@ def workflow_of(extra_pnginfo):
     return workflow if isinstance(workflow, dict) else None
 
 
-def _workflow_and_outputs(run):
-    workflow = workflow_of(run["prompt"][3].get("extra_pnginfo"))
-    return (workflow or {}).get("id"), run.get("outputs", {})
+def workflow_id(extra_pnginfo):
+    """The id of that workflow, which is text, or None."""
+    name = (workflow_of(extra_pnginfo) or {}).get("id")
+    return name if isinstance(name, str) else None
 
 
 @PromptServer.instance.routes.get("/d3po/pending")
 async def get_pending(request):
-    history = PromptServer.instance.prompt_queue.get_history(map_function=_workflow_and_outputs)
+    missing = stopped()
     with _lock:
-        live = [wait.shown() for wait in _waits.values() if wait.picks is None]
-    return web.json_response(stopped(history) + live)
+        missing += [wait.shown() for wait in _waits.values() if wait.picks is None]
+    return web.json_response(missing)
 
 
 @PromptServer.instance.routes.post("/d3po/answer")
