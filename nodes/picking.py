@@ -41,7 +41,7 @@ def judgement_of(picks, set_id):
         raise ValueError(f"picks: this is not a picks value ({error}). It is JSON, "
                          '{"version": 1, "sets": {...}}; empty it to start again') from error
     if value.get("version", PICKS_VERSION) != PICKS_VERSION:
-        raise ValueError(f"picks: they are of format version {value['version']}, which this version of the pack does "
+        raise ValueError(f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
                          "not know; update the pack")
     judgement = value.get("sets", {}).get(set_id)
     return judgement if is_finished(judgement) else None

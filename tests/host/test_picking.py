@@ -79,3 +79,10 @@ def test_the_preferred_and_the_rejected_image_are_handed_on(host, judgement):
 @pytest.mark.parametrize("picks", ["[" * 100_000, '{"sets": ' * 100_000, "[]", "{", '{"sets": []}'])
 def test_what_is_no_picks_value_is_refused(failure, picks):
     says(failure(choosing(picks)), "D3POPairPreference", "picks: this is not a picks value", "empty it to start again")
+
+
+@pytest.mark.parametrize("log", ['{"pairs": [[0, 1, 1e999]]}', "[" * 500 + "]" * 500, '"\\ud800"'])
+def test_picks_that_could_not_be_written_down_again_are_refused(host, failure, log):
+    name = shown(host, choosing(seed=57))[0]["set"]
+    picks = '{"sets": {"%s": {"pairs": [[0, 1]], "log": %s}}}' % (name, log)
+    says(failure(choosing(picks, seed=57)), "D3POPairPreference", f"picks: set {name}: the log ")
