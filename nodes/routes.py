@@ -1,19 +1,23 @@
 """What the picker's widget asks of the server, and the runs that wait for its answer.
 
     GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the history
-    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks
+    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the reply says
+                          that they are where the node keeps them, or why they cannot be: then it goes on waiting
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """
 
+import asyncio
 import json
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from server import PromptServer
 
+from ..d3po_core.dataset_index import DiskFull
 from ..d3po_core.preference import is_finished, pairs_from_judgement
 
 LARGEST_BODY = 2 ** 20  # bytes
@@ -23,44 +27,72 @@ _lock = threading.Lock()
 _waits = {}  # (prompt id, execution id of the node) -> Wait
 
 
-@dataclass
-class Wait:
-    """One node that waits for the picks of its sets."""
-
-    prompt_id: str
-    node: str
-    workflow: str | None
-    sets: list  # {"set", "candidates", "images"} each
-    picks: dict | None = None
-
-    def shown(self):
-        return {"prompt_id": self.prompt_id, "node": self.node, "workflow": self.workflow, "waiting": True,
-                "sets": self.sets}
-
-
-@contextmanager
-def waiting(prompt_id, node, workflow, sets):
-    """A Wait that browsers can answer inside the `with`, and that is gone after it in every case."""
-    wait = Wait(prompt_id, node, workflow, sets)
-    server = PromptServer.instance
-    with _lock:
-        _waits[prompt_id, node] = wait
-    try:
-        server.send_sync("d3po.waiting", wait.shown())
-        yield wait
-    finally:
-        with _lock:
-            del _waits[prompt_id, node]
-        server.send_sync("d3po.closed", {"prompt_id": prompt_id, "node": node, "workflow": workflow,
-                                         "picks": wait.picks or {}})
-
-
 class Refused(Exception):
     """A request that cannot be served: an HTTP status and the reason."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
         self.status = status
+
+
+@dataclass
+class Wait:
+    """One node that waits for the picks of its sets.
+
+    keep  puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it cannot
+    """
+
+    prompt_id: str
+    node: str
+    workflow: str | None
+    sets: list  # {"set", "candidates", "images"} each
+    keep: Callable[[dict], None]
+    picks: dict | None = None
+    _over: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def shown(self):
+        return {"prompt_id": self.prompt_id, "node": self.node, "workflow": self.workflow, "waiting": True,
+                "sets": self.sets}
+
+    def take(self, picks):
+        """Keep picks, and let the node go on with them. Raises Refused; then it goes on waiting."""
+        with self._lock:
+            if self._over:
+                raise Refused(404, NOTHING_WAITS)
+            if self.picks not in (None, picks):
+                raise Refused(409, "other picks came first")
+            if self.picks is None:
+                try:
+                    self.keep(picks)
+                except (ValueError, OSError) as error:
+                    raise Refused(507 if isinstance(error, DiskFull) else 500, str(error)) from error
+                self.picks = picks
+
+    def end(self):
+        """Take nothing any more; what is being kept right now still counts."""
+        with self._lock:
+            self._over = True
+
+
+NOTHING_WAITS = "nothing waits there: the run went on, was cancelled, or never was"
+
+
+@contextmanager
+def waiting(wait):
+    """A Wait that browsers can answer inside the `with`, and that is gone after it in every case."""
+    server = PromptServer.instance
+    with _lock:
+        _waits[wait.prompt_id, wait.node] = wait
+    try:
+        server.send_sync("d3po.waiting", wait.shown())
+        yield
+    finally:
+        with _lock:
+            del _waits[wait.prompt_id, wait.node]
+        wait.end()
+        server.send_sync("d3po.closed", {"prompt_id": wait.prompt_id, "node": wait.node, "workflow": wait.workflow,
+                                         "picks": wait.picks or {}})
 
 
 async def read_json(request):
@@ -88,8 +120,8 @@ def _no_constant(name):
     raise ValueError(f"{name} is not JSON")
 
 
-def answer(body):
-    """Hand the picks in a request's body to the node that waits for them. Raises Refused."""
+def asked_for(body):
+    """(Wait, picks) of a request's body, whose picks fit the sets that are waited for. Raises Refused."""
     if body.keys() != {"prompt_id", "node", "picks"}:
         raise Refused(400, "the body must have prompt_id, node and picks, and nothing else")
     prompt_id, node, picks = body["prompt_id"], body["node"], body["picks"]
@@ -97,21 +129,19 @@ def answer(body):
         raise Refused(400, "prompt_id and node must be text, and picks an object")
     with _lock:
         wait = _waits.get((prompt_id, node))
-        if wait is None:
-            raise Refused(404, "nothing waits there: the run went on, was cancelled, or never was")
-        candidates = {told["set"]: told["candidates"] for told in wait.sets}
-        if picks.keys() != candidates.keys():
-            raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
-        for name, judgement in picks.items():
-            if not is_finished(judgement):
-                raise Refused(400, f"set {name}: it is not finished")
-            try:
-                pairs_from_judgement(judgement, candidates[name])
-            except ValueError as error:
-                raise Refused(400, f"set {name}: {error}") from error
-        if wait.picks not in (None, picks):
-            raise Refused(409, "other picks came first")
-        wait.picks = picks
+    if wait is None:
+        raise Refused(404, NOTHING_WAITS)
+    candidates = {told["set"]: told["candidates"] for told in wait.sets}
+    if picks.keys() != candidates.keys():
+        raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
+    for name, judgement in picks.items():
+        if not is_finished(judgement):
+            raise Refused(400, f"set {name}: it is not finished")
+        try:
+            pairs_from_judgement(judgement, candidates[name])
+        except ValueError as error:
+            raise Refused(400, f"set {name}: {error}") from error
+    return wait, picks
 
 
 def stopped():
@@ -169,7 +199,8 @@ async def get_pending(request):
 @PromptServer.instance.routes.post("/d3po/answer")
 async def post_answer(request):
     try:
-        answer(await read_json(request))
+        wait, picks = asked_for(await read_json(request))
+        await asyncio.to_thread(wait.take, picks)  # a disk may be slow, and the server has others to serve
     except Refused as refusal:
         return web.json_response({"error": str(refusal)}, status=refusal.status)
     return web.json_response({"answered": True})

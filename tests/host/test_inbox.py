@@ -1,16 +1,11 @@
 """What the pages are told to be missing picks, whatever else is in ComfyUI's history."""
 
-import importlib.util
 import json
-import sys
-import threading
-import types
 import urllib.request
 
 import pytest
 
 from tests.host.graphs import choosing
-from tools.host import ROOT
 
 ODD_IDS = ["[1]", '{"a": 1}', "[[]]", "NaN", "Infinity", "9" * 400, "1", "true", "1.5", "null"]
 ODD_OUTPUTS = [[1], ["told"], [None], [{}], [{"set": "s"}], [[]], [float("nan")], [{"set": 1, "judged": False}],
@@ -64,32 +59,6 @@ def test_a_run_with_an_odd_workflow_id_tells_browsers_what_is_json(host):
         assert [each["workflow"] for each in entry["outputs"]["judge"]["d3po"]] == [None]
     finally:
         host.post("/history", {"delete": [prompt_id]})
-
-
-@pytest.fixture
-def routes(monkeypatch):
-    """nodes/routes.py with a stand-in for ComfyUI's server: its queue's history can hold anything."""
-    class Queue:
-        def __init__(self):
-            self.mutex, self.history = threading.Lock(), {}
-
-        def get_history(self, prompt_id=None, max_items=None, offset=-1, map_function=None):
-            with self.mutex:
-                return {name: map_function(run) for name, run in self.history.items()}
-
-    table = types.SimpleNamespace(get=lambda path: lambda handler: handler, post=lambda path: lambda handler: handler)
-    instance = types.SimpleNamespace(routes=table, prompt_queue=Queue())
-    monkeypatch.setitem(sys.modules, "server", types.SimpleNamespace(
-        PromptServer=types.SimpleNamespace(instance=instance)))
-    for name, folder in {"pack": ROOT, "pack.nodes": ROOT / "nodes", "pack.d3po_core": ROOT / "d3po_core"}.items():
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder)]
-        monkeypatch.setitem(sys.modules, name, package)
-    spec = importlib.util.spec_from_file_location("pack.nodes.routes", ROOT / "nodes" / "routes.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def history(routes):
