@@ -4,12 +4,15 @@ import asyncio
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import comfy.model_management
+import folder_paths
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..d3po_core.preference import (Preferences, is_finished, liked_from_judgement, pairs_from_judgement,
                                     scores_from_judgement)
@@ -25,6 +28,7 @@ LOOK_EVERY = 0.05  # seconds between two looks at the interrupt and the answer w
 
 # How often a node with these picks has waited to its end. The cache must not answer for the person the next time.
 _waited = Counter()
+_previews = WeakTensorKeyDictionary()  # by a batch itself, not by its values
 
 
 def judgement_of(picks, set_id):
@@ -109,7 +113,7 @@ class D3POPairPreference(io.ComfyNode):
             require_one_image_each(recorded, batch)
         judgements = {recorded.set_id: judgement_of(picks[0], recorded.set_id) for recorded in trajectory}
         shown = [{"set": recorded.set_id, "candidates": recorded.candidates,
-                  "images": ui.PreviewImage(batch, cls=cls).as_dict()["images"]}
+                  "images": cls.previews(batch)}
                  for recorded, batch in zip(trajectory, images)]
         missing = [told for told in shown if judgements[told["set"]] is None]
         if missing and when_missing[0] == WAIT:
@@ -123,6 +127,16 @@ class D3POPairPreference(io.ComfyNode):
         told = {"images": [image for told in shown for image in told["images"]],
                 "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown]}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
+
+    @classmethod
+    def previews(cls, batch):
+        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache hands the same
+        batch over each time, and writing PNGs takes as long as anything here."""
+        made = _previews.get(batch)
+        if made is None or not all(Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
+                                   for image in made):
+            made = _previews[batch] = ui.PreviewImage(batch, cls=cls).as_dict()["images"]
+        return made
 
     @classmethod
     async def wait_for(cls, missing, limit, dataset):
