@@ -252,8 +252,9 @@ class Dataset:
 
     # --- judgements ---
 
-    def judge(self, set_id, judgement, annotator, tool="", time=None):
+    def judge(self, set_id, judgement, annotator, tool="", time=None, again=True):
         """Add a judgement, a mapping as in preference.pairs_from_judgement; None withdraws the annotator's earlier one.
+        With `again` False nothing is added where the annotator's newest says the same.
 
         Returns once it is on disk. Raises ValueError if it is malformed or does not fit the set.
         """
@@ -265,12 +266,20 @@ class Dataset:
                "finished": is_finished(judgement), "pairs": json.dumps(pairs), "strict": len(pairs), "ties": ties,
                "time": _utc(time), "tool": tool}
 
+        def is_said(index):
+            newest = index.execute("SELECT judgement FROM judgements WHERE set_id = ? AND annotator = ? "
+                                   "ORDER BY number DESC LIMIT 1", [set_id, annotator]).fetchone()
+            return not again and newest is not None and newest["judgement"] == row["judgement"]
+
         def insert(index):
             if not index.execute("SELECT 1 FROM sets WHERE id = ?", [set_id]).fetchone():
                 raise self._unknown(set_id)
+            if is_said(index):  # asked again: another may have been quicker
+                return
             index.execute(f"INSERT INTO judgements ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
 
-        self._index.write(insert)
+        if not self._index.together(is_said):  # what need not be written can be said of an index that cannot be
+            self._index.write(insert)
 
     def judgements(self, set_id):
         """Every Judgement that a set ever had, oldest first."""

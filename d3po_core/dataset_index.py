@@ -14,13 +14,17 @@ class DatasetError(ValueError):
     """What is wrong with a dataset, which file it is and what to do."""
 
 
+class DiskFull(DatasetError):
+    """There is no room."""
+
+
 def failure(error, path):
     """What SQLite, safetensors or the system said about a file, as a DatasetError."""
     said = str(error).lower()
     number = errno.errorcode.get(getattr(error, "errno", None))
     full = ("disk is full", "no space left", "os error 112")  # SQLite, safetensors, safetensors on Windows
     if number in ("ENOSPC", "EDQUOT", "EFBIG") or any(words in said for words in full):
-        return DatasetError(f"{path}: the disk is full. Nothing was changed; make room on it, then do this again")
+        return DiskFull(f"{path}: the disk is full. Nothing was changed; make room on it, then do this again")
     if number in ("EACCES", "EPERM", "EROFS") or "readonly database" in said or "unable to open database" in said:
         return DatasetError(f"{path} cannot be opened or written ({error}). Nothing was changed; allow this program to "
                             f"write to {path.parent}, or choose another folder")

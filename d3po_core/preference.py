@@ -4,6 +4,7 @@ Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties
 constant.
 """
 
+import math
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
@@ -16,6 +17,7 @@ from .trajectory import Trajectory
 
 # the fields of a judgement that name candidates or score them
 LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
+DEEPEST = 100  # lists and objects inside one another in a log: far from where Python's JSON gives up
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ def is_finished(judgement):
     return judgement is not None and not (isinstance(judgement, dict) and judgement.get("open"))
 
 
+def is_text(value):
+    """Whether a string can be written as UTF-8. JSON can name half a character, a lone surrogate, which cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _levels(ranking):
     return [level if isinstance(level, (list, tuple)) else [level] for level in ranking]
 
@@ -127,7 +138,8 @@ def pairs_from_judgement(judgement, candidates):
     in that order of precedence for a pair judged twice, and of these, which make no pair,
 
     - "open": true                     (not finished yet)
-    - "log": {...}                     (the answers as they were given; the judge's own notes)
+    - "log": {...}                     (the answers as they were given; the judge's own notes: JSON that can be written
+                                        down again as it was read)
 
     Raises ValueError where the judgement is malformed, names a candidate that does not exist, scores another number of
     candidates, or calls one both good and bad.
@@ -140,6 +152,7 @@ def pairs_from_judgement(judgement, candidates):
     for field in LISTS:
         if not isinstance(judgement.get(field, []), (list, tuple)):
             raise ValueError(f"the picks cannot be read: {field} is not a list")
+    _check_log(judgement.get("log"))
     scores, levels = judgement.get("scores", []), _levels(judgement.get("ranking", []))
     if scores and len(scores) != candidates:
         raise ValueError(f"{len(scores)} scores for {candidates} candidates")
@@ -187,6 +200,22 @@ def liked_from_judgement(judgement, candidates):
         raise ValueError(f"candidate {min(both)} is called both good and bad")
     thumbs = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
     return tuple(map(thumbs.get, range(candidates))) if thumbs else ()
+
+
+def _check_log(log):
+    level = [log]
+    for _ in range(DEEPEST + 1):
+        texts = [value for value in level if isinstance(value, str)]
+        texts += [key for value in level if isinstance(value, dict) for key in value]
+        if any(isinstance(value, float) and not math.isfinite(value) for value in level):
+            raise ValueError("the log has what is not a finite number, such as 1e999: answer this set again")
+        if not all(map(is_text, texts)):
+            raise ValueError("the log has what is no whole text, but half a character: answer this set again")
+        level = [inner for value in level if isinstance(value, (dict, list))
+                 for inner in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return
+    raise ValueError(f"the log is nested more than {DEEPEST} deep: answer this set again")
 
 
 def _number(score):

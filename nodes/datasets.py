@@ -66,7 +66,7 @@ def open_dataset(name, create=False):
     try:
         return Dataset(dataset_folder(name), create)
     except DatasetError as error:
-        raise ValueError(f"dataset: {error}") from error
+        raise type(error)(f"dataset: {error}") from error
 
 
 def version(name):
@@ -76,15 +76,24 @@ def version(name):
     return max((index.stat().st_mtime_ns for index in indices if index.exists()), default=0)
 
 
+def require_sets(store, name, set_ids):
+    for set_id in set_ids:
+        if store.find(set_id) is None:
+            raise ValueError(f"dataset: {name!r} does not hold the set {set_id}; wire D3PO Save to Dataset before this "
+                             "node")
+
+
 def record_judgement(handle, set_id, judgement, tool):
     """Keep a judgement in a dataset, unless its annotator's last one says the same."""
+    record_judgements(handle, {set_id: judgement}, tool)
+
+
+def record_judgements(handle, judgements, tool):
+    """As record_judgement, {set: judgement}; all are on disk when this returns."""
     with handle.open() as dataset:
-        if dataset.find(set_id) is None:
-            raise ValueError(f"dataset: {handle.name!r} does not hold the set {set_id}; wire D3PO Save to Dataset before "
-                             "this node")
-        said = [entry.judgement for entry in dataset.judgements(set_id) if entry.annotator == handle.annotator]
-        if not said or said[-1] != judgement:
-            dataset.judge(set_id, judgement, handle.annotator, tool)
+        require_sets(dataset, handle.name, judgements)
+        for set_id, judgement in judgements.items():
+            dataset.judge(set_id, judgement, handle.annotator, tool, again=False)
 
 
 def alike(one, other):

@@ -4,17 +4,20 @@ import asyncio
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import comfy.model_management
+import folder_paths
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..d3po_core.preference import (Preferences, is_finished, liked_from_judgement, pairs_from_judgement,
                                     scores_from_judgement)
 from . import routes
-from .datasets import DatasetType, record_judgement
+from .datasets import DatasetType, record_judgements, require_sets
 from .judging import preferred_and_rejected, require_one_image_each
 from .types import CATEGORY, PreferencesType, Trajectories
 
@@ -23,8 +26,9 @@ TOOL = f"picker, picks version {PICKS_VERSION}"
 STOP, WAIT = "stop here", "wait"
 LOOK_EVERY = 0.05  # seconds between two looks at the interrupt and the answer while waiting
 
-# How often a run with these picks has waited to its end. The cache must not answer for the person the next time.
+# How often a node with these picks has waited to its end. The cache must not answer for the person the next time.
 _waited = Counter()
+_previews = WeakTensorKeyDictionary()  # by a batch itself, not by its values
 
 
 def judgement_of(picks, set_id):
@@ -41,7 +45,7 @@ def judgement_of(picks, set_id):
         raise ValueError(f"picks: this is not a picks value ({error}). It is JSON, "
                          '{"version": 1, "sets": {...}}; empty it to start again') from error
     if value.get("version", PICKS_VERSION) != PICKS_VERSION:
-        raise ValueError(f"picks: they are of format version {value['version']}, which this version of the pack does "
+        raise ValueError(f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
                          "not know; update the pack")
     judgement = value.get("sets", {}).get(set_id)
     return judgement if is_finished(judgement) else None
@@ -98,7 +102,7 @@ class D3POPairPreference(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, picks, **_):
-        return _waited[hash(picks[0])]
+        return _waited[get_executing_context().node_id, hash(picks[0])]
 
     @classmethod
     async def execute(cls, trajectory, images, picks, when_missing=(STOP,), time_limit=(0.0,), dataset=(None,)):
@@ -107,36 +111,49 @@ class D3POPairPreference(io.ComfyNode):
                              "candidates; wire the sampler's latent through VAE Decode to this input")
         for recorded, batch in zip(trajectory, images):
             require_one_image_each(recorded, batch)
-        workflow = routes.workflow_of(cls.hidden.extra_pnginfo)
         judgements = {recorded.set_id: judgement_of(picks[0], recorded.set_id) for recorded in trajectory}
         shown = [{"set": recorded.set_id, "candidates": recorded.candidates,
-                  "images": ui.PreviewImage(batch, cls=cls).as_dict()["images"]}
+                  "images": cls.previews(batch)}
                  for recorded, batch in zip(trajectory, images)]
         missing = [told for told in shown if judgements[told["set"]] is None]
         if missing and when_missing[0] == WAIT:
-            judgements |= await cls.wait_for(missing, workflow, 60 * time_limit[0])
-            _waited[hash(picks[0])] += 1
+            judgements |= await cls.wait_for(missing, 60 * time_limit[0], dataset[0])
+            _waited[get_executing_context().node_id, hash(picks[0])] += 1
         outputs = [cls.result(recorded, batch, judgements[recorded.set_id])
                    for recorded, batch in zip(trajectory, images)]
         if dataset[0]:
-            for name, judgement in judgements.items():
-                if judgement is not None:
-                    record_judgement(dataset[0], name, judgement, TOOL)
+            record_judgements(dataset[0], {name: said for name, said in judgements.items() if said is not None}, TOOL)
+        workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
         told = {"images": [image for told in shown for image in told["images"]],
-                "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": (workflow or {}).get("id")}
-                         for told in shown]}
+                "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown]}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
 
     @classmethod
-    async def wait_for(cls, missing, workflow, limit):
-        """The judgements that a person gives to the missing sets; none if `limit` seconds pass first (0: no limit)."""
-        context, server = get_executing_context(), PromptServer.instance
-        if server.client_id is None or not (workflow or server.client_id in server.sockets):
+    def previews(cls, batch):
+        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache hands the same
+        batch over each time, and writing PNGs takes as long as anything here."""
+        made = _previews.get(batch)
+        if made is None or not all(Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
+                                   for image in made):
+            made = _previews[batch] = ui.PreviewImage(batch, cls=cls).as_dict()["images"]
+        return made
+
+    @classmethod
+    async def wait_for(cls, missing, limit, dataset):
+        """The judgements that a person gives to the missing sets, kept in the dataset, if there is one, before they are
+        acknowledged; none if `limit` seconds pass first (0: no limit)."""
+        context, server, extra = get_executing_context(), PromptServer.instance, cls.hidden.extra_pnginfo
+        if server.client_id is None or not (routes.workflow_of(extra) or server.client_id in server.sockets):
             raise ValueError(f"when_missing: it is set to \"{WAIT}\", but no browser shows this run, so nobody could "
                              f"pick. Run it from ComfyUI's page, give the picks of set {missing[0]['set']}, or choose "
                              f"\"{STOP}\"")
+        if dataset:
+            with dataset.open() as store:  # now, not when somebody has done the work
+                require_sets(store, dataset.name, [told["set"] for told in missing])
+        wait = routes.Wait(context.prompt_id, context.node_id, routes.workflow_id(extra), missing,
+                           lambda picks: dataset and record_judgements(dataset, picks, TOOL))
         until = time.monotonic() + limit if limit else float("inf")
-        with routes.waiting(context.prompt_id, context.node_id, (workflow or {}).get("id"), missing) as wait:
+        with routes.waiting(wait):
             while wait.picks is None and time.monotonic() < until:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 await asyncio.sleep(LOOK_EVERY)

@@ -1,19 +1,23 @@
 """What the picker's widget asks of the server, and the runs that wait for its answer.
 
     GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the history
-    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks
+    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the reply says
+                          that they are where the node keeps them, or why they cannot be: then it goes on waiting
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """
 
+import asyncio
 import json
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from server import PromptServer
 
+from ..d3po_core.dataset_index import DiskFull
 from ..d3po_core.preference import is_finished, pairs_from_judgement
 
 LARGEST_BODY = 2 ** 20  # bytes
@@ -23,44 +27,72 @@ _lock = threading.Lock()
 _waits = {}  # (prompt id, execution id of the node) -> Wait
 
 
-@dataclass
-class Wait:
-    """One node that waits for the picks of its sets."""
-
-    prompt_id: str
-    node: str
-    workflow: str | None
-    sets: list  # {"set", "candidates", "images"} each
-    picks: dict | None = None
-
-    def shown(self):
-        return {"prompt_id": self.prompt_id, "node": self.node, "workflow": self.workflow, "waiting": True,
-                "sets": self.sets}
-
-
-@contextmanager
-def waiting(prompt_id, node, workflow, sets):
-    """A Wait that browsers can answer inside the `with`, and that is gone after it in every case."""
-    wait = Wait(prompt_id, node, workflow, sets)
-    server = PromptServer.instance
-    with _lock:
-        _waits[prompt_id, node] = wait
-    try:
-        server.send_sync("d3po.waiting", wait.shown())
-        yield wait
-    finally:
-        with _lock:
-            del _waits[prompt_id, node]
-        server.send_sync("d3po.closed", {"prompt_id": prompt_id, "node": node, "workflow": workflow,
-                                         "picks": wait.picks or {}})
-
-
 class Refused(Exception):
     """A request that cannot be served: an HTTP status and the reason."""
 
     def __init__(self, status, reason):
         super().__init__(reason)
         self.status = status
+
+
+@dataclass
+class Wait:
+    """One node that waits for the picks of its sets.
+
+    keep  puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it cannot
+    """
+
+    prompt_id: str
+    node: str
+    workflow: str | None
+    sets: list  # {"set", "candidates", "images"} each
+    keep: Callable[[dict], None]
+    picks: dict | None = None
+    _over: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def shown(self):
+        return {"prompt_id": self.prompt_id, "node": self.node, "workflow": self.workflow, "waiting": True,
+                "sets": self.sets}
+
+    def take(self, picks):
+        """Keep picks, and let the node go on with them. Raises Refused; then it goes on waiting."""
+        with self._lock:
+            if self._over:
+                raise Refused(404, NOTHING_WAITS)
+            if self.picks not in (None, picks):
+                raise Refused(409, "other picks came first")
+            if self.picks is None:
+                try:
+                    self.keep(picks)
+                except (ValueError, OSError) as error:
+                    raise Refused(507 if isinstance(error, DiskFull) else 500, str(error)) from error
+                self.picks = picks
+
+    def end(self):
+        """Take nothing any more; what is being kept right now still counts."""
+        with self._lock:
+            self._over = True
+
+
+NOTHING_WAITS = "nothing waits there: the run went on, was cancelled, or never was"
+
+
+@contextmanager
+def waiting(wait):
+    """A Wait that browsers can answer inside the `with`, and that is gone after it in every case."""
+    server = PromptServer.instance
+    with _lock:
+        _waits[wait.prompt_id, wait.node] = wait
+    try:
+        server.send_sync("d3po.waiting", wait.shown())
+        yield
+    finally:
+        with _lock:
+            del _waits[wait.prompt_id, wait.node]
+        wait.end()
+        server.send_sync("d3po.closed", {"prompt_id": wait.prompt_id, "node": wait.node, "workflow": wait.workflow,
+                                         "picks": wait.picks or {}})
 
 
 async def read_json(request):
@@ -88,8 +120,8 @@ def _no_constant(name):
     raise ValueError(f"{name} is not JSON")
 
 
-def answer(body):
-    """Hand the picks in a request's body to the node that waits for them. Raises Refused."""
+def asked_for(body):
+    """(Wait, picks) of a request's body, whose picks fit the sets that are waited for. Raises Refused."""
     if body.keys() != {"prompt_id", "node", "picks"}:
         raise Refused(400, "the body must have prompt_id, node and picks, and nothing else")
     prompt_id, node, picks = body["prompt_id"], body["node"], body["picks"]
@@ -97,37 +129,51 @@ def answer(body):
         raise Refused(400, "prompt_id and node must be text, and picks an object")
     with _lock:
         wait = _waits.get((prompt_id, node))
-        if wait is None:
-            raise Refused(404, "nothing waits there: the run went on, was cancelled, or never was")
-        candidates = {told["set"]: told["candidates"] for told in wait.sets}
-        if picks.keys() != candidates.keys():
-            raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
-        for name, judgement in picks.items():
-            if not is_finished(judgement):
-                raise Refused(400, f"set {name}: it is not finished")
-            try:
-                pairs_from_judgement(judgement, candidates[name])
-            except ValueError as error:
-                raise Refused(400, f"set {name}: {error}") from error
-        if wait.picks not in (None, picks):
-            raise Refused(409, "other picks came first")
-        wait.picks = picks
+    if wait is None:
+        raise Refused(404, NOTHING_WAITS)
+    candidates = {told["set"]: told["candidates"] for told in wait.sets}
+    if picks.keys() != candidates.keys():
+        raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
+    for name, judgement in picks.items():
+        if not is_finished(judgement):
+            raise Refused(400, f"set {name}: it is not finished")
+        try:
+            pairs_from_judgement(judgement, candidates[name])
+        except ValueError as error:
+            raise Refused(400, f"set {name}: {error}") from error
+    return wait, picks
 
 
-def stopped(history):
+def stopped():
     """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run that showed
-    it."""
-    newest = {(workflow, node, told["set"]): prompt_id for prompt_id, (workflow, outputs) in history.items()
-              for node, output in outputs.items() for told in output.get("d3po", [])}
-    found = []
-    for prompt_id, (workflow, outputs) in history.items():
-        for node, output in outputs.items():
-            sets = [{key: told[key] for key in ("set", "candidates", "images")}
-                    for told in output.get("d3po", [])
-                    if not told["judged"] and newest[workflow, node, told["set"]] == prompt_id]
-            if sets:
-                found.append({"prompt_id": prompt_id, "node": node, "workflow": workflow, "waiting": False, "sets": sets})
-    return found[-MOST_STOPPED:]
+    it. Whatever else the history holds is passed over."""
+    # by reference: the queue cannot go on while its history is walked
+    history = PromptServer.instance.prompt_queue.get_history(map_function=lambda run: run)
+    found, seen = [], set()
+    for prompt_id, run in reversed(history.items()):
+        told = [(node, output["d3po"]) for node, output in run["outputs"].items() if "d3po" in output]
+        workflow = workflow_id(run["prompt"][3].get("extra_pnginfo")) if told else None
+        told = [(node, [each for each in sets if _is_ours(each) and (workflow, node, each["set"]) not in seen])
+                for node, sets in told]
+        seen |= {(workflow, node, each["set"]) for node, sets in told for each in sets}
+        for node, sets in reversed(told):
+            missing = [{key: each[key] for key in ("set", "candidates", "images")} for each in sets if not each["judged"]]
+            if missing:
+                found.append({"prompt_id": prompt_id, "node": node, "workflow": workflow, "waiting": False,
+                              "sets": missing})
+        if len(found) >= MOST_STOPPED:
+            break
+    return found[MOST_STOPPED - 1::-1]
+
+
+def _is_ours(told):
+    """Whether this is what the picker tells of a set. Another node may call its output "d3po" too."""
+    if not (isinstance(told, dict) and told.keys() >= {"set", "candidates", "images", "judged"}):
+        return False
+    images = told["images"]
+    return (isinstance(told["set"], str) and isinstance(images, list) and told["candidates"] == len(images)
+            and all(isinstance(image, dict) and all(isinstance(value, str) for value in image.values())
+                    for image in images))
 
 
 def workflow_of(extra_pnginfo):
@@ -136,23 +182,25 @@ def workflow_of(extra_pnginfo):
     return workflow if isinstance(workflow, dict) else None
 
 
-def _workflow_and_outputs(run):
-    workflow = workflow_of(run["prompt"][3].get("extra_pnginfo"))
-    return (workflow or {}).get("id"), run.get("outputs", {})
+def workflow_id(extra_pnginfo):
+    """The id of that workflow, which is text, or None."""
+    name = (workflow_of(extra_pnginfo) or {}).get("id")
+    return name if isinstance(name, str) else None
 
 
 @PromptServer.instance.routes.get("/d3po/pending")
 async def get_pending(request):
-    history = PromptServer.instance.prompt_queue.get_history(map_function=_workflow_and_outputs)
+    missing = stopped()
     with _lock:
-        live = [wait.shown() for wait in _waits.values() if wait.picks is None]
-    return web.json_response(stopped(history) + live)
+        missing += [wait.shown() for wait in _waits.values() if wait.picks is None]
+    return web.json_response(missing)
 
 
 @PromptServer.instance.routes.post("/d3po/answer")
 async def post_answer(request):
     try:
-        answer(await read_json(request))
+        wait, picks = asked_for(await read_json(request))
+        await asyncio.to_thread(wait.take, picks)  # a disk may be slow, and the server has others to serve
     except Refused as refusal:
         return web.json_response({"error": str(refusal)}, status=refusal.status)
     return web.json_response({"answered": True})

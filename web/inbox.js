@@ -68,7 +68,8 @@ export async function refresh() {
   changed()
 }
 
-/** Hand picks to the node that waits for them. A run that no longer waits, or got others first, has no use for them. */
+/** Hand picks to the node that waits for them. A run that no longer waits, or got others first, has no use for them; one
+ *  that cannot keep them waits on. */
 export async function answer(waiting, picks) {
   const [entry] = waiting
   for (const each of waiting) each.waiting = false
@@ -83,6 +84,7 @@ export async function answer(waiting, picks) {
     if (!reply.ok && ![404, 409].includes(reply.status)) throw new Error((await reply.json()).error)
   } catch (error) {
     over.delete(wait) // the next word from the server asks again
+    for (const each of waiting) each.waiting = true
     throw error
   }
 }

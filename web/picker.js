@@ -168,9 +168,10 @@ class Widget {
     return setsOfRun(entry.prompt).every((other) => nodeOf(other.node)?.d3po?.picks.finished(other.set))
   }
 
-  /** Queue the run again that showed a set. */
+  /** Queue the run again that showed a set, or hand a run that waits the picks that it could not keep before. */
   run(entry) {
     this.#settle()
+    if (entry.waiting) return this.#finish(entry)
     this.#try(queueAgain(entry.prompt))
   }
 
@@ -184,6 +185,7 @@ class Widget {
       await request
     } catch (error) {
       app.extensionManager.toast.add({ severity: "error", summary: "D3PO picker", detail: error.response ? String(error) : error.message, life: 8000 })
+      this.view.refresh()
     }
   }
 }

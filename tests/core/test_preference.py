@@ -198,6 +198,33 @@ def test_a_malformed_field_that_makes_no_pair_is_an_error_too(judgement, message
         pairs_from_judgement(judgement, 3)
 
 
+def nested(depth):
+    value = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("log, message", [
+    ({"pairs": [[0, 1, math.inf]]}, "not a finite number"),
+    ([{"a": [math.nan]}], "not a finite number"),
+    (-math.inf, "not a finite number"),
+    (nested(101), "nested more than 100 deep"),
+    (nested(100_000), "nested more than 100 deep"),
+    ({"a": "x\ud800"}, "no whole text"),
+    ({"\udfff": 1}, "no whole text"),
+    (["x"] * 3 + ["\ud83d"], "no whole text"),
+], ids=range(8))
+def test_notes_that_could_not_be_written_down_again_are_refused(log, message):
+    with pytest.raises(ValueError, match=f"log.*{message}"):
+        pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3)
+
+
+@pytest.mark.parametrize("log", [None, {}, [], "words", 7, 10 ** 400, {"a": [[1.5, None], {"b": True}]}, nested(99), "\U0001f408"])
+def test_any_other_notes_are_the_judges_own(log):
+    assert pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3) == [(0, 1)]
+
+
 @pytest.mark.parametrize("field", ["pairs", "ties", "ranking", "scores", "good", "bad"])
 @pytest.mark.parametrize("value", ["", "012", {}, {"0": 1, "1": 2, "2": 3}])
 def test_text_and_objects_are_not_taken_for_lists(field, value):

@@ -1,6 +1,10 @@
 """What the tests of the nodes ask of the one real ComfyUI."""
 
+import importlib.util
 import json
+import sys
+import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.host.graphs import end_all, live, unique
-from tools.host import WorkflowError
+from tools.host import ROOT, WorkflowError
 
 HERE = Path(__file__).resolve().parent
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 60), "yellow": (230, 210, 60),
@@ -62,3 +66,29 @@ def nothing_is_left_waiting(host):
     left = live(host)
     end_all(host)
     assert not left
+
+
+@pytest.fixture
+def routes(monkeypatch):
+    """nodes/routes.py with a stand-in for ComfyUI's server: its queue's history can hold anything."""
+    class Queue:
+        def __init__(self):
+            self.mutex, self.history = threading.Lock(), {}
+
+        def get_history(self, prompt_id=None, max_items=None, offset=-1, map_function=None):
+            with self.mutex:
+                return {name: map_function(run) for name, run in self.history.items()}
+
+    table = types.SimpleNamespace(get=lambda path: lambda handler: handler, post=lambda path: lambda handler: handler)
+    instance = types.SimpleNamespace(routes=table, prompt_queue=Queue())
+    monkeypatch.setitem(sys.modules, "server", types.SimpleNamespace(
+        PromptServer=types.SimpleNamespace(instance=instance)))
+    for name, folder in {"pack": ROOT, "pack.nodes": ROOT / "nodes", "pack.d3po_core": ROOT / "d3po_core"}.items():
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, name, package)
+    spec = importlib.util.spec_from_file_location("pack.nodes.routes", ROOT / "nodes" / "routes.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module

@@ -79,3 +79,35 @@ def test_the_preferred_and_the_rejected_image_are_handed_on(host, judgement):
 @pytest.mark.parametrize("picks", ["[" * 100_000, '{"sets": ' * 100_000, "[]", "{", '{"sets": []}'])
 def test_what_is_no_picks_value_is_refused(failure, picks):
     says(failure(choosing(picks)), "D3POPairPreference", "picks: this is not a picks value", "empty it to start again")
+
+
+@pytest.mark.parametrize("log", ['{"pairs": [[0, 1, 1e999]]}', "[" * 500 + "]" * 500, '"\\ud800"'])
+def test_picks_that_could_not_be_written_down_again_are_refused(host, failure, log):
+    name = shown(host, choosing(seed=57))[0]["set"]
+    picks = '{"sets": {"%s": {"pairs": [[0, 1]], "log": %s}}}' % (name, log)
+    says(failure(choosing(picks, seed=57)), "D3POPairPreference", f"picks: set {name}: the log ")
+
+
+def names_of(entry):
+    return [[image["filename"] for image in each["images"]] for each in entry["outputs"]["judge"]["d3po"]]
+
+
+def test_the_previews_of_images_that_are_as_they_were_are_not_made_again(host, base):
+    first = host.run(choosing(sets=2, seed=58))
+    picks = json.dumps({"sets": {first["outputs"]["judge"]["d3po"][0]["set"]: {"pairs": [[0, 1]]}}})
+    assert names_of(host.run(choosing(picks, sets=2, seed=58))) == names_of(first)
+    (base / "temp" / names_of(first)[1][2]).unlink()
+    again = host.run(choosing(picks + " ", sets=2, seed=58))
+    assert names_of(again)[0] == names_of(first)[0] and not {*names_of(again)[1]} & {*names_of(first)[1]}
+    assert all(host.image(image).size == (64, 64) for image in again["outputs"]["judge"]["images"])
+
+
+def test_other_images_of_the_same_set_have_previews_of_their_own(host):
+    graph = choosing(seed=59)
+    first = host.run(graph)
+    graph["invert"] = {"class_type": "ImageInvert", "inputs": {"image": ["candidates", 1]}}
+    graph["judge"]["inputs"]["images"] = ["invert", 0]
+    other = host.run(graph)
+    assert shown(host, graph)[0]["set"] == first["outputs"]["judge"]["d3po"][0]["set"]
+    assert host.image(other["outputs"]["judge"]["images"][0]).tobytes() != host.image(
+        first["outputs"]["judge"]["images"][0]).tobytes()

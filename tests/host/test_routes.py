@@ -125,7 +125,7 @@ class Spoiler:
         return encode(body) + self.draw.choice([b"x", b"{}", b",", encode(body), b"\0"])
 
     def with_deep_nesting(self, body):
-        depth = self.draw.choice([1_100, 100_000])
+        depth = self.draw.choice([200, 1_100, 100_000])
         deep = self.draw.choice([("[", "]"), ('{"a":', "}")])
         nest = deep[0] * depth + self.draw.choice(["", "1" + deep[1] * depth])
         where = self.draw.choice(["alone", "picks", "log"])
@@ -144,8 +144,12 @@ class Spoiler:
         return encode(body).replace(b'"ODD"', self.draw.choice([b"NaN", b"Infinity", b"-Infinity"]))
 
     def with_a_number_too_large(self, body):
-        self.replaced(body, ["ODD"], "picks", self.judgement(2), "scores", 1)
-        return encode(body).replace(b'"ODD"', self.draw.choice([b"1e999", b"-1e400", b"9" * 400, b"9" * 5000]))
+        self.replaced(body, ["ODD"], "picks", *self.draw.choice([(self.judgement(2), "scores", 1),
+                                                                 (self.judgement(0), "log", "pairs", 0, 2)]))
+        return encode(body).replace(b'"ODD"', self.draw.choice([b"1e999", b"-1e400", b"9" * 5000]))
+
+    def with_half_a_character(self, body):
+        return self.replaced(body, ["\ud800", "a\udfff", {"\ud83d": 1}], "picks", self.judgement(0), "log", "pairs", 0, 2)
 
     def with_a_wrong_id(self, body):
         which = self.draw.choice(["prompt_id", "node"])

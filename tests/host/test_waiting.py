@@ -162,6 +162,17 @@ def test_two_pickers_of_one_run_wait_side_by_side(host):
     assert pairs(entry) == [[(0, 1)]] and entry["outputs"]["judge 2"]["d3po"][0]["judged"]
 
 
+def test_a_picker_that_waited_leaves_another_with_equal_picks_in_the_cache(host):
+    graph, other = choosing(**WAITING), choosing()
+    graph |= {"candidates 2": other["candidates"], "judge 2": other["judge"] | {"inputs": other["judge"]["inputs"] | {
+        "trajectory": ["candidates 2", 0], "images": ["candidates 2", 1]}}}
+    for run in range(2):
+        told = begin(host, graph)
+        answer(host, told, {"pairs": [[0, 1]]})
+        entry = host.wait(told["prompt_id"], 30)
+        assert ("judge 2" in cached_nodes(entry)) == (run == 1) and "judge" not in cached_nodes(entry)
+
+
 # --- ends without an answer ---
 
 @pytest.mark.parametrize("by_id", [False, True])

@@ -109,6 +109,25 @@ def test_a_waiting_run_goes_on_after_the_last_answer(picker, host, renderer):
     assert "waits" not in picker.text and pairs(picker, 3) == [(1, 0), (2, 0), (2, 1)]
 
 
+def test_an_answer_that_cannot_be_kept_is_told_and_can_be_given_again(picker, host, page):
+    picker = picker(candidates=2, when_missing="wait", size=39)
+    before = history(host)
+    picker.run(wait=False)
+    picker.question()
+    sentence = "dataset: index.sqlite: the disk is full. Make room on it."
+    page.route("**/d3po/answer", lambda route: route.fulfill(status=507, json={"error": sentence}))
+    picker.focus()
+    picker.press("1")
+    page.get_by_text(sentence).first.wait_for()
+    picker.until(lambda: "The run waits for your picks" in picker.text)
+    assert picker.kind == "done" and len(picker.value) == 1 and picker.queue()[0]
+    page.unroute("**/d3po/answer")
+    picker.click("continue")
+    went_on = picker.next_run(before)
+    assert outputs(went_on, picker.others["preview"])["images"] and history(host) - before == {went_on["prompt"][1]}
+    page.problems.clear()
+
+
 @pytest.mark.parametrize("how", ["the host's button", "the picker's button"])
 def test_an_interrupt_ends_the_wait_at_once_and_the_next_job_runs(picker, host, how):
     picker = picker(candidates=2, when_missing="wait", size=58)
