@@ -3,7 +3,7 @@
 A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer can push
 alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a prompt that was
 trained on and of one that was not, with the LoRA and without. An object is named by its nearest neighbour in pixels among
-the base model's own pictures of many objects on the same ground. The result goes to bench_output/templates.json, and a
+the base model's own pictures of many objects, each picture's own ground taken off. The result goes to bench_output/templates.json, and a
 sheet of pictures for each trial beside it.
 """
 
@@ -26,6 +26,7 @@ from tools.workflow import load, to_api
 OUT = ROOT / "bench_output"
 ROUNDS, SEEDS, REFERENCES = 2, 24, 6
 FIRST_SEED, REFERENCE_SEED = 100, 900
+BORDER = 4  # pixels at the edge that no object touches often
 OBJECTS = ("cat", "dog", "pig", "fox", "koala", "panda", "frog", "penguin", "chick", "house", "mushroom", "gift", "rocket",
            "heart", "cactus", "tulip", "fish", "strawberry")
 ARTISTS = ("random", "brighter")
@@ -181,8 +182,20 @@ class Base:
     def named_right(self, words, images):
         """How many of these images of a prompt, [N, H, W, 3], are nearest to its object."""
         name, ground = re.fullmatch(r"(\w+) on an? (\w+)", words).groups()
-        distance = np.square(images[:, None] - self.of_objects(ground)[None]).sum((2, 3, 4))
+        images, known = without_ground(images), without_ground(self.of_objects(ground))
+        distance = np.square(images[:, None] - known[None]).sum((2, 3, 4))
         return sum(OBJECTS[i // REFERENCES] == name for i in distance.argmin(1))
+
+
+def ground_of(images):
+    """Median colour of the border, [N, 3], of images [N, H, W, 3]."""
+    inner = np.zeros(images.shape[1:3], bool)
+    inner[BORDER:-BORDER, BORDER:-BORDER] = True
+    return np.median(images[:, ~inner], axis=1)
+
+
+def without_ground(images):
+    return images - ground_of(images)[:, None, None]
 
 
 def sample(host, words, lora=None):
@@ -204,6 +217,7 @@ def trial(host, base, template, artist, seed):
         old, new = sheet.as_batch(before), sheet.as_batch(after)
         named = [base.named_right(words, images) for images in (old, new)]
         row[kind] = {"prompt": prompt_of(words), "named before": named[0], "named after": named[1],
+                     "ground moved": float(np.linalg.norm(ground_of(new) - ground_of(old), axis=1).mean()),
                      "brightness": float((objective.brightness(new) - objective.brightness(old)).mean())}
         pictures[0].extend(before)
         pictures[1].extend(after)
