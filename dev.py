@@ -1,9 +1,10 @@
-"""Set up and run everything this project needs: python dev.py demo | serve | test | bench [arguments]
+"""Set up and run everything this project needs: python dev.py demo | serve | test | bench | experiment [arguments]
 
-  demo    train a LoRA from preferences and show what changed
-  serve   run ComfyUI with this pack, by hand: python dev.py serve [--port 8188] [ComfyUI arguments]
-  test    run the tests: python dev.py test [pytest arguments]
-  bench   measure
+  demo        train a LoRA from preferences and show what changed
+  serve       run ComfyUI with this pack, by hand: python dev.py serve [--port 8188] [ComfyUI arguments]
+  test        run the tests: python dev.py test [pytest arguments]
+  bench       measure speed, and what methods learn
+  experiment  what training does to pictures: python dev.py experiment templates
 
 `--frontend 1.58.1` with any of them uses that comfyui-frontend-package in place of ComfyUI's own.
 The first call makes .venv and fetches ComfyUI into .host; later calls need no network.
@@ -335,6 +336,10 @@ def bench(arguments) -> int:
     return run(PYTHON, "-m", "tools.bench", *arguments, cwd=ROOT)
 
 
+def experiment(arguments) -> int:
+    return run(PYTHON, "-m", "tools.experiment", *arguments, cwd=ROOT)
+
+
 def take_frontend(arguments) -> tuple:
     """The arguments without `--frontend VERSION`, and the version, or None where there is none."""
     if "--frontend" not in arguments:
@@ -346,7 +351,7 @@ def take_frontend(arguments) -> tuple:
     return arguments[:place] + arguments[place + 2:], version
 
 
-COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench}
+COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench, "experiment": experiment}
 
 
 def main(arguments) -> int:

@@ -5,7 +5,6 @@ is the median of the pairs' ratios with its smallest and largest.
     python dev.py bench picker      how long the picker takes from a key to the next pair (needs Chromium)
     python dev.py bench dataset     a dataset of 10,000 sets: to open, to look over, to train from
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
-    python dev.py bench templates   what two rounds of each example workflow leave of the model, with pictures (slow)
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -110,14 +109,13 @@ def learning(host, prompt, seeds, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["speed", "picker", "dataset", "methods", "templates", "learning"], default="speed")
+    parser.add_argument("what", nargs="?", choices=["speed", "picker", "dataset", "methods", "learning"], default="speed")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--sets", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", default="", help="methods, templates: only those with this in their name; of methods the others "
-                                                    "stay as measured")
+    parser.add_argument("--only", default="", help="methods: only those with this in their name; the others stay as measured")
     parser.add_argument("--write", action="store_true", help="methods: put the table into docs/methods.md")
     arguments = parser.parse_args()
     if arguments.what == "picker":
@@ -126,9 +124,6 @@ def main():
     if arguments.what == "dataset":
         from tools.bench_dataset import measure as measure_dataset
         return measure_dataset(arguments.sets)
-    if arguments.what == "templates":
-        from tools.bench_templates import main as measure_templates
-        return measure_templates(arguments.seeds, arguments.only)
     if arguments.what == "methods":
         from tools.bench_methods import main as measure_methods
         return measure_methods(arguments.seeds, arguments.only, arguments.write)

@@ -3,15 +3,18 @@
 A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer can push
 alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a prompt that was
 trained on and of one that was not, with the LoRA and without. An object is named by its nearest neighbour in pixels among
-the base model's own pictures of many objects, each picture's own ground taken off. The result goes to bench_output/templates.json, and a
+the base model's own pictures of many objects, each picture's own ground taken off. The result goes to experiment_output/templates.json, and a
 sheet of pictures for each trial beside it.
 """
 
+import argparse
+import hashlib
 import json
 import os
 import random
 import re
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -23,7 +26,7 @@ from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import stock_images
 from tools.workflow import load, to_api
 
-OUT = ROOT / "bench_output"
+OUT = ROOT / "experiment_output"
 ROUNDS, SEEDS, REFERENCES = 2, 24, 6
 FIRST_SEED, REFERENCE_SEED = 100, 900
 BORDER = 4  # pixels at the edge that no object touches often
@@ -210,7 +213,7 @@ def figures(report):
 def trial(host, base, template, artist, seed):
     """One artist's two rounds of one template: what is left of its two prompts, and a picture of it."""
     run, began = f"{template} {artist} {time.time_ns()}", time.monotonic()
-    told = ROUNDS_OF.get(template, loop)(host, template, artist, run, seed)
+    reports = ROUNDS_OF.get(template, loop)(host, template, artist, run, seed)
     seconds, row, pictures = time.monotonic() - began, {}, ([], [])
     for kind, words in zip(("trained", "untrained"), TRAINED[template]):
         before, after = base.pictures(words), sample(host, words, f"d3po/{run}.safetensors")
@@ -222,8 +225,8 @@ def trial(host, base, template, artist, seed):
         pictures[0].extend(before)
         pictures[1].extend(after)
     sheet.before_after(*pictures, OUT / f"{template} {artist} {seed}.png", columns=SEEDS)
-    told = [figures(report) | {"first line": report.splitlines()[0]} for report in told]
-    return row | {"template": template, "artist": artist, "seed": seed, "seconds": seconds, "rounds": told}
+    rounds = [figures(report) | {"first line": report.splitlines()[0]} for report in reports]
+    return row | {"template": template, "artist": artist, "seed": seed, "seconds": seconds, "rounds": rounds}
 
 
 def kept(row):
@@ -231,20 +234,41 @@ def kept(row):
     return min(row[kind]["named after"] / row[kind]["named before"] for kind in ("trained", "untrained"))
 
 
-def main(seeds, only):
+def stamp(template, artist, seed):
+    """Names a trial by all that it depends on here: the workflows as they are, the artist and the seed."""
+    files = [ROOT / "example_workflows" / f"{name}.json" for name in (template, "d3po_record_and_judge_later")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{artist} {seed}".encode()).hexdigest()[:16]
+
+
+def told(row):
+    sides = (f"{kind} {row[kind]['named before']} -> {row[kind]['named after']} of {SEEDS}, brightness "
+             f"{row[kind]['brightness']:+.3f}" for kind in ("trained", "untrained"))
+    return (f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get('KL to reference', 0):.3g}; "
+            f"{row['seconds']:.0f} s")
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="only templates with this in their name")
+    given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     OUT.mkdir(exist_ok=True)
-    rows = []
+    trials = [(template, artist, seed) for template in TRAINED if given.only in template for artist in ARTISTS
+              for seed in range(given.seeds)]
+    results = OUT / "templates.json"  # what is there and unchanged is not measured again
+    rows = json.loads(results.read_text()) if results.exists() else {}
     with Host(make_base(BASE)) as host:
         base = Base(host)
-        for template in [name for name in TRAINED if only in name]:
-            for artist in ARTISTS:
-                for seed in range(seeds):
-                    rows.append(trial(host, base, template, artist, seed))
-                    told, last = rows[-1], rows[-1]["rounds"][-1]
-                    print(f"{template}, {artist}: " + "; ".join(
-                        f"{kind} {told[kind]['named before']} -> {told[kind]['named after']} of {SEEDS}, brightness "
-                        f"{told[kind]['brightness']:+.3f}" for kind in ("trained", "untrained"))
-                        + f"; KL {last.get('KL to reference', float('nan')):.3g}; {told['seconds']:.0f} s", flush=True)
-    (OUT / "templates.json").write_text(json.dumps(rows, indent=1))
-    print(f"kept at least {min(map(kept, rows)):.2f}, {statistics.fmean(map(kept, rows)):.2f} on average")
+        for trial_ in trials:
+            name = stamp(*trial_)
+            if name not in rows:
+                rows[name] = trial(host, base, *trial_)
+                results.write_text(json.dumps(rows, indent=1))
+            print(told(rows[name]), flush=True)
+    shares = [kept(rows[stamp(*trial_)]) for trial_ in trials]
+    print(f"objects still named right: {min(shares):.2f} of the base's at least, {statistics.fmean(shares):.2f} on average")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

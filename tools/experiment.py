@@ -1,0 +1,20 @@
+"""What training does to pictures, in a real ComfyUI; results and sheets of pictures go to experiment_output/.
+
+    python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave (slow)
+"""
+
+import sys
+
+from tools import experiment_templates
+
+EXPERIMENTS = {"templates": experiment_templates.main}
+
+
+def main(arguments):
+    if not arguments or arguments[0] not in EXPERIMENTS:
+        raise SystemExit(__doc__)
+    EXPERIMENTS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
