@@ -224,6 +224,12 @@ def checkpoints(folder):
     return sorted(found, key=lambda c: (c.saved, c.step))
 
 
+def steps_kept(folder):
+    """The steps that a run can go back to."""
+    there = _current(folder)
+    return sorted({0, *(c.step for c in checkpoints(folder)), *([there["step"]] if there else [])})
+
+
 def best_of(found):
     """The checkpoint with the highest held-out accuracy, of equals the one with the highest margin; or None."""
     return max((c for c in found if c.held_out), key=lambda c: (*c.held_out, c.saved), default=None)
