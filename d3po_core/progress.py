@@ -21,8 +21,13 @@ FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 def trained_on(preferences):
     """Which sets and what was said of them, in order: the name of each set, a hash of its pairs, scores and thumbs, and
     one of how it was made."""
-    return [{"set": p.trajectory.set_id, "said": name_of([p.pairs, p.scores, p.liked]),
+    return [{"set": p.trajectory.set_id, "said": said(p.pairs, p.scores, p.liked),
              "made": name_of(p.trajectory.settings)} for p in preferences]
+
+
+def said(pairs, scores, liked):
+    """A name of what was said of a set, as Preferences has it."""
+    return name_of([pairs, scores, liked])
 
 
 def key_of(start, tensors, settings, model, data):

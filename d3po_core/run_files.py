@@ -3,10 +3,13 @@
 A record may have a "history", the metrics of every update (history.py). In the file it is the tensor HISTORY, and the
 record has the names of its columns as "metrics": safetensors takes no more than 100 MB of JSON. Files of before have the
 list in their JSON, and are read as well.
+
+The record has a CHECKSUM of itself and all tensors, which is looked at where the whole file is read.
 """
 
 import hashlib
 import json
+import math
 import re
 from contextlib import contextmanager, suppress
 
@@ -17,11 +20,16 @@ from safetensors.torch import save_file
 from . import history
 from .files import make_folder, replace_whole
 
-HISTORY = "history"
+HISTORY, CHECKSUM = "history", "checksum"
+ADAPTER = ("lora.", "raw.", "ema.")  # the weights in a state
 
 
 class NotOurs(ValueError):
     """A file that is damaged, was written by something else, or by a later version of this pack. It names the file."""
+
+
+class Unsound(NotOurs):
+    """A file that is whole, with numbers in it that no training goes on from."""
 
 
 def write(path, format, tensors, record):
@@ -31,6 +39,7 @@ def write(path, format, tensors, record):
     if HISTORY in record:
         record["metrics"], table = history.to_table(record.pop(HISTORY))
         tensors = tensors | {HISTORY: torch.from_numpy(table)}
+    record[CHECKSUM] = checksum(tensors, record)
     with named(path):
         make_folder(path.parent)
         replace_whole(path, lambda partial: save_file(
@@ -51,8 +60,27 @@ def content_name(tensors):
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def checksum(tensors, record):
+    """Of a file's content; a record that has one already counts without it."""
+    return name_of([content_name(tensors), {name: value for name, value in record.items() if name != CHECKSUM}])
+
+
+def unsound(tensors):
+    """What there is in a state's tensors that no training goes on from, in words; "" where there is nothing.
+
+    Weights are finite numbers, and so is what an optimizer keeps, in which counters are integers and packed values bytes.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            if name.startswith(ADAPTER) or not (tensor.dtype == torch.uint8 or tensor.numel() == 1):
+                return f"{name} holds {str(tensor.dtype).removeprefix('torch.')} where there should be fractions"
+        elif name != HISTORY and tensor.numel() and not all(map(math.isfinite, map(float, tensor.aminmax()))):
+            return f"{name} is not finite"
+    return ""
 
 
 def leftovers(folder):
@@ -71,17 +99,24 @@ def named(path):
 
 
 def read(path, format):
-    """(tensors, record) of a file of this format or an earlier one. Raises NotOurs, naming the file, for any other."""
+    """(tensors, record) of a file of this format or an earlier one. Raises NotOurs, naming the file, for any other, also
+    where its content is not what was written; Unsound where it is, and of no use."""
     with _opened(path, format) as (file, record):
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # a view keeps the file open
+        written = record.pop(CHECKSUM, None)
+        if written and written != checksum(tensors, record):
+            raise ValueError("its content is not what was written")
         if "metrics" in record:
             record[HISTORY] = history.from_table(record.pop("metrics"), tensors.pop(HISTORY).numpy())
-        return tensors, record
+    if wrong := unsound(tensors):
+        raise Unsound(f"{path} cannot be trained on: {wrong}")
+    return tensors, record
 
 
 def read_record(path, format):
     """As `read`, without the tensors; of the history there is only the last update, in a list of one or none."""
     with _opened(path, format) as (file, record):
+        record.pop(CHECKSUM, None)
         if "metrics" in record:
             record[HISTORY] = history.from_table(record.pop("metrics"), file.get_slice(HISTORY)[-1:].numpy())
         elif HISTORY in record:

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import progress
 from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401 (SHAPE is of the runs' face)
 from .locks import held
-from .run_files import NotOurs, leftovers, read, read_curves, read_record, write
+from .run_files import NotOurs, Unsound, leftovers, read, read_curves, read_record, unsound, write
 
 FORMAT = "d3po.run/3"
 STATE = "run.safetensors"
@@ -83,8 +83,11 @@ def save_run(folder, tensors, record, keep=3, head=None):
 
     What is there is replaced only by a state that follows from it (lineage.why_not; head is `head` of the folder when this
     one was loaded). Any other is kept beside it as a run of its own, NAME branch 2, unless what is there has gone on from
-    it: then there is nothing to write.
+    it: then there is nothing to write. Raises ValueError for a state that no training goes on from.
     """
+    if wrong := unsound(tensors):
+        raise ValueError(f"lora: {wrong}, so this state was not saved: what was there before is as it was. Lower "
+                         "learning_rate, and train the round again")
     record = _whole(record)
     with held(folder):
         there = _current(folder)
@@ -200,6 +203,10 @@ def _left_alone(path):
     """Say of a file that is not a run's, or is damaged, what there is to do."""
     try:
         yield
+    except Unsound as error:
+        folder = path.parent if path.name == STATE else path.parent.parent
+        raise Unsound(f"{error}. It was left as it is: set D3PO Load Run's checkpoint to an earlier step of those that are "
+                      f"kept: {', '.join(map(str, steps_kept(folder)))}") from error
     except NotOurs as error:
         found = checkpoints(path.parent) if path.name == STATE else []
         instead = f" to go on from the last checkpoint, step {found[-1].step}" if found else ""
@@ -222,6 +229,12 @@ def checkpoints(folder):
             if checkpoint_path(folder, record["step"]) == path:
                 found.append(Checkpoint(path, record["step"], record["saved"], held_out(record)))
     return sorted(found, key=lambda c: (c.saved, c.step))
+
+
+def steps_kept(folder):
+    """The steps that a run can go back to."""
+    there = _current(folder)
+    return sorted({0, *(c.step for c in checkpoints(folder)), *([there["step"]] if there else [])})
 
 
 def best_of(found):

@@ -17,9 +17,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..d3po_core.preference import (Preferences, is_finished, liked_from_judgement, pairs_from_judgement,
                                     scores_from_judgement)
 from . import routes
+from .corrections import corrections
 from .datasets import DatasetType, record_judgements, require_sets
 from .judging import preferred_and_rejected, require_one_image_each
-from .types import CATEGORY, PreferencesType, Trajectories
+from .types import CATEGORY, PICKS, PreferencesType, Trajectories
 
 PICKS_VERSION = 1
 TOOL = f"picker, picks version {PICKS_VERSION}"
@@ -95,7 +96,7 @@ class D3POPairPreference(io.ComfyNode):
                                  tooltip="The name of this set of candidates, under which its picks are kept. Comes "
                                          "also while picks are missing."),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             has_intermediate_output=True,
             is_output_node=True,
         )
@@ -126,6 +127,8 @@ class D3POPairPreference(io.ComfyNode):
         workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
         told = {"images": [image for told in shown for image in told["images"]],
                 "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown]}
+        if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, picks[0]):
+            told |= {"text": warned, "warnings": warned}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
 
     @classmethod
@@ -169,6 +172,6 @@ class D3POPairPreference(io.ComfyNode):
             pairs = pairs_from_judgement(judgement, trajectory.candidates)
         except ValueError as error:
             raise ValueError(f"picks: set {name}: {error}") from error
-        preferences = Preferences(trajectory, tuple(pairs), source="picks", scores=scores_from_judgement(judgement),
+        preferences = Preferences(trajectory, tuple(pairs), source=PICKS, scores=scores_from_judgement(judgement),
                                   liked=liked_from_judgement(judgement, trajectory.candidates))
         return preferences, *preferred_and_rejected(preferences, images), len(pairs), name

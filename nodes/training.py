@@ -24,7 +24,7 @@ from .datasets import ImageSet
 from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
 from .passing import passed_over, round_of_nothing, told
-from .types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
+from .types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
 DEFAULTS = {"adapter": ADAPTERS[0], "dropout": 0.0, "evaluate_every": 0, "patience": 0, "stop_kl": 0.0}  # may be left out
@@ -318,7 +318,9 @@ def round_of(start, settings, preferences):
     sets = trained_on(preferences)
     before = start.tensors or {f"{path} {part} {alpha}": tensor for path, (up, down, alpha) in start.initial.items()
                                for part, tensor in (("up", up), ("down", down))}
-    return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
+    # of picks it can be told later whether they were changed
+    noted = [one | ({"candidates": p.trajectory.candidates} if p.source == PICKS else {}) for one, p in zip(sets, preferences)]
+    return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": noted}
 
 
 def figures_names(described, guidance, above, held_out):

@@ -10,6 +10,7 @@ PreferencesType = io.Custom("D3PO_PREFERENCES")
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 CATEGORY = "D3PO"
+PICKS = "picks"  # source of Preferences that are a person's own, from the picker
 SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of the run whose LoRA is on it
 
 

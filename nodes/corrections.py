@@ -1,0 +1,72 @@
+"""Answers that were changed after a run was trained on them."""
+
+import json
+
+from comfy_execution.graph_utils import is_link
+
+from ..d3po_core import runs
+from ..d3po_core.preference import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
+from ..d3po_core.progress import said
+from .library import runs_root
+
+
+def corrections(graph, node_id, picks):
+    """What to say of the sets whose finished judgements in a picks value are others than those that a run was trained on,
+    whose D3PO Load Run is above the node: a sentence or two for each set."""
+    sets = json.loads(picks or "{}").get("sets", {})
+    judged = {name: judgement for name, judgement in sets.items() if is_finished(judgement)}
+    return [sentence for run, checkpoint in runs_above(graph, node_id).items() if judged
+            for sentence in _of_run(run, checkpoint, judged)]
+
+
+def _of_run(run, checkpoint, judged):
+    try:
+        folder = runs.run_folder(runs_root(), run)
+        record, kept = runs.load_record(folder, checkpoint), runs.steps_kept(folder)
+    except ValueError:  # Load Run says what is wrong with it
+        return []
+    rounds = record["rounds"] if record else []
+    last = {noted["set"]: (number, noted) for number, round_ in enumerate(rounds) for noted in round_["sets"]}
+    return [_sentence(name, number, rounds, run, kept) for name, (number, noted) in last.items()
+            if name in judged and "candidates" in noted
+            and _said(judged[name], noted["candidates"]) not in (None, noted["said"])]
+
+
+def _said(judgement, candidates):
+    """As a round notes it; None for a judgement that cannot be read, which its own set's turn will tell."""
+    try:
+        return said(pairs_from_judgement(judgement, candidates), scores_from_judgement(judgement),
+                    liked_from_judgement(judgement, candidates))
+    except ValueError:
+        return None
+
+
+def _sentence(name, number, rounds, run, kept):
+    start = rounds[number]["start"]
+    step = max(one for one in kept if one <= start)
+    which = "the state before it" if step == start else "the last state before it that is kept"
+    left = " What was trained after that round is left behind." if rounds[number + 1:] else ""
+    return (f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA keeps to "
+            f"those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, and press Run. "
+            f"Then set it back to {runs.LATEST}.{left}")
+
+
+def runs_above(graph, node_id):
+    """{run: checkpoint} of the Load Run nodes above a node, as far as what they are set to is written in the graph."""
+    found, todo, seen = {}, [node_id], {node_id}
+    while todo:
+        node = graph.get_node(todo.pop())
+        inputs = node["inputs"]
+        if node["class_type"] == "D3POLoadRun":
+            run, checkpoint = (_text(graph, inputs.get(name, runs.LATEST)) for name in ("run", "checkpoint"))
+            if run is not None and checkpoint is not None:
+                found[run] = checkpoint
+        above = {value[0] for value in inputs.values() if is_link(value)} - seen
+        seen |= above
+        todo += above
+    return found
+
+
+def _text(graph, value):
+    """A text that is written here or in a primitive node; None for one that another node makes."""
+    return graph.get_node(value[0])["inputs"].get("value") if is_link(value) else value
