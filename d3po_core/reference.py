@@ -7,25 +7,35 @@ from contextlib import contextmanager
 import torch
 
 KEPT_BYTES = 256 * 2 ** 20
+TOLERANCE, IN_HALF = 1e-4, 2e-3  # of x0's norm: a network rounds otherwise in batches of another size
+APART = 10  # times the tolerance: what no rounding explains
 
 
 class Reference:
     """The network without its LoRA, or with weights that the LoRA had before.
 
-    policy   names it: a trajectory whose policy has this name was sampled by it, and brings its x0 along
+    policy   names it (trajectory.py): a trajectory whose policy has this name was sampled by it, and brings its x0 along
     denoise  denoise(example, x, sigma) -> x0, in passes of as many candidates as there is memory for
     weights  the LoRA's weights in the reference; None: without the LoRA
     budget   bytes of computed x0 to keep for the next time; the least recently used go first
+    apart    names of the sets that were sampled by these weights, and yet not by this denoiser
+
+    A name may stay while what is on the model changes, at some steps alone: so one candidate is denoised again the first
+    time that a step of a set is used, which is 1/N of a pass of the reference. Where it gives something else, all of the
+    set is computed from there on.
     """
 
     def __init__(self, adapter, policy, denoise, budget=KEPT_BYTES):
         self.adapter, self.policy, self.denoise, self.budget = adapter, policy, denoise, budget
+        wide = all(p.dtype in (torch.float32, torch.float64) for p in adapter.root.parameters() if p.is_floating_point())
+        self.tolerance = TOLERANCE if wide else IN_HALF
+        self.apart = set()
         self.become(None)
 
     def become(self, weights):
         """Be another policy from here on, and forget what the former one gave."""
         self.weights = weights
-        self._kept, self._bytes, self._sampled = OrderedDict(), 0, {}
+        self._kept, self._bytes, self._given = OrderedDict(), 0, {}
 
     @contextmanager
     def acting(self):
@@ -35,11 +45,10 @@ class Reference:
 
     def along(self, example):
         """i -> the reference's x0 at step i of the example's trajectory, [N, C, H, W]."""
-        trajectory = example.trajectory
-        key = _digest(trajectory)
-        if trajectory.policy == self.policy and self._was_sampled_by_it(example, key):
-            return trajectory.denoised.__getitem__
-        return lambda i: self._computed(example, i, key)
+        trajectory, key = example.trajectory, _digest(example.trajectory)
+        if trajectory.policy != self.policy:
+            return lambda i: self._computed(example, i, key)
+        return lambda i: trajectory.denoised[i] if self._gave(example, i, key) else self._computed(example, i, key)
 
     def _computed(self, example, i, key):
         if (key, i) in self._kept:
@@ -48,22 +57,42 @@ class Reference:
         x = example.trajectory.states[i]
         with self.acting():
             x0 = self.denoise(example, x, example.trajectory.sigmas[i]).to(x)
+        self._compare(example.trajectory, i, x0)
         self._kept[key, i] = x0
         self._bytes += x0.nbytes
         while self._bytes > self.budget:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return x0
 
-    def _was_sampled_by_it(self, example, key):
-        """One candidate's first step, denoised again: a name may stay while a patch on the model changes."""
-        if key not in self._sampled:
+    def _gave(self, example, i, key):
+        """Whether one candidate of a step, denoised again, is as it was recorded, and so were those of other steps."""
+        given = self._given.setdefault(key, {})
+        if i not in given and all(given.values()):
             trajectory = example.trajectory
-            recorded = trajectory.denoised[0, :1]
             with self.acting():
-                again = self.denoise(example, trajectory.states[0, :1], trajectory.sigmas[0]).to(recorded)
-            # float16 differs by batch size
-            self._sampled[key] = bool((again - recorded).norm() <= 2e-3 * recorded.norm())
-        return self._sampled[key]
+                again = self.denoise(example, trajectory.states[i, :1], trajectory.sigmas[i])
+            given[i] = self._compare(trajectory, i, again)
+        return all(given.values())
+
+    def _compare(self, trajectory, i, x0):
+        """Whether x0 of the first candidates at a step is as recorded. A set sampled otherwise is noted."""
+        if self.policy is None or weights_of(trajectory.policy) != weights_of(self.policy):
+            return False
+        recorded = trajectory.denoised[i, :len(x0)]
+        off = float((x0.to(recorded) - recorded).norm() / recorded.norm())
+        if not off <= APART * self.tolerance:
+            self.apart.add(trajectory.set_id)
+        return off <= self.tolerance
+
+
+def weights_of(policy):
+    """The part of a policy's name that names weights."""
+    return policy.partition(" ")[0]
+
+
+def kinds_of(policy):
+    """The part of a policy's name that tells the kinds of what else is on the model; "" for nothing."""
+    return policy.partition(" ")[2].partition(":")[0]
 
 
 def _digest(trajectory):

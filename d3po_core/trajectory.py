@@ -92,7 +92,8 @@ class Trajectory:
     kernel   the transition between neighbouring states
     set_id   names the set: the same graph gives the same name on every machine
     model    fingerprint of the base model's weights
-    policy   names the weights that sampled; where it is the reference's name, `denoised` is the reference's x0
+    policy   names the weights that sampled, and after a space what else was on the model, as "KINDS:OBJECTS"; where it is
+             the reference's name, `denoised` is the reference's x0
     settings seed, cfg and what else describes the sampling; JSON values
     conditioning  whatever the host's denoiser needs besides x and sigma; opaque here and not saved
 

@@ -1,7 +1,5 @@
 """The seam to ComfyUI: recording its sampling, and denoisers to train through inside it."""
 
-import hashlib
-import json
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
-import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import sample_euler_ancestral
 
@@ -20,9 +17,10 @@ from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.run_files import content_name
 from ..d3po_core.trajectory import Trajectory
 from ..d3po_core.transition import Ancestral
+from .names import (  # noqa: F401 (they belong to the host's face)
+    carry, fingerprint, policy_name, sampling_name, set_name, texts_above)
+from .patches import Frozen, naming_nodes, require_plain, require_repeatable, require_steps, steadied  # noqa: F401
 
-
-IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates
 MOST_PROMPTS = 16  # prepared at a time while training
 
 
@@ -37,107 +35,6 @@ class Conditioning:
     seed: int
 
 
-# --- names ---
-
-def fingerprint(model):
-    """Name of a MODEL's base weights, without the patches on it: shapes and a few values of every layer."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.model.diffusion_model.state_dict().items()):
-        backup = model.backup.get(f"diffusion_model.{name}")
-        weight = backup.weight if backup is not None else weight
-        digest.update(f"{name} {tuple(weight.shape)} ".encode())
-        if type(weight) in (torch.Tensor, torch.nn.Parameter) and not weight.is_meta:
-            stride = max(1, weight.numel() // 16)
-            digest.update(weight.detach().flatten()[::stride][:16].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def policy_name(model):
-    """Name of the weights that a MODEL samples with: the base model's own, or with patches, and then good while the
-    host runs."""
-    return str(model.patches_uuid) if model.patches else "base"
-
-
-def carry(model, name):
-    """Note on a MODEL which LoRA is on it, besides those that are already."""
-    before = model.get_attachment("d3po_lora")
-    model.set_attachments("d3po_lora", f"{before} {name}" if before else name)
-
-
-def sampling_name(model):
-    """How a MODEL reads its network: its parameterisation and noise levels, in words."""
-    sampling = model.get_model_object("model_sampling")
-    kinds = "/".join(kind.__name__ for kind in type(sampling).__mro__ if kind.__module__ == "comfy.model_sampling")
-    return f"{kinds} {float(sampling.sigma_min):.4g} to {float(sampling.sigma_max):.4g}"
-
-
-def set_name(graph, node_id, *extra):
-    """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
-
-    The same on every machine, whatever the ids of the nodes. An input at its default counts as one that is not there,
-    so that names stay when a later version of a node has more inputs. What a run is called does not count either: its
-    LoRA comes by its content, in `extra`.
-    """
-    seen = {}
-
-    def digest(node_id):
-        if node_id not in seen:
-            node = graph.get_node(node_id)
-            defaults = _defaults(node)
-            inputs = {name: [digest(value[0]), value[1]] if _is_link(value) else value
-                      for name, value in sorted(node["inputs"].items())
-                      if (name not in defaults or defaults[name] != value)
-                      and name not in IMMATERIAL.get(node["class_type"], ())}
-            seen[node_id] = _sha(json.dumps([node["class_type"], inputs], sort_keys=True))
-        return seen[node_id]
-
-    return _sha(json.dumps([digest(node_id), *extra]))[:16]
-
-
-def texts_above(graph, node_id):
-    """What the graph above a node says in plain text: {"prompt": a sampler's positive text, "model": a model file's
-    name}, each where there is one."""
-    found, todo, seen = {}, [node_id], set()
-    while todo:
-        inputs = graph.get_node(todo.pop(0))["inputs"]
-        for name in ("ckpt_name", "unet_name"):
-            if isinstance(inputs.get(name), str):
-                found.setdefault("model", inputs[name])
-        if _is_link(inputs.get("positive")):
-            text = graph.get_node(inputs["positive"][0])["inputs"].get("text")
-            if isinstance(text, str):
-                found.setdefault("prompt", text)
-        above = [value[0] for value in inputs.values() if _is_link(value) and value[0] not in seen]
-        seen.update(above)
-        todo += above
-    return found
-
-
-def _defaults(node):
-    """The defaults of a node's inputs by name; asked once for a node, as some types list files to answer."""
-    return dict(_defaults_of(host_nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES(), node["inputs"]))
-
-
-def _defaults_of(types, given, prefix=""):
-    for name, spec in (types.get("optional", {}) | types.get("required", {})).items():
-        name, options = prefix + name, spec[1] if len(spec) > 1 else {}
-        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
-            yield name, options["options"][0]["key"]
-            for option in options["options"]:
-                if option["key"] == given.get(name):
-                    yield from _defaults_of(option["inputs"], given, name + ".")
-        elif "default" in options:
-            yield name, options["default"]
-
-
-def _is_link(value):
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
-
-
-def _sha(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 # --- recording ---
 
 def record(model, conditioning, sigmas, eta, candidates, name, settings, callback):
@@ -147,14 +44,17 @@ def record(model, conditioning, sigmas, eta, candidates, name, settings, callbac
     noise = comfy.sample.prepare_noise(latent[:1], conditioning.seed).repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
     recorder = Recorder()
-    samples = comfy.sample.sample_custom(
-        model, noise, conditioning.cfg, comfy.samplers.KSAMPLER(recorder, {"eta": eta}), sigmas,
-        conditioning.positive, conditioning.negative, latent, callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=conditioning.seed)
+    with naming_nodes(model, "the candidates were sampled"):
+        samples = comfy.sample.sample_custom(
+            steadied(model), noise, conditioning.cfg, comfy.samplers.KSAMPLER(recorder, {"eta": eta}), sigmas,
+            conditioning.positive, conditioning.negative, latent, callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=conditioning.seed)
+    with torch.inference_mode(False):  # a step's gradient may ask for any of these
+        states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
+        sigmas = sigmas.float().cpu().clone()
     trajectory = Trajectory(
-        states=torch.stack(recorder.states), denoised=torch.stack(recorder.denoised), sigmas=sigmas.float().cpu(),
-        kernel=kernel, set_id=name, model=fingerprint(model), policy=policy_name(model), settings=settings,
-        conditioning=conditioning)
+        states=states, denoised=denoised, sigmas=sigmas, kernel=kernel, set_id=name, model=fingerprint(model),
+        policy=policy_name(model), settings=settings, conditioning=conditioning)
     return trajectory, samples
 
 
@@ -242,7 +142,7 @@ class Session(comfy.samplers.Sampler):
     """
 
     def __init__(self, work):
-        self.work, self.prompts = work, {}
+        self.work, self.prompts, self.controls = work, {}, {}
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                disable_pbar=False):
@@ -280,8 +180,7 @@ class Session(comfy.samplers.Sampler):
         key = id(candidates)
         if key not in self.prompts:
             conditioning = conditioning_of(candidates)
-            conds = {"positive": comfy.sampler_helpers.convert_cond(_own(conditioning.positive)),
-                     "negative": comfy.sampler_helpers.convert_cond(_own(conditioning.negative))}
+            conds = {"positive": self._converted(conditioning.positive), "negative": self._converted(conditioning.negative)}
             noise = torch.zeros(latent_shape(candidates), device=self.device)
             latent = conditioning.latent_image.to(noise).clone()
             conds = comfy.samplers.process_conds(self.guider.inner_model, noise, conds, self.device, latent, None,
@@ -292,6 +191,14 @@ class Session(comfy.samplers.Sampler):
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
         return self.prompts[key][1]
+
+    def _converted(self, conditioning):
+        """A CONDITIONING as the host's sampling has it, to go through with gradients."""
+        conds = comfy.sampler_helpers.convert_cond(_own(conditioning))
+        for cond in conds:
+            if "control" in cond:  # one that both sides share stays one, so that the host takes them together
+                cond["control"] = self.controls.setdefault(id(cond["control"]), Frozen(cond["control"]))
+        return conds
 
 
 def conditioning_of(candidates):
@@ -305,18 +212,23 @@ def latent_shape(candidates):
     return (candidates.states.shape[1:] if isinstance(candidates, Trajectory) else candidates.latents.shape)
 
 
-def train_inside(model, sets, work):
+def train_inside(model, sets, work, per_pass=0):
     """Run `work(session)` in the host's sampling of `model`, with gradients; its result. `sets` are what it trains on,
-    Trajectories or CleanCandidates.
+    Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time (0: all).
 
-    The MODEL's weights and modules are the work's to leave as they were.
+    The MODEL's weights and modules are the work's to leave as they were. Raises ValueError for a MODEL or conditioning
+    that cannot be trained.
     """
-    with torch.inference_mode(False), _in_training():
+    require_steps(model)
+    for conditioning in _here(sets):
+        for prompt in (conditioning.positive, conditioning.negative):
+            require_plain(prompt, "preferences: the conditioning of some candidates")
+    with torch.inference_mode(False), _in_training(), naming_nodes(model, "a step was trained on"):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
         _own_weights(model.model)
         try:
-            return _inside(model, sets, work, latent_shape(sets[0]))
+            return _inside(model, sets, work, largest_pass(sets, per_pass))
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
@@ -327,20 +239,31 @@ def train_inside(model, sets, work):
 def evaluate_inside(model, sets, work, per_pass):
     """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what it looks
     at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
-    largest = max((latent_shape(s) for s in sets), key=lambda shape: math.prod(shape[1:]))
     try:
-        return _inside(model, sets, work, (min(per_pass, largest[0]), *largest[1:]))
+        return _inside(model, sets, work, largest_pass(sets, per_pass))
     except comfy.model_management.OOM_EXCEPTION as error:
         raise RuntimeError("Out of memory while the model looked at the candidates. Unload other models, or use "
                            "smaller images") from error
 
 
+def largest_pass(sets, per_pass):
+    """[n, C, H, W] of the most that goes through the network at a time, with at most `per_pass` candidates of a set
+    (0: all)."""
+    shapes = map(latent_shape, sets)
+    return max(((min(per_pass or shape[0], shape[0]), *shape[1:]) for shape in shapes), key=math.prod)
+
+
+def _here(sets):
+    """The Conditioning of the first set, and of those that are in memory: what has a model of its own is never in a
+    dataset."""
+    return [conditioning_of(sets[0]), *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
+
+
 def _inside(model, sets, work, shape):
     """`work(session)` in the host's sampling of `model`, which makes room for latents of `shape`."""
-    first = conditioning_of(sets[0])
-    # What has a model of its own is never in a dataset, so only what is in memory anyway is looked through.
-    here = [first, *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
-    guider = comfy.samplers.CFGGuider(model)
+    here = _here(sets)
+    first = here[0]
+    guider = comfy.samplers.CFGGuider(steadied(model))
     guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
     guider.set_cfg(first.cfg)
     session = Session(work)
@@ -351,11 +274,12 @@ def _inside(model, sets, work, shape):
 
 @contextmanager
 def _in_training():
+    before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
         yield
     finally:
-        comfy.model_management.in_training = False
+        comfy.model_management.in_training = before
 
 
 def _own_weights(model):

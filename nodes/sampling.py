@@ -122,6 +122,9 @@ class D3POKSampler(io.ComfyNode):
     def sample_set(cls, index, bar, done, model, seed, steps, cfg, sampler_name, scheduler, positive, negative,
                    latent_image, denoise, candidates, eta):
         host.require_epsilon_or_v(model)
+        host.require_steps(model)
+        host.require_plain(positive, "positive")
+        host.require_plain(negative, "negative")
         if "noise_mask" in latent_image:
             raise ValueError("latent_image: it carries a mask; recording works on the whole image, so remove the mask")
         samples = comfy.sample.fix_empty_latent_channels(

@@ -16,10 +16,12 @@ from ..d3po_core.methods import RECORDED
 from ..d3po_core.optimizers import OPTIMIZERS, SCHEDULES
 from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.progress import Progress, key_of, name_of, trained_on
+from ..d3po_core.reference import weights_of
 from ..d3po_core.runs import SHAPE
 from ..d3po_core.run_files import content_name
 from ..d3po_core.trajectory import Trajectory
 from . import host
+from .agreement import require_repeatable, sampled_otherwise
 from .datasets import ImageSet
 from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
@@ -177,7 +179,8 @@ class D3POTrainStep(io.ComfyNode):
 
         out = host.train_inside(
             model, [p.trajectory for p in [*preferences, *held_out]],
-            lambda session: train(session, plan, start, before["kl"], preferences, held_out, host.policy_name(model), progress))
+            lambda session: train(session, plan, start, before["kl"], preferences, held_out, host.policy_name(model), progress),
+            plan.settings.candidates_per_pass)
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = TrainingState(out.tensors, out.step, described, base, history=start.history + out.history,
@@ -186,7 +189,7 @@ class D3POTrainStep(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
+        warned = out.warned + watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
         text = "\n".join([report(preferences, out, time.monotonic() - began), *told(passed, preferences, described),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
@@ -225,7 +228,7 @@ class Plan:
 
 class Outcome(NamedTuple):
     """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and of all that
-    were made; what there is to tell, in lines."""
+    were made; what there is to tell and to warn of, in lines."""
 
     weights: dict
     tensors: dict
@@ -233,14 +236,17 @@ class Outcome(NamedTuple):
     history: list
     made: list
     told: list
+    warned: list
 
 
 def train(session, plan, start, before, preferences, held_out, policy, progress):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model; before is
     earlier history whose KL is to the same reference."""
-    settings = plan.settings
-    start_policy = start.policy if start.step or start.initial else policy
+    settings, (_, space, beside) = plan.settings, policy.partition(" ")
+    start_policy = weights_of(start.policy) + space + beside if start.step or start.initial else policy
     reference_policy = start_policy if settings.reference == "round start" else policy
+    if beside:
+        require_repeatable(session, preferences[0].trajectory, plan.guidance)
     adapter = Adapter(session.network, seed=settings.seed, device=session.device, dropout=plan.dropout, **plan.shape)
     try:
         if start.initial:  # before the trainer, whose reference may be the round's start
@@ -256,8 +262,12 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
                                 start_policy=known(start_policy))
         if start.step:
             steps.load_state(start.tensors, start.step)
-        examples, unseen = ([example(session, p, plan.guidance, lambda name: name != start_policy and known(name) is not None)
-                             for p in judged] for judged in (preferences, held_out))
+
+        def is_own_sampler(name):
+            return name != start_policy and known(name) is not None and name.partition(" ")[2] == beside
+
+        examples, unseen = ([example(session, p, plan.guidance, is_own_sampler) for p in judged]
+                            for judged in (preferences, held_out))
         total = steps.steps_in(examples)
         bar, stopped = comfy.utils.ProgressBar(total), ""
 
@@ -282,7 +292,8 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
                                              "the figures above and the LoRA are of that",
                 plan.patience and not watch.best_update(made) and "Patience had nothing to go by: held_out has no strict "
                                                                   "preference"]
-        return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)))
+        unlike = sampled_otherwise([*preferences, *held_out], policy, steps, plan.guidance)
+        return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)), unlike)
     finally:
         adapter.eject()
 

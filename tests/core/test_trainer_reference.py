@@ -1,12 +1,13 @@
 """What the trainer keeps of the reference's x0, however many sets it trains on."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 
 from d3po_core.preference import Preferences
-from d3po_core.reference import KEPT_BYTES
+from d3po_core.reference import KEPT_BYTES, kinds_of, weights_of
 from d3po_core.trainer import Example, Settings, Trainer
 from d3po_core.trajectory import Trajectory
 
@@ -89,7 +90,7 @@ def test_only_the_steps_that_are_trained_on_take_a_reference_pass(start):
     assert passes(one.denoise) == [2]
 
 
-@pytest.mark.parametrize("policy, computed", [("elsewhere", 3 * [2]), ("base", [1])])
+@pytest.mark.parametrize("policy, computed", [("elsewhere", 3 * [2]), ("base", 3 * [1])])
 def test_a_set_that_is_opened_again_is_known_again(start, tmp_path, policy, computed):
     trainer, example = start(policy=policy)
     first = example(0)
@@ -102,3 +103,66 @@ def test_a_set_that_is_opened_again_is_known_again(start, tmp_path, policy, comp
     in_memory, example = start(policy=policy)
     one = example(0)
     assert [in_memory.update([one]) for _ in range(3)] == metrics
+
+
+# --- recordings that say they are the reference's ---
+
+def altered(example, step, candidate=0, by=1e-2):
+    """The example with the recorded x0 of one candidate's step changed."""
+    denoised = example.trajectory.denoised.clone()
+    denoised[step, candidate] *= 1 + by
+    return replace(example, preferences=replace(example.preferences, trajectory=replace(example.trajectory, denoised=denoised)))
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("by", [1e-3, 0.5])
+def test_a_recording_that_is_not_the_references_at_any_step_is_computed(start, step, by):
+    trainer, example = start(policy="base")
+    one = altered(example(0), step, by=by)
+    metrics = trainer.update([one])
+    assert metrics["winner log-ratio"] == metrics["loser log-ratio"] == metrics["KL to reference"] == 0
+    assert passes(one.denoise) == (step + 1) * [1] + (3 - step) * [2]
+    assert trainer.reference.apart == ({"set 0"} if by > 1e-2 else set())
+
+
+def test_a_step_is_looked_at_the_first_time_it_is_used(start):
+    trainer, example = start(policy="base", settings=Settings(step_fraction=0.34))
+    one = example(0)
+    for _ in range(20):
+        trainer.update([one])
+    assert passes(one.denoise) == 3 * [1]
+
+
+def test_float32_leaves_no_room_for_a_small_difference(start):
+    trainer, example = start(policy="base")
+    for by, computed in ((1e-5, False), (5e-4, True)):
+        one = altered(example(0), 0, by=by)
+        trainer.reference.become(None)
+        one.denoise.batches.clear()
+        one.denoise.with_gradient.clear()
+        trainer.update([one])
+        assert (2 in passes(one.denoise)) == computed
+
+
+@pytest.mark.parametrize("policy, apart", [
+    ("base kinds:objects", set()), ("base", {"set 0"}), ("base other:names", {"set 0"}), ("a-lora", set())])
+def test_recordings_of_these_weights_by_another_denoiser_are_told_of(start, policy, apart):
+    """Where all of a name is another's, x0 tells; of other weights it says nothing."""
+    trainer, example = start(policy=policy)
+    trainer.reference.policy = "base kinds:objects"
+    one = example(0)
+    trainer.update([altered(one, 1, by=0.5) if apart else one])
+    assert trainer.reference.apart == apart
+
+
+def test_a_dataset_whose_x0_agrees_is_not_told_of(start):
+    trainer, example = start(policy="base")
+    trainer.reference.policy = "base kinds:objects"
+    one = example(0)
+    trainer.update([one])
+    assert passes(one.denoise) == 3 * [2] and trainer.reference.apart == set()
+
+
+def test_the_parts_of_a_policys_name():
+    assert [weights_of(name) for name in ("base", "base a:b", "1234 a:b")] == ["base", "base", "1234"]
+    assert [kinds_of(name) for name in ("base", "base a:b", "1234 a:c")] == ["", "a", "a"]

@@ -18,6 +18,8 @@ import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 
 from .adapters import AdapterMerge
+from .controls import ControlNet
+from .naming import Lora, fingerprints, policies, training
 
 
 def sha(*tensors):
@@ -156,6 +158,34 @@ class ProbePrompts(Probe):
         }
 
 
+class ProbeControl(Probe):
+    KIND = "CONTROL_NET"
+
+    def look(self, control):
+        return sha(*control.control_model.state_dict().values())
+
+
+class ProbePolicies(Probe):
+    KIND = "MODEL"
+
+    def look(self, model):
+        return policies(of_pack("host").policy_name, model)
+
+
+class ProbeFingerprints(Probe):
+    KIND = "MODEL"
+
+    def look(self, model):
+        return fingerprints(of_pack("host").fingerprint, model)
+
+
+class ProbeTraining(Probe):
+    KIND = "MODEL"
+
+    def look(self, model):
+        return training(of_pack("host"), model)
+
+
 class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
@@ -291,4 +321,5 @@ class Candidates:
 
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
     ProbeModel, ProbeTrajectory, ProbeFinished, ProbePrompts, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
-    SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge)}
+    SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge, ControlNet, ProbeControl,
+    ProbePolicies, ProbeFingerprints, ProbeTraining, Lora)}

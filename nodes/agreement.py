@@ -1,0 +1,34 @@
+"""Whether candidates were recorded with what the train step's model has on it."""
+
+from ..d3po_core.reference import kinds_of, weights_of
+from ..d3po_core.trajectory import Trajectory
+from . import host
+
+
+def require_repeatable(session, candidates, guidance):
+    """Raise ValueError where the session's model does not give the same twice, as patches.require_repeatable."""
+    recorded = isinstance(candidates, Trajectory)
+    denoise, middle = session.denoiser(candidates, guidance if recorded else 1.0), len(candidates.sigmas) // 2
+    x = candidates.states[middle, :1] if recorded else candidates.latents[:1]
+    host.require_repeatable(denoise, x.to(session.device), candidates.sigmas[middle].to(session.device).expand(1))
+
+
+def sampled_otherwise(judged, policy, trainer, guidance):
+    """A warning of recordings that were made with something else on the model than the train step has, in a list.
+
+    Where their x0 can be compared, it tells, as a trainer has seen it on its way; elsewhere the policies' names do.
+    """
+    apart = trainer.reference.apart | trainer.sampler.apart
+
+    def unlike(candidates):
+        compared = guidance is None and weights_of(candidates.policy) == weights_of(policy)
+        return candidates.set_id in apart or not compared and kinds_of(candidates.policy) != kinds_of(policy)
+
+    sets = {p.trajectory.set_id: p.trajectory for p in judged if isinstance(p.trajectory, Trajectory)}
+    names = [name for name, candidates in sets.items() if unlike(candidates)]
+    if not names:
+        return []
+    listed, were = ", ".join(names[:3]) + (" and others" if len(names) > 3 else ""), "was" if len(names) == 1 else "were"
+    return [f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model wired to the "
+            f"train step has (set {listed}), so what is learned does not fit what is sampled. Put the same patch nodes, with "
+            "the same settings, before both the sampler and the train step"]

@@ -1,0 +1,26 @@
+"""A ControlNet for the emoji model, with random weights."""
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_management
+import comfy.ops
+import torch
+
+
+class ControlNet:
+    """SD1.5's ControlNet for a MODEL of that kind, all of whose weights are random, the zero convolutions' too."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("CONTROL_NET",), "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "seed": ("INT", {"default": 0})}}
+
+    def make(self, model, seed):
+        config = {name: value for name, value in model.model.model_config.unet_config.items() if name != "out_channels"}
+        config |= dict(hint_channels=3, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+        network, generator = comfy.cldm.cldm.ControlNet(**config), torch.Generator().manual_seed(seed)
+        for parameter in network.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5
+            parameter.requires_grad_(False)
+        return (comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device()),)
