@@ -31,15 +31,19 @@ def stop_reason(history, stop_kl=0.0, patience=0, before=()):
     evaluated, best = _evaluated(history), best_update(history)
     best_words = (f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
                   if best else "")
-    kl = _values([*before, *history], "KL to reference")[-SMOOTH:]
-    if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl:
-        return (f"stopped after update {len(history)}: KL to reference is {fmean(kl):.3g}, above stop_kl {stop_kl:g}."
-                + best_words)
+    if kl := kl_above(stop_kl, [*before, *history]):
+        return f"stopped after update {len(history)}: KL to reference is {kl:.3g}, above stop_kl {stop_kl:g}." + best_words
     since = sum(update > best for update, *_ in evaluated)
     if patience > 0 and since >= patience:
         return (f"stopped after update {len(history)}: held-out accuracy is {evaluated[-1][1]:.3g}, and the last "
                 f"{since} evaluations brought no new best (patience {patience}).{best_words}")
     return ""
+
+
+def kl_above(stop_kl, history):
+    """The mean KL to the reference of the last five updates where it is above stop_kl, else None; with stop_kl 0 always."""
+    kl = _values(history, "KL to reference")[-SMOOTH:]
+    return fmean(kl) if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl else None
 
 
 def warnings(history, before=0):

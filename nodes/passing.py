@@ -1,4 +1,4 @@
-"""Judged sets that have nothing to learn from: all ties, or none is good. They are passed over, and are no error."""
+"""Rounds and sets of which nothing is learned: all ties, none is good, or the LoRA has gone far enough. They are no error."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..d3po_core.methods import METHODS
 from ..d3po_core.trainer import require_kind
+from ..d3po_core.watch import kl_above
 from .library import file_of, with_lora
 from .types import TrainedLora
 
@@ -31,19 +32,30 @@ def names(sets):
     return "set " + ", ".join(listed) + (f" and {len(sets) - len(listed)} others" if sets[MOST_NAMES:] else "")
 
 
-def round_of_nothing(model, start, settings, round_, preferences, losses):
-    """A train step's output where no set has anything to learn from: the LoRA as it came in, and a round without an update.
+def why_nothing(preferences, method, stop_kl, history):
+    """Why a train step makes no update, as a clause; "" where it does. history is earlier history whose KL is to the same
+    reference, stop_kl the node's.
 
-    losses is the loss map so far. Raises ValueError where the method could not learn from such candidates, whatever is said
-    of them.
+    Raises ValueError where the method could not learn from such candidates, whatever is said of them.
     """
-    method = settings["method"]
-    require_kind(method, [p.trajectory for p in preferences])
+    if len(passed_over(preferences, method)) == len(preferences):
+        require_kind(method, [p.trajectory for p in preferences])
+        return f"{METHODS[method].wanted} ({names(preferences)})"
+    if kl := kl_above(stop_kl, history):
+        return (f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from the model as "
+                "stop_kl allows. Look at its pictures, then raise stop_kl or start a new run")
+    return ""
+
+
+def round_of_nothing(model, start, settings, round_, why, losses):
+    """A train step's output where nothing is learned: the LoRA as it came in, and a round without an update.
+
+    losses is the loss map so far.
+    """
     state = replace(start, settings=start.settings or settings, rounds=start.rounds + [round_])
     next_ = ("Save Run keeps the round, and the next Run shows new candidates" if start.home else
              "Change the sampler's seed for new candidates")
-    text = (f"Nothing was learned in this round: {METHODS[method].wanted} ({names(preferences)}). The LoRA is as it came "
-            f"in. {next_}")
+    text = f"Nothing was learned in this round: {why}. The LoRA is as it came in. {next_}"
     return io.NodeOutput(with_lora(model, state), TrainedLora(file_of(state) if state.step else {}, state),
                          losses if start.history else ExecutionBlocker(None), state.step, text,
                          ui={"text": [text], "warnings": [text]})

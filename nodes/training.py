@@ -25,7 +25,7 @@ from .agreement import require_repeatable, sampled_otherwise
 from .datasets import ImageSet
 from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
-from .passing import passed_over, round_of_nothing, told
+from .passing import passed_over, round_of_nothing, told, why_nothing
 from .types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
@@ -171,10 +171,10 @@ class D3POTrainStep(io.ComfyNode):
         watched = trained_on(held_out) if plan.evaluate_every else []  # else nothing depends on them before the end
         round_ = round_of(start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences)
         round_ |= figures_names(described, plan.guidance, above, held_out)
-        passed = passed_over(preferences, plan.settings.method)
-        if len(passed) == len(preferences):
-            return round_of_nothing(model, start, described, round_, preferences, loss_map(start.history))
         before = {what: alike(start, what, round_[what]) for what in ("kl", "figures")}
+        if why := why_nothing(preferences, plan.settings.method, plan.stop_kl, before["kl"]):
+            return round_of_nothing(model, start, described, round_, why, loss_map(start.history))
+        passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], save_every[0], keep_best=plan.patience > 0)
 
         out = host.train_inside(
