@@ -1,4 +1,5 @@
-// The train step on the page: it shows the settings of the chosen method only, and tells what its training warned of.
+// The train step on the page: it shows the settings of the chosen method only, and tells what its training warned of. So
+// that nobody misses them, what other nodes of the pack warn of is told in the same corner of the screen.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
@@ -89,9 +90,9 @@ app.registerExtension({
     api.addEventListener("execution_cached", ({ detail }) => { cached = detail })
     api.addEventListener("executed", ({ detail }) => {
       const node = nodeOf(detail.node)
-      if (!isTrainStep(node)) return
+      if (!node?.constructor.comfyClass?.startsWith("D3PO")) return
       const warnings = detail.output?.warnings ?? []
-      mark(node, warnings)
+      if (isTrainStep(node)) mark(node, warnings)
       const isOld = cached.prompt_id === detail.prompt_id && cached.nodes.includes(detail.node)
       if (warnings.length && !isOld) toast(node, warnings)
     })

@@ -318,6 +318,23 @@ def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
     assert marks(step) == [] and toasts.count() == 2
 
 
+@pytest.mark.parametrize("kind", ["D3POSaveRun", "D3POPairPreference"])
+def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
+    step.node = step.page.evaluate("""(kind) => {
+        const node = LiteGraph.createNode(kind)
+        app.graph.add(node)
+        return String(node.id)
+    }""", kind)
+    widgets = "(node) => node.widgets.length"
+    before, toasts = step.js(widgets), step.page.locator(".p-toast-message")
+    told("first", ["The run 'my run' was left as it is"])
+    toasts.first.wait_for()
+    assert "The run 'my run' was left as it is" in toasts.inner_text() and step.js("(node) => node.title") in toasts.inner_text()
+    told("second", ["The run 'my run' was left as it is"], cached=True)
+    told("third", [])
+    assert toasts.count() == 1 and step.js(widgets) == before
+
+
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
     graph = trained(dict(learning_rate=1e-2, weighting="paper", clip=0.01, epochs=10, seed=len(step.renderer)))
