@@ -57,7 +57,9 @@ class Reference:
         x = example.trajectory.states[i]
         with self.acting():
             x0 = self.denoise(example, x, example.trajectory.sigmas[i]).to(x)
-        self._compare(example.trajectory, i, x0)
+        trajectory = example.trajectory
+        if self._sampled_by_its_weights(trajectory) and not self._off(trajectory, i, x0) <= APART * self.tolerance:
+            self.apart.add(trajectory.set_id)
         self._kept[key, i] = x0
         self._bytes += x0.nbytes
         while self._bytes > self.budget:
@@ -71,18 +73,17 @@ class Reference:
             trajectory = example.trajectory
             with self.acting():
                 again = self.denoise(example, trajectory.states[i, :1], trajectory.sigmas[i])
-            given[i] = self._compare(trajectory, i, again)
+            given[i] = self._off(trajectory, i, again) <= self.tolerance
         return all(given.values())
 
-    def _compare(self, trajectory, i, x0):
-        """Whether x0 of the first candidates at a step is as recorded. A set sampled otherwise is noted."""
-        if self.policy is None or weights_of(trajectory.policy) != weights_of(self.policy):
-            return False
+    def _sampled_by_its_weights(self, trajectory):
+        return self.policy is not None and weights_of(trajectory.policy) == weights_of(self.policy)
+
+    @staticmethod
+    def _off(trajectory, i, x0):
+        """How far x0 of the first candidates at a step is from the recorded one, as a share of its norm."""
         recorded = trajectory.denoised[i, :len(x0)]
-        off = float((x0.to(recorded) - recorded).norm() / recorded.norm())
-        if not off <= APART * self.tolerance:
-            self.apart.add(trajectory.set_id)
-        return off <= self.tolerance
+        return float((x0.to(recorded) - recorded).norm() / recorded.norm())
 
 
 def weights_of(policy):

@@ -19,6 +19,7 @@ from comfy.k_diffusion.sampling import get_ancestral_step
 
 from .adapters import AdapterMerge
 from .controls import ControlNet
+from .files import files
 from .naming import Lora, fingerprints, policies, training
 
 
@@ -186,6 +187,11 @@ class ProbeTraining(Probe):
         return training(of_pack("host"), model)
 
 
+class ProbeFiles(Probe):
+    def look(self, value):
+        return files(of_pack("host").set_name)
+
+
 class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
@@ -322,4 +328,4 @@ class Candidates:
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
     ProbeModel, ProbeTrajectory, ProbeFinished, ProbePrompts, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
     SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge, ControlNet, ProbeControl,
-    ProbePolicies, ProbeFingerprints, ProbeTraining, Lora)}
+    ProbePolicies, ProbeFingerprints, ProbeTraining, ProbeFiles, Lora)}

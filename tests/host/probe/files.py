@@ -1,0 +1,88 @@
+"""The pack's names of graphs that load files, which are written over, renamed and taken away."""
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import folder_paths
+
+CHECKPOINT = "d3po-emoji.safetensors"
+
+
+def of(set_name, class_type, **inputs):
+    """The name of a graph of one node."""
+    return set_name(SimpleNamespace(get_node=lambda _: {"class_type": class_type, "inputs": inputs}), "1")
+
+
+def seconds_of(set_name):
+    """How long a graph with the emoji checkpoint takes to name, the first time and once more."""
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        of(set_name, "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def files(set_name):
+    loras = Path(folder_paths.get_folder_paths("loras")[0])
+    outputs, inputs = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
+
+    def write(path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(next_time(), next_time()))
+        return path
+
+    def of_lora(*parts):
+        return of(set_name, "LoraLoaderModelOnly", lora_name=os.path.join(*parts), strength_model=1.0)
+
+    def image(name):
+        return of(set_name, "LoadImage", image=name)
+
+    write(loras / "a.safetensors", b"one")
+    first = of_lora("a.safetensors")
+    write(loras / "deep" / "b.safetensors", b"one")
+    same = of_lora("deep", "b.safetensors")
+    write(loras / "a.safetensors", b"two")
+    over = of_lora("a.safetensors")
+    write(loras / "a.safetensors", b"one")
+    back = of_lora("a.safetensors")
+    (loras / "a.safetensors").unlink()
+    gone, elsewhere = of_lora("a.safetensors"), of_lora("c.safetensors")
+
+    write(inputs / "p.png", b"picture")
+    write(outputs / "q.png", b"picture")
+    write(outputs / "r.png", b"another")
+    pictures = [image(name) for name in ("p.png", "q.png [output]", "r.png [output]")]
+    latents = write(inputs / "l.latent", b"latent")
+    latent = [of(set_name, "LoadLatent", latent="l.latent")]
+    write(latents, b"others")
+    latent.append(of(set_name, "LoadLatent", latent="l.latent"))
+
+    large = loras / "large.safetensors"
+    with open(large, "wb") as file:
+        file.truncate(200 * 2 ** 20)
+    os.utime(large, ns=(next_time(), next_time()))
+    names = [of_lora("large.safetensors")]
+    with open(large, "r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"x")
+    os.utime(large, ns=(next_time(), next_time()))
+    names += [of_lora("large.safetensors") for _ in range(2)]
+    for path in (large, loras / "deep" / "b.safetensors", inputs / "p.png", outputs / "q.png", outputs / "r.png", latents):
+        path.unlink()
+    return {
+        "lora written over": first != over, "lora renamed": first == same, "lora written back": first == back,
+        "gone by name": len({gone, elsewhere, first}) == 3, "pictures": pictures[0] == pictures[1] != pictures[2],
+        "large": names[0] != names[1] == names[2], "seconds": seconds_of(set_name), "latents": latent[0] != latent[1],
+    }  # fmt: skip
+
+
+_times = iter(range(10 ** 18, 2 * 10 ** 18, 10 ** 9))
+
+
+def next_time():
+    """In ns, each another second: some file systems keep no finer times."""
+    return next(_times)
