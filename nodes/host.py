@@ -24,6 +24,7 @@ from ..d3po_core.transition import Ancestral
 
 IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates
 MOST_PROMPTS = 16  # prepared at a time while training
+EMPTY_NEGATIVE = "empty_negative"  # in a set's settings: whether its negative is known to be the empty text
 
 
 @dataclass
@@ -113,6 +114,15 @@ def texts_above(graph, node_id):
     return found
 
 
+def is_empty_text(graph, node_id, name):
+    """Whether a node's conditioning input is the empty text, as far as the node right above says so: CLIP Text Encode of
+    nothing, or zeros."""
+    above = graph.get_node(graph.get_node(node_id)["inputs"][name][0])
+    text = above["inputs"].get("text")
+    return above["class_type"] == "ConditioningZeroOut" or (
+        above["class_type"] == "CLIPTextEncode" and isinstance(text, str) and not text.strip())
+
+
 def _defaults(node):
     """The defaults of a node's inputs by name; asked once for a node, as some types list files to answer."""
     return dict(_defaults_of(host_nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES(), node["inputs"]))
@@ -177,12 +187,13 @@ class Recorder:
 
 
 def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them. Raises ValueError as prediction_of."""
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises ValueError as
+    prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
     return CleanCandidates(latents, noise_levels(model), prediction_of(model), name, fingerprint,
-                           {"sampling": sampling_name(model), "content": content}, conditioning)
+                           {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True}, conditioning)
 
 
 def finished(model, trajectory, recorded_noise=False):
@@ -263,7 +274,15 @@ class Session(comfy.samplers.Sampler):
         return denoise
 
     def unconditional(self, candidates):
-        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone."""
+        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is known to be the
+        empty text, and else None.
+
+        Diffusion-DPO's code drops captions to the empty text. Here nothing can encode it, and under another negative
+        prompt training would teach what that text looks like.
+        """
+        if not candidates.settings.get(EMPTY_NEGATIVE):
+            return None
+
         def denoise(x, sigma):
             conds, _, seed, options = self._prompt(candidates)
             return self._denoise(x, sigma, conds | {"positive": conds["negative"]}, 1.0, seed, options)

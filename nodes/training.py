@@ -15,6 +15,7 @@ from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
 from ..d3po_core.methods import RECORDED
 from ..d3po_core.optimizers import OPTIMIZERS, SCHEDULES
 from ..d3po_core.pairs import CleanCandidates
+from ..d3po_core.preference import cycle_in
 from ..d3po_core.progress import Progress, key_of, name_of, trained_on
 from ..d3po_core.runs import SHAPE
 from ..d3po_core.run_files import content_name
@@ -26,6 +27,7 @@ from .methods import METHOD, RECORDED_NOISE, chosen
 from .types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
+MOST_NAMED = 3  # sets in a line of the report
 DEFAULTS = {"adapter": ADAPTERS[0], "dropout": 0.0, "evaluate_every": 0, "patience": 0, "stop_kl": 0.0}  # may be left out
 
 
@@ -97,7 +99,8 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("dpo_beta", default=5000.0, min=1e-6, max=1e6, step=100.0, round=False, optional=True,
                                tooltip="For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code "
                                        "counts it, half of it before the difference of errors. Trainers with beta before "
-                                       "the whole difference take half this value. beta, clip and weighting above are for "
+                                       "the whole difference take half this value; for Diffusion-KTO its authors' 1000 is "
+                                       "so counted, and is 2000 here. beta, clip and weighting above are for "
                                        "trajectories."),
                 io.Int.Input("draws_per_set", default=4, min=1, max=1000, optional=True,
                              tooltip="For image pairs without a trajectory: at how many noise levels an update looks at each "
@@ -182,7 +185,7 @@ class D3POTrainStep(io.ComfyNode):
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
         warned = watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
-        text = "\n".join([report(preferences, out, time.monotonic() - began),
+        text = "\n".join([report(preferences, out, time.monotonic() - began), *sets_report(preferences, plan.settings),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,
@@ -381,6 +384,21 @@ def report(preferences, out, seconds):
         "loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference",
         "clip fraction", "gradient norm") if name in last]
     return "\n".join(lines)
+
+
+def sets_report(preferences, settings):
+    """What there is to say of the judged sets themselves, in lines."""
+    circles = {number: cycle for number, p in enumerate(preferences, 1) if (cycle := cycle_in(p.pairs))}
+    told = [f"set {number} ({', '.join(f'{w + 1} over {l + 1}' for w, l in zip(cycle, cycle[1:] + cycle[:1]))})"
+            for number, cycle in list(circles.items())[:MOST_NAMED]]
+    lines = [f"Picks of {len(circles)} of {len(preferences)} sets go round in a circle and pull against each other: "
+             + ", ".join(told) + (" and others" if len(circles) > len(told) else "")] if circles else []
+    kept = sum(isinstance(p.trajectory, CleanCandidates) and not p.trajectory.settings.get(host.EMPTY_NEGATIVE)
+               for p in preferences)
+    if settings.caption_dropout and kept:
+        lines.append(f"caption_dropout: the prompt was kept in {kept} of {len(preferences)} sets, whose negative prompt is not "
+                     "known to be empty")
+    return lines
 
 
 def held_out_report(last, preferences, held_out, before):
