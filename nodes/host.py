@@ -18,10 +18,11 @@ from ..d3po_core.run_files import content_name
 from ..d3po_core.trajectory import Trajectory
 from ..d3po_core.transition import Ancestral
 from .names import (  # noqa: F401 (they belong to the host's face)
-    carry, fingerprint, policy_name, sampling_name, set_name, texts_above)
+    carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above)
 from .patches import Frozen, naming_nodes, require_plain, require_repeatable, require_steps, steadied  # noqa: F401
 
 MOST_PROMPTS = 16  # prepared at a time while training
+EMPTY_NEGATIVE = "empty_negative"  # in a set's settings: whether its negative is known to be the empty text
 
 
 @dataclass
@@ -77,12 +78,13 @@ class Recorder:
 
 
 def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them. Raises ValueError as prediction_of."""
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises ValueError as
+    prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
     return CleanCandidates(latents, noise_levels(model), prediction_of(model), name, fingerprint,
-                           {"sampling": sampling_name(model), "content": content}, conditioning)
+                           {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True}, conditioning)
 
 
 def finished(model, trajectory, recorded_noise=False):
@@ -163,7 +165,15 @@ class Session(comfy.samplers.Sampler):
         return denoise
 
     def unconditional(self, candidates):
-        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone."""
+        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is known to be the
+        empty text, and else None.
+
+        Diffusion-DPO's code drops captions to the empty text. Here nothing can encode it, and under another negative
+        prompt training would teach what that text looks like.
+        """
+        if not candidates.settings.get(EMPTY_NEGATIVE):
+            return None
+
         def denoise(x, sigma):
             conds, _, seed, options = self._prompt(candidates)
             return self._denoise(x, sigma, conds | {"positive": conds["negative"]}, 1.0, seed, options)

@@ -22,7 +22,8 @@ def caption_dropout(default=0.2):
     return io.Float.Input(
         "caption_dropout", default=default, min=0.0, max=1.0, step=0.05, round=False, optional=True,
         tooltip="Noised images: share of the draws without the prompt, for winner and loser alike. Diffusion-DPO uses 0.2; "
-                "its code calls it proportion_empty_prompts.")
+                "its code calls it proportion_empty_prompts. Of recorded sets only those whose negative prompt was left empty "
+                "take part.")
 
 
 def value(name, low, high, step, tooltip):
@@ -72,8 +73,8 @@ OPTIONS = {
               "As DDPO's: 1e-4 for new samples after every update, about 0.1 for picks that are used again.")],
     "reward-weighted": [
         value("reward_beta", 0.0, 100.0, 0.1,
-              "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. 1 / temperature "
-              "in DDPO's code."), *EITHER],
+              "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. DDPO's code uses "
+              "0.2 and calls it temperature, but multiplies by it too."), *EITHER],
     "supervised": EITHER,
 }
 

@@ -205,6 +205,15 @@ def texts_above(graph, node_id):
     return found
 
 
+def is_empty_text(graph, node_id, name):
+    """Whether a node's conditioning input is the empty text, as far as the node right above says so: CLIP Text Encode of
+    nothing, or zeros."""
+    above = graph.get_node(graph.get_node(node_id)["inputs"][name][0])
+    text = above["inputs"].get("text")
+    return above["class_type"] == "ConditioningZeroOut" or (
+        above["class_type"] == "CLIPTextEncode" and isinstance(text, str) and not text.strip())
+
+
 def _specs(node):
     """(type, options) of a node's inputs by name; asked once for a node, as some types list files to answer. A choice
     between groups of inputs has its first as its default."""

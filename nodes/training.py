@@ -26,6 +26,7 @@ from .datasets import ImageSet
 from .library import events_folder
 from .methods import METHOD, RECORDED_NOISE, chosen
 from .passing import passed_over, round_of_nothing, told, why_nothing
+from .reporting import held_out_report, loss_map, report, sets_report
 from .types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 
 GUIDANCE = ("as recorded", "off (faster)")
@@ -100,7 +101,8 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("dpo_beta", default=5000.0, min=1e-6, max=1e6, step=100.0, round=False, optional=True,
                                tooltip="For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code "
                                        "counts it, half of it before the difference of errors. Trainers with beta before "
-                                       "the whole difference take half this value. beta, clip and weighting above are for "
+                                       "the whole difference take half this value; for Diffusion-KTO its authors' 1000 is "
+                                       "so counted, and is 2000 here. beta, clip and weighting above are for "
                                        "trajectories."),
                 io.Int.Input("draws_per_set", default=4, min=1, max=1000, optional=True,
                              tooltip="For image pairs without a trajectory: at how many noise levels an update looks at each "
@@ -191,6 +193,7 @@ class D3POTrainStep(io.ComfyNode):
         state.policy = host.policy_name(tuned)
         warned = out.warned + watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
         text = "\n".join([report(preferences, out, time.monotonic() - began), *told(passed, preferences, described),
+                          *sets_report(preferences, plan.settings),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
         return io.NodeOutput(tuned, TrainedLora(tensors, state), loss_map(start.history + out.made), out.step, text,
@@ -316,12 +319,6 @@ def example(session, preferences, guidance, is_own_sampler):
                            own_sampler=is_own_sampler(candidates.policy))
 
 
-def loss_map(history):
-    """Every metric of a run by update, as the host's loss graph reads it; nan where one was not measured."""
-    names = dict.fromkeys(name for metrics in history for name in metrics)
-    return {name.replace(" ", "_"): [metrics.get(name, float("nan")) for metrics in history] for name in names}
-
-
 def round_of(start, settings, preferences):
     """What a run notes of a round of training, with the key that tells it from any other."""
     # with dropout it draws what is dropped
@@ -389,26 +386,3 @@ def require_continuable(lora, base, shape):
         raise ValueError(f"lora: this run was started with {' and '.join(changed)}. Set the same again, or give the run "
                          "another name in Load Run and Save Run to start a new one")
     return training
-
-
-def report(preferences, out, seconds):
-    last, pairs = out.history[-1], sum(len(p.pairs) for p in preferences)
-    kept = f", of which {len(out.history)} are kept" if len(out.history) < len(out.made) else ""
-    lines = [f"{pairs} pairs in {len(preferences)} sets, {len(out.made)} updates{kept} ({out.step} in all), {seconds:.0f} s"]
-    lines += [f"{name}: {last[name]:.4g}" for name in (
-        "loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference",
-        "clip fraction", "gradient norm") if name in last]
-    return "\n".join(lines)
-
-
-def held_out_report(last, preferences, held_out, before):
-    known = {p.trajectory.set_id for p in preferences} & {p.trajectory.set_id for p in held_out}
-    lines = [f"{name}: {last[name]:.4g}" for name in ("held-out accuracy", "held-out margin", "held-out KL to reference",
-                                                     "held-out pairs")
-             if name in last]
-    came_in = before[-1].get("held-out accuracy", 0) if before else 0
-    if came_in > last.get("held-out accuracy", came_in):
-        lines.append(f"the LoRA that came in ranked held_out better: {came_in:.4g}")
-    if known:
-        lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
-    return lines

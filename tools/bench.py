@@ -5,6 +5,7 @@ is the median of the pairs' ratios with its smallest and largest.
     python dev.py bench picker      how long the picker takes from a key to the next pair (needs Chromium)
     python dev.py bench dataset     a dataset of 10,000 sets: to open, to look over, to train from
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
+    python dev.py bench schedules   how the paper's weighting shares out the gradient over each schedule's steps
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -109,14 +110,14 @@ def learning(host, prompt, seeds, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["speed", "picker", "dataset", "methods", "learning"], default="speed")
+    parser.add_argument("what", nargs="?", choices=["speed", "picker", "dataset", "methods", "schedules", "learning"], default="speed")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--sets", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", default="", help="methods: only those with this in their name; the others stay as measured")
-    parser.add_argument("--write", action="store_true", help="methods: put the table into docs/methods.md")
+    parser.add_argument("--write", action="store_true", help="methods, schedules: put the table into docs/methods.md")
     arguments = parser.parse_args()
     if arguments.what == "picker":
         from tools.bench_picker import measure as measure_picker
@@ -127,6 +128,9 @@ def main():
     if arguments.what == "methods":
         from tools.bench_methods import main as measure_methods
         return measure_methods(arguments.seeds, arguments.only, arguments.write)
+    if arguments.what == "schedules":
+        from tools.bench_schedules import main as share_out
+        return share_out(arguments.write)
     with Host(make_base(BASE)) as host:
         prompt = to_api(load(WORKFLOW), host.object_info())
         if arguments.what == "speed":

@@ -1,6 +1,7 @@
 """What a train step does besides learning: stop by itself, average, tell TensorBoard, warn."""
 
 import copy
+import json
 import math
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d3po_core.runs import load_run
-from tests.host.graphs import found, judged, loop, node, probe, stock_image, trained, unique
+from tests.host.graphs import found, judged, loop, node, picked, probe, stock_image, train_node, trained, unique
 from tests.host.test_errors_sampling import says
 
 
@@ -153,3 +154,32 @@ def test_a_saturated_clamp_is_warned_of_in_the_graph(host):
     assert f"Warning: {warning}" in entry["outputs"]["train"]["text"][0]
     wide = host.run(trained(dict(epochs=9, clip=0.9), seed=86))
     assert not any("clip fraction" in one for one in wide["outputs"]["train"]["warnings"])
+
+
+# --- what the report says of the sets ---
+
+def test_captions_are_dropped_to_the_empty_text_alone_and_the_report_tells_where_they_stay(host):
+    def report(negative, **method):
+        graph = trained({"method": "Diffusion-DPO", "method.caption_dropout": 1.0} | method, seed=91)
+        graph["negative"]["inputs"]["text"] = negative
+        entry = host.run(graph)
+        return entry["outputs"]["train"]["text"][0], found(entry, "losses")["KL_to_reference"], found(entry, "losses")["loss"]
+
+    kept = "caption_dropout: the prompt was kept in 1 of 1 sets, whose negative prompt is not known to be empty"
+    dropping, staying = report(" "), report("a dog on a blue background")
+    assert kept not in dropping[0] and kept in staying[0]
+    never = report("a dog on a blue background", **{"method.caption_dropout": 0.0})
+    assert kept not in never[0] and staying[1:] == never[1:] != dropping[1:]
+
+
+def test_picks_that_go_round_in_a_circle_are_used_and_told_of(host):
+    def report(pairs):
+        graph = picked(seed=92, candidates=3)
+        name = host.run(graph)["outputs"]["judge"]["d3po"][0]["set"]
+        graph = picked(json.dumps({"sets": {name: {"pairs": pairs}}}), seed=92, candidates=3)
+        return host.run(graph | {"train": train_node()})["outputs"]["train"]["text"][0]
+
+    told = report([[0, 1], [1, 2], [2, 0]])
+    assert "3 pairs in 1 sets" in told
+    assert "Picks of 1 of 1 sets go round in a circle and pull against each other: set 1 (1 over 2, 2 over 3, 3 over 1)" in told
+    assert "circle" not in report([[0, 1], [1, 2], [0, 2]])
