@@ -12,6 +12,7 @@ const SETTLED = 150 // ms after the last answer until the workflow is told of it
 
 const UNSAVED = "d3po.unsaved."
 const widgets = new Set()
+const owners = new WeakMap() // widgets by the element that ComfyUI places
 
 /** Tell ComfyUI that the workflow has changed, for its undo and its draft. */
 function tellWorkflow() {
@@ -43,6 +44,7 @@ class Widget {
     this.view = new View(this)
     this.widget = node.addDOMWidget(name, "D3PO_PICKER", this.view.place, {
       hideOnZoom: false,
+      socketless: true, // a linked widget is not drawn, nor is this one where it is promoted onto a subgraph
       getMinHeight: () => LEAST_HEIGHT,
       getValue: () => this.picks.text,
       setValue: (text) => {
@@ -51,6 +53,7 @@ class Widget {
         this.view.reset()
       }
     })
+    owners.set(this.view.place, this)
     leaveToCanvas(this.view.place)
     node.hideOutputImages = true // Nodes 2.0
     node.onDrawBackground = () => {} // the canvas renderer
@@ -61,7 +64,7 @@ class Widget {
   #follow() {
     const { node } = this
     // ComfyUI does not tell a node inside a subgraph that its graph is gone.
-    const heard = () => (this.#isGone() ? this.#release() : this.#hear())
+    const heard = () => (this.#isGone ? this.#release() : this.#hear())
     this.#silence = [listen(heard), listenClosed((detail) => this.#learn(detail))]
     const { onRemoved, onPropertyChanged, onConfigure } = node
     widgets.add(this)
@@ -76,14 +79,24 @@ class Widget {
     }
     node.onConfigure = function () {
       onConfigure?.apply(this, arguments)
+      node.d3po.#takePlace()
       node.d3po.view.refresh()
     }
     node.d3po = this
   }
 
-  #isGone() {
+  get #isGone() {
     const { graph } = this.node
-    return Boolean(graph) && graph !== root() && root().subgraphs?.get(graph.id) !== graph
+    return !widgets.has(this) || Boolean(graph) && graph !== root() && root().subgraphs?.get(graph.id) !== graph
+  }
+
+  /** In Nodes 2.0 an undo leaves the element of the node that is gone in its successor's place. */
+  #takePlace() {
+    if (!LiteGraph.vueNodesMode) return
+    for (const place of document.querySelectorAll(".d3po-place")) {
+      const other = owners.get(place)
+      if (other.node.id === this.node.id && other.#isGone) place.replaceWith(this.view.place)
+    }
   }
 
   #release() {

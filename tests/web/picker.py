@@ -33,6 +33,7 @@ def open_page(browser, host, beside=None, renderer="canvas", **options):
     """A page of the frontend once it can be used; what it complains of gathers in `page.problems`."""
     context = beside.context if beside else browser.new_context(viewport=VIEWPORT, **options)
     page = context.new_page()
+    page.set_default_navigation_timeout(120_000)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(f"{error}\n{error.stack}"))
     page.on("console", lambda message: page.problems.append(f"{message.text} {message.location}")

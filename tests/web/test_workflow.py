@@ -8,6 +8,7 @@ import pytest
 from tests.host.graphs import cached_nodes, same_tensors, unique
 from tests.web.picker import Picker, open_page, set_renderer
 from tests.web.test_judging import by_number, only
+from tests.web.test_look import shoot
 from tests.web.test_runs import history, outputs
 from tools.host import ROOT
 from tools.workflow import load, to_api
@@ -39,8 +40,8 @@ def test_a_copy_carries_the_picks_and_goes_its_own_way(picker, host):
     assert one.value != other.value and "other" not in one.value
 
 
-def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(picker):
-    picker = picker(candidates=3, size=52)
+def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(picker, renderer):
+    picker = picker(candidates=3, size=52, renderer=renderer)
     picker.run()
     picker.focus()
     picker.question()
@@ -55,6 +56,9 @@ def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(pick
     picker.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.redo()")
     picker.until(lambda: picker.value == done)
     picker.question()
+    assert "1 done, 2 to do" in picker.text
+    picker.click_pane(0)
+    assert picker.value != done and "2 done, 1 to do" in picker.text
 
 
 def test_each_answer_is_a_step_of_the_workflows_undo(picker):
@@ -83,6 +87,54 @@ def test_picks_of_other_sets_stay_and_come_back_with_their_set(picker):
     one.js(seed, 0)
     again = one.run()
     assert only(outputs(again, one.node)["d3po"])["judged"] is True
+
+
+def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can_be_seen(picker, host, renderer):
+    """No frontend shows a custom widget on a subgraph's node, and none shows one inside whose value comes from there."""
+    outer = picker(candidates=2, size=36, renderer=renderer)
+    path = outer.js("""(node) => {
+        const {node: box} = app.rootGraph.convertToSubgraph(new Set([node]))
+        const [inside] = box.subgraph.nodes
+        app.canvas.openSubgraph(box.subgraph, box)
+        app.canvas.ds.reset()
+        inside.pos = [330, 120]
+        app.canvas.setDirty(true, true)
+        return [String(box.id), String(inside.id)]
+    }""")
+    inner = Picker(outer.page, host, ":".join(path), **outer.others)
+    inner.root.wait_for()
+    promote(inner, "picks", inner.part("status"))
+    promote(inner, "when_missing", outer.page.get_by_text("when_missing", exact=True).first)
+    promoted = outer.page.evaluate("""(id) => {
+        const {widgets} = app.rootGraph.getNodeById(id)
+        widgets[0].value = "wait"
+        return widgets.map(({name}) => name)
+    }""", path[0])
+    assert promoted == ["when_missing"]
+    before = history(host)
+    inner.run(wait=False)
+    inner.question()
+    assert inner.root.is_visible() and "The run waits for your picks" in inner.text
+    inner.focus()
+    inner.press("e")
+    shoot(inner, f"subgraph_expanded_{renderer}".replace(" ", "_"))
+    inner.press("1", "e")
+    assert outputs(inner.next_run(before), inner.others["preview"])["images"] and len(inner.value) == 1
+    outer.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+def promote(inner, name, place):
+    """Ask for a widget to be promoted: in the canvas renderer for what is under the mouse, else by the menu at a place."""
+    if inner.page.evaluate("() => LiteGraph.vueNodesMode"):
+        place.click(button="right")
+        inner.page.get_by_role("menuitem", name=f"Promote Widget: {name}").click()
+        return
+    inner.js("""async (node, name) => {
+        app.canvas.draw(true, true)
+        const {y} = node.widgets.find((widget) => widget.name === name)
+        app.canvas.graph_mouse = [node.pos[0] + 60, node.pos[1] + y + 10]
+        await app.extensionManager.command.execute("Comfy.Graph.ToggleWidgetPromotion")
+    }""", name)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -218,8 +270,8 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
     assert same_tensors(kept, lora)
 
 
-def test_undoing_in_the_expanded_view_closes_it_and_loses_no_later_answer(picker):
-    one = picker(candidates=3, size=39)
+def test_undoing_in_the_expanded_view_closes_it_and_loses_no_later_answer(picker, renderer):
+    one = picker(candidates=3, size=39, renderer=renderer)
     one.run()
     one.focus()
     one.question()
