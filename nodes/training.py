@@ -384,5 +384,5 @@ def require_continuable(lora, base, shape):
                if training.step and training.settings[name] != shape[name]]
     if changed:
         raise ValueError(f"lora: this run was started with {' and '.join(changed)}. Set the same again, or give the run "
-                         "another name in Load Run and Save Run to start a new one")
+                         "another name in Load Run to start a new one")
     return training
