@@ -39,7 +39,7 @@ def round_of_nothing(model, start, settings, round_, preferences, losses):
     """
     method = settings["method"]
     require_kind(method, [p.trajectory for p in preferences])
-    state = replace(start, settings=start.settings or settings, rounds=start.rounds + [round_])
+    state = replace(start, settings=start.settings if start.step else settings, rounds=start.rounds + [round_])
     next_ = ("Save Run keeps the round, and the next Run shows new candidates" if start.home else
              "Change the sampler's seed for new candidates")
     text = (f"Nothing was learned in this round: {METHODS[method].wanted} ({names(preferences)}). The LoRA is as it came "
