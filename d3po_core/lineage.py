@@ -10,6 +10,7 @@ from .run_files import name_of
 
 # what a run may not change half way, because its LoRA would no longer fit
 SHAPE = ("rank", "alpha", "targets", "adapter")
+NOT_PAST = "it is not what this LoRA goes on from"
 LONGEST = 100  # characters of a run's name
 
 
@@ -36,7 +37,7 @@ def why_not(there, record, head=None):
                 f"{' and '.join(f'{name} {new.get(name)}' for name in differ)}")
     if identity(there) in (head, identity(record)) or is_past(there, record):
         return ""
-    return "it is not what this LoRA goes on from"
+    return NOT_PAST
 
 
 def is_past(earlier, later):

@@ -14,6 +14,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..d3po_core import runs
+from ..d3po_core.lineage import NOT_PAST
 from ..d3po_core.lora import load_lora, to_state_dict
 from ..d3po_core.run_files import content_name
 from ..d3po_core.runs import load_run, run_folder, run_version, save_run
@@ -205,13 +206,15 @@ class D3POSaveRun(io.ComfyNode):
 
 def _branched(training, run, saved):
     """What a person is told of a state that is kept beside the run that it was saved as."""
-    if training.home is None:
-        reason = "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step to go on"
+    if saved.why != NOT_PAST:
+        reason = ""
+    elif training.home is None:
+        reason = "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step to go on. "
     elif training.home.name != run:
-        reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there"
+        reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there. "
     else:
-        reason = "Another ComfyUI, or another save in this workflow, has saved to it since it was loaded"
-    return (f"The run {run!r} was left as it is, for {saved.why}. {reason}. This LoRA is kept as a run of its own, "
+        reason = "Another ComfyUI, or another save in this workflow, has saved to it since it was loaded. "
+    return (f"The run {run!r} was left as it is, for {saved.why}. {reason}This LoRA is kept as a run of its own, "
             f"{saved.run!r}: write that name in Load Run to go on with it")
 
 
