@@ -52,13 +52,7 @@ def round_of_nothing(model, start, settings, round_, why, losses):
 
     losses is the loss map so far.
     """
-<<<<<<< HEAD
-    state = replace(start, settings=start.settings or settings, rounds=start.rounds + [round_])
-=======
-    method = settings["method"]
-    require_kind(method, [p.trajectory for p in preferences])
     state = replace(start, settings=start.settings if start.step else settings, rounds=start.rounds + [round_])
->>>>>>> wt-runs
     next_ = ("Save Run keeps the round, and the next Run shows new candidates" if start.home else
              "Change the sampler's seed for new candidates")
     text = f"Nothing was learned in this round: {why}. The LoRA is as it came in. {next_}"
