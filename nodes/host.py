@@ -236,7 +236,8 @@ def train_inside(model, sets, work, per_pass=0):
     with torch.inference_mode(False), _in_training(), naming_nodes(model, "a step was trained on"):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
-        _own_weights(model.model)
+        for each in (model, *_beside(model, sets)):
+            _own_weights(each.model)
         try:
             return _inside(model, sets, work, largest_pass(sets, per_pass))
         except comfy.model_management.OOM_EXCEPTION as error:
@@ -250,7 +251,8 @@ def evaluate_inside(model, sets, work, per_pass):
     """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what it looks
     at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
     try:
-        return _inside(model, sets, work, largest_pass(sets, per_pass))
+        with naming_nodes(model, "the model looked at the candidates"):
+            return _inside(model, sets, work, largest_pass(sets, per_pass))
     except comfy.model_management.OOM_EXCEPTION as error:
         raise RuntimeError("Out of memory while the model looked at the candidates. Unload other models, or use "
                            "smaller images") from error
@@ -267,6 +269,14 @@ def _here(sets):
     """The Conditioning of the first set, and of those that are in memory: what has a model of its own is never in a
     dataset."""
     return [conditioning_of(sets[0]), *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
+
+
+def _beside(model, sets):
+    """The host's handles of further models that take part in the network, in patches and in conditioning. ControlNets are
+    not among them: no gradient goes through these."""
+    prompts = [prompt for conditioning in _here(sets) for prompt in (conditioning.positive, conditioning.negative)]
+    boxes = [options["gligen"][1] for prompt in prompts for _, options in prompt if "gligen" in options]
+    return [*model.model_patches_models(), *model.get_nested_additional_models(), *boxes]
 
 
 def _inside(model, sets, work, shape):

@@ -107,7 +107,7 @@ def _described(value, of):
     if isinstance(value, PLAIN):
         return repr(value)
     if isinstance(value, dict):
-        return tuple(sorted((repr(_described(key, of)), _described(item, of)) for key, item in value.items()))
+        return tuple(sorted(repr((_described(key, of), _described(item, of))) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
         return tuple(_described(item, of) for item in value)
     if type(value) in (torch.Tensor, torch.nn.Parameter):

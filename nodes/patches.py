@@ -41,8 +41,6 @@ def naming_nodes(model, while_):
     """Say of an error in a function that a node has put on the MODEL which node that is. while_: what was being done."""
     try:
         yield
-    except comfy.model_management.InterruptProcessingException:
-        raise
     except Exception as error:
         node = None if isinstance(error, comfy.model_management.OOM_EXCEPTION) else _failed(error, model)
         if node is None:
@@ -130,9 +128,11 @@ class Draws:
     @contextmanager
     def __call__(self):
         """Inside, torch draws by this seed; outside, as if nothing had been drawn."""
-        own = self.device.type in ("cuda", "xpu")
-        with torch.random.fork_rng([self.device], device_type=self.device.type) if own else torch.random.fork_rng([]):
-            torch.manual_seed(self.seed)
+        on = self.device.type if self.device.type in ("cuda", "xpu") else None
+        with torch.random.fork_rng([self.device], device_type=on) if on else torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(self.seed)
+            if on:
+                getattr(torch, on).manual_seed(self.seed)
             yield
 
     def steady(self, function, guides=False):
@@ -146,9 +146,9 @@ class Draws:
             return tensor.detach().clone() if small and not tensor.is_leaf else tensor
 
         @functools.wraps(function)
-        def steady(*args):
+        def steady(*args, **kwargs):
             with self(), torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-                return function(*(_copied(value, alone=len(args) == 1) for value in args))
+                return function(*(_copied(value, alone=len(args) == 1) for value in args), **kwargs)
 
         return steady
 
@@ -180,8 +180,11 @@ class Frozen:
     @torch.no_grad()
     def get_control(self, *args):
         control = self.control.get_control(*args)
-        return control and {place: [None if x is None else x.as_subclass(Added) for x in values]
-                            for place, values in control.items()}
+        return control and {place: list(map(_added, values)) for place, values in control.items()}
+
+
+def _added(value):
+    return value.as_subclass(Added) if isinstance(value, torch.Tensor) else value
 
 
 class Added(torch.Tensor):

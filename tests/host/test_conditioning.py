@@ -42,7 +42,7 @@ def test_a_controlnet_on_the_prompt_alone_and_a_chain_of_two_are_trained_on(host
 
 # name -> the node that makes the prompt out of others
 CONDITIONING = {
-    "ConditioningSetArea": dict(conditioning=["positive", 0], width=32, height=64, x=0, y=0, strength=0.8),
+    "ConditioningSetArea": dict(conditioning=["positive", 0], width=64, height=64, x=32, y=0, strength=0.8),
     "ConditioningSetAreaPercentage": dict(conditioning=["positive", 0], width=0.5, height=1.0, x=0.5, y=0.0, strength=1.0),
     "ConditioningSetAreaStrength": dict(conditioning=["positive", 0], strength=0.5),
     "ConditioningSetMask": dict(conditioning=["positive", 0], mask=["mask", 0], strength=1.0, set_cond_area="default"),

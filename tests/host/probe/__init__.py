@@ -18,7 +18,7 @@ import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 
 from .adapters import AdapterMerge
-from .controls import ControlNet
+from .controls import ControlNet, PatchWithModel
 from .files import files
 from .naming import Lora, fingerprints, policies, training
 
@@ -328,4 +328,4 @@ class Candidates:
 NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
     ProbeModel, ProbeTrajectory, ProbeFinished, ProbePrompts, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
     SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge, ControlNet, ProbeControl,
-    ProbePolicies, ProbeFingerprints, ProbeTraining, ProbeFiles, Lora)}
+    ProbePolicies, ProbeFingerprints, ProbeTraining, ProbeFiles, Lora, PatchWithModel)}
