@@ -160,7 +160,7 @@ def test_a_saturated_clamp_is_warned_of_in_the_graph(host):
 
 def test_captions_are_dropped_to_the_empty_text_alone_and_the_report_tells_where_they_stay(host):
     def report(negative, **method):
-        graph = trained({"method": "Diffusion-DPO", "method.caption_dropout": 1.0} | method, seed=91)
+        graph = trained({"method": "Diffusion-DPO", "method.caption_dropout": 1.0, "epochs": 2} | method, seed=91)
         graph["negative"]["inputs"]["text"] = negative
         entry = host.run(graph)
         return entry["outputs"]["train"]["text"][0], found(entry, "losses")["KL_to_reference"], found(entry, "losses")["loss"]
@@ -177,7 +177,8 @@ def test_picks_that_go_round_in_a_circle_are_used_and_told_of(host):
         graph = picked(seed=92, candidates=3)
         name = host.run(graph)["outputs"]["judge"]["d3po"][0]["set"]
         graph = picked(json.dumps({"sets": {name: {"pairs": pairs}}}), seed=92, candidates=3)
-        return host.run(graph | {"train": train_node()})["outputs"]["train"]["text"][0]
+        graph |= {"train": train_node(), "losses": probe("LossMap", "train", 2)}
+        return host.run(graph)["outputs"]["train"]["text"][0]
 
     told = report([[0, 1], [1, 2], [2, 0]])
     assert "3 pairs in 1 sets" in told
