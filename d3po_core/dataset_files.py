@@ -83,9 +83,11 @@ class Files:
 
 
 def save_png(image, path):
-    """Write an image [H, W, 3], 0...1, with 8 bits a channel."""
-    pixels = torch.as_tensor(image).float().cpu().nan_to_num().clamp(0, 1) * 255
-    Image.fromarray(pixels.round().byte().numpy()).save(path, "PNG", compress_level=4)
+    """Write an image [H, W, 3], 0...1 or uint8, with 8 bits a channel."""
+    pixels = torch.as_tensor(image).cpu()
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels.float().nan_to_num().clamp(0, 1) * 255).round().byte()
+    Image.fromarray(pixels.numpy()).save(path, "PNG", compress_level=4)
 
 
 def load_png(path):

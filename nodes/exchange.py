@@ -94,10 +94,12 @@ class D3POImportPreferences(io.ComfyNode):
 
 def bring_in(store, record, annotator):
     """Add one judged record to a dataset, named by its prompt and pixels: whether it is new."""
-    images = [torch.from_numpy(record.load(i)) for i in range(len(record.images))]
+    record.check_size()
+    images = [torch.from_numpy(record.pixels(i)) for i in range(len(record.images))]
     digest = hashlib.sha256((record.prompt or "").encode())
     for image in images:
-        digest.update(repr(tuple(image.shape)).encode() + (image * 255).round().to(torch.uint8).numpy().tobytes())
+        digest.update(repr(tuple(image.shape)).encode())
+        digest.update(image.numpy())
     name = digest.hexdigest()[:16]
     if len({image.shape for image in images}) > 1:
         images = fitted(images)
@@ -109,15 +111,15 @@ def bring_in(store, record, annotator):
 
 
 def fitted(images):
-    """Images of several sizes, scaled and cut about the middle to the smallest height and width among them."""
+    """Images of several sizes, uint8, scaled and cut about the middle to the smallest height and width among them."""
     height, width = min(i.shape[0] for i in images), min(i.shape[1] for i in images)
     out = []
     for image in images:
         scale = max(height / image.shape[0], width / image.shape[1])
         size = [max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))]
-        grown = torch.nn.functional.interpolate(image.movedim(-1, 0)[None], size=size, mode="bicubic", antialias=True)
+        grown = torch.nn.functional.interpolate(image.movedim(-1, 0)[None].float(), size=size, mode="bicubic", antialias=True)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        out.append(grown[0, :, top:top + height, left:left + width].movedim(0, -1).clamp(0, 1))
+        out.append(grown[0, :, top:top + height, left:left + width].movedim(0, -1).clamp(0, 255).round().byte())
     return out
 
 
