@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .dataset_index import PAYLOAD, DatasetError, failure
+from .dataset_index import NONSENSE, PAYLOAD, DatasetError, failure
 from .files import make_folder, replace_whole
 
 NAMED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/[0-9a-f-]{{1,80}}\.(safetensors|png)")
 UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\d+\.partial)")
-DAMAGE = (ValueError, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
+DAMAGE = (*NONSENSE, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
 class Files:

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from . import exchange_json
 from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few, weak_order
+from .exchange_record import (ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few,
+                              weak_order)
 from .preference import pairs_from_scores
 
 IMAGE_FOLDERS = ("images", "all_img")
@@ -40,7 +41,7 @@ def read_d3po(path, on_problem="raise", scores=None):
         scores, path = scores or path, path.parent.parent if path.parent.name == "json" else path.parent
         refuse_pickle_file(scores)
     folder = Folder(path)
-    files = [(name, folder.file(name)) for name in score_names(folder, on_problem)] if scores is None else _given(Path(scores))
+    files = _given(Path(scores)) if scores else [(name, folder.file(name)) for name in score_names(folder, on_problem)]
     if not files:
         raise ExchangeError(f"{folder.root} has no scores: put the JSON file, [[0, 1, ...], ...] with a list of scores "
                             "for each prompt, next to prompt.json or into a folder json")

@@ -58,8 +58,9 @@ LOOKED_FOR = ('a JSON list of objects with "prompt", "image_path" and "rank", or
 
 def hps_names(folder, on_problem="raise"):
     """The files in a folder that have the format."""
-    lists = readable(folder.names("", {".json"}), lambda name: is_hps(_first(folder, name)), on_problem)
-    return [*lists, *readable(parquet_names(folder), lambda name: is_hps(parquet_columns(folder.file(name), name)), on_problem)]
+    lists, tables = folder.names("", {".json"}), parquet_names(folder)
+    return [*readable(lists, lambda name: is_hps(_first(folder, name)), on_problem),
+            *readable(tables, lambda name: is_hps(parquet_columns(folder.file(name), name)), on_problem)]
 
 
 def is_hps(row):

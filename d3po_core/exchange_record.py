@@ -102,7 +102,7 @@ def made(entries, on_problem):
     for place, make in entries:
         try:
             record = make()
-        except (ValueError, OverflowError, RecursionError) as error:  # JSON has numbers of any length, and lists of any depth
+        except (ValueError, OverflowError, RecursionError) as error:  # JSON has numbers of any length, lists of any depth
             report(ExchangeError(f"{place}: {error}"), on_problem, error)
         else:
             if record is not None:
@@ -196,8 +196,7 @@ def pixels(source):
     levels = (levels.view(unsigned) if unsigned else levels).astype(np.float32)
     low, high = levels.min(), levels.max()
     if not (low >= -OVERSHOOT * top and high <= (1 + OVERSHOOT) * top) or (low < 0 and top > 1):
-        raise ValueError(f"has levels from {low:g} to {high:g}, where {'0 to 1 is' if top == 1 else f'0 to {top} are'} black to "
-                         "white: save it as PNG")
+        raise ValueError(f"has levels from {low:g} to {high:g}, where 0 to {top} are black to white: save it as PNG")
     return np.repeat((levels.clip(0, top) * (255 / top)).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 

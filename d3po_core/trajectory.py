@@ -130,9 +130,12 @@ class Trajectory:
                 header = json.loads((file.metadata() or {})["d3po"])
                 if header["format"] != FORMAT:
                     raise KeyError(header["format"])
+                for name, kind in {"set_id": str, "model": str, "policy": str, "settings": dict}.items():
+                    if not isinstance(header[name], kind):
+                        raise ValueError(f"its {name} is {header[name]!r:.80}")
                 tensors = {name: read(file, name) for name in ("states", "denoised")}
                 tensors["sigmas"] = file.get_tensor("sigmas").clone()
             return cls(**tensors, kernel=Ancestral(header["eta"]), conditioning=conditioning,
                        **{name: header[name] for name in ("set_id", "model", "policy", "settings")})
-        except (SafetensorError, OSError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a trajectory file ({error})") from error

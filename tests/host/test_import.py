@@ -1,10 +1,13 @@
 """What an import brings in beside what is broken, odd or too large."""
 
 import json
+import os
+import time
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from d3po_core.dataset import Dataset
@@ -78,3 +81,17 @@ def test_images_of_two_sizes_come_in_as_eight_bits_of_one_size(host, base, folde
     with Dataset(base / "output" / "d3po" / "datasets" / dataset) as store:
         images = store.images(store.sets()[0].id)
     assert images.shape == (2, 16, 12, 3) and (images * 255).round().flatten(1).unique(dim=1).flatten().tolist() == [200, 20]
+
+
+def test_what_a_writer_that_was_killed_left_is_gone_when_the_next_one_opens_the_dataset(host, base, folder):
+    (folder / "pairs.csv").write_text("chosen,rejected\na.png,b.png\n")
+    dataset = unique("dataset")
+    with Dataset(base / "output" / "d3po" / "datasets" / dataset) as store:
+        store.add_set("s", images=torch.rand(2, 8, 8, 3))
+        kept = store.image_files("s")
+    left = [kept[0].with_name(".tmpXyZ123"), kept[0].with_name("abc-0123.png"), kept[0].with_name("abc-4567.png.1.partial")]
+    for path in left:
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - 200_000,) * 2)
+    host.run(brought_in(folder, dataset, "stop"))
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
