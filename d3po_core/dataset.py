@@ -32,9 +32,10 @@ rows. The view `files` has every file's kind, path and size in bytes.
 
 import hashlib
 import json
+import math
 import os
+import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -43,7 +44,8 @@ import torch
 from . import tree
 from .annotators import count_ties, join, join_liked
 from .dataset_files import Files, load_png, save_png
-from .dataset_index import DatasetError, Index, failure
+from .dataset_index import NONSENSE, DatasetError, Index, each_readable, failure
+from .dataset_rows import MOST_CANDIDATES, Judgement, judgement_in, pairs_in, require_count, set_row
 from .dataset_statistics import statistics
 from .files import make_folder
 from .preference import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
@@ -53,32 +55,7 @@ INDEX = "index.sqlite"
 SPLITS = ("train", "held_out")
 DAY = 24 * 60 * 60
 
-
-@dataclass(frozen=True)
-class SetRow:
-    """What the index knows of a set. `judged_by`: how many annotators' judgements of it count."""
-
-    id: str
-    created: datetime
-    candidates: int
-    prompt: str | None
-    model: str
-    model_name: str
-    share: float
-    has_trajectory: bool
-    has_conditioning: bool
-    has_images: bool
-    judged_by: int
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One entry of a set's history; `judgement` is None where it was withdrawn."""
-
-    annotator: str
-    judgement: dict | None
-    time: datetime
-    tool: str
+_tidied = {}  # folder -> when this process last did
 
 
 ROWS = """SELECT id, created, candidates, prompt, model, model_name, share, trajectory IS NOT NULL AS has_trajectory,
@@ -124,7 +101,7 @@ class Dataset:
 
         trajectory    the set's Trajectory, whose model and settings are then the defaults; its own conditioning is not
                       stored
-        images        [N, H, W, 3], 0...1
+        images        [N, H, W, 3], 0...1, or uint8
         conditioning  dicts, lists, tuples, JSON scalars and tensors, nested (TypeError, with the path inside, for
                       anything else); alike ones are stored once
         candidates    how many, where neither trajectory nor images tell
@@ -186,7 +163,8 @@ class Dataset:
     def find(self, set_id):
         """The SetRow of a set, or None."""
         rows = self._index.read(f"{ROWS} WHERE id = ?", [set_id])
-        return _set_row(rows[0]) if rows else None
+        with self._telling(set_id):
+            return set_row(rows[0]) if rows else None
 
     def sets(self, judged=None, annotator=None, since=None, until=None, model=None, split=None, held_out=0.1,
              limit=None):
@@ -196,6 +174,8 @@ class Dataset:
         - created at or after `since` and before `until` (datetimes; one without a time zone is local time)
         - recorded on the base model with the fingerprint `model`
         - of the split "train" or "held_out", where a share `held_out` of all sets, by their ids alone, is held out
+
+        One of which the index says nonsense, as another program altered it, is left out, and the log says so.
         """
         if split not in (None, *SPLITS):
             raise ValueError(f"there is no split {split!r}: use {' or '.join(SPLITS)}")
@@ -207,7 +187,7 @@ class Dataset:
         rows = self._index.read(f"{ROWS} WHERE {where} ORDER BY created, id LIMIT :limit", {
             "annotator": annotator, "since": since and _utc(since), "until": until and _utc(until), "model": model,
             "held_out": held_out, "limit": -1 if limit is None else limit})
-        return [_set_row(row) for row in rows]
+        return [*each_readable(rows, set_row)]
 
     # --- what a set holds ---
 
@@ -248,7 +228,9 @@ class Dataset:
 
     def settings(self, set_id):
         """How a set's candidates were made."""
-        return json.loads(self._row(set_id)["settings"])
+        row = self._row(set_id)
+        with self._telling(set_id):
+            return dict(json.loads(row["settings"]))
 
     # --- judgements ---
 
@@ -283,28 +265,33 @@ class Dataset:
 
     def judgements(self, set_id):
         """Every Judgement that a set ever had, oldest first."""
-        self._row(set_id)
-        return [Judgement(row["annotator"], row["judgement"] and json.loads(row["judgement"]),
-                          datetime.fromisoformat(row["time"]), row["tool"])
-                for row in self._index.read("SELECT * FROM judgements WHERE set_id = ? ORDER BY number", [set_id])]
+        candidates = self._row(set_id)["candidates"]
+        rows = self._index.read("SELECT * FROM judgements WHERE set_id = ? ORDER BY number", [set_id])
+        with self._telling(set_id):
+            return [Judgement(row["annotator"], row["judgement"] and judgement_in(row["judgement"], candidates),
+                              datetime.fromisoformat(row["time"]), row["tool"]) for row in rows]
 
     def pairs(self, set_id, annotators=None, joining="all"):
         """Strict pairs [(winner, loser), ...] of a set by those judgements that count, of all annotators or of some.
 
         joining: "all", "majority" or "unanimous", as in annotators.join.
         """
-        return join([json.loads(row["pairs"]) for row in self._counting(set_id, annotators)], joining)
+        rows = self._counting(set_id, annotators)
+        with self._telling(set_id):
+            return join([pairs_in(row["pairs"], row["candidates"]) for row in rows], joining)
 
     def scores(self, set_id, annotators=None):
         """A set's scores, as Preferences has them, where one annotator's judgement counts; () where several do."""
         rows = self._counting(set_id, annotators)
-        return scores_from_judgement(json.loads(rows[0]["judgement"])) if len(rows) == 1 else ()
+        with self._telling(set_id):
+            return scores_from_judgement(judgement_in(rows[0]["judgement"], rows[0]["candidates"])) if len(rows) == 1 else ()
 
     def liked(self, set_id, annotators=None, joining="all"):
         """A set's thumbs, as Preferences has them, by those judgements that count; joined as in join_liked."""
         rows = self._counting(set_id, annotators)
-        thumbs = [liked_from_judgement(json.loads(row["judgement"]), row["candidates"]) for row in rows]
-        return join_liked(thumbs, joining)
+        with self._telling(set_id):
+            return join_liked([liked_from_judgement(judgement_in(row["judgement"], row["candidates"]), row["candidates"])
+                               for row in rows], joining)
 
     # --- the whole ---
 
@@ -328,6 +315,17 @@ class Dataset:
         self._files.remove(stale)
         return len(stale)
 
+    def tidy_daily(self):
+        """As `tidy`, once a day in this process, for who opens a dataset to write. Files that are newer than all sets of
+        the index stay: it may be one that was put back. What goes wrong here is in nobody's way."""
+        now = time.time()
+        if now - _tidied.get(self.folder, -math.inf) < DAY:
+            return
+        _tidied[self.folder] = now
+        with suppress(DatasetError, OSError, *NONSENSE):
+            newest = self._index.read("SELECT max(created) AS newest FROM sets")[0]["newest"]
+            self.tidy(max(DAY, now - datetime.fromisoformat(newest).timestamp()))
+
     # --- rows and files ---
 
     def _counting(self, set_id, annotators):
@@ -339,11 +337,25 @@ class Dataset:
         rows = self._index.read("SELECT * FROM sets WHERE id = ?", [set_id])
         if not rows:
             raise self._unknown(set_id)
+        with self._telling(set_id):
+            require_count(rows[0]["candidates"])
         return rows[0]
 
     def _image_rows(self, set_id):
         self._row(set_id)
         return self._index.read("SELECT file, bytes FROM images WHERE set_id = ? ORDER BY candidate", [set_id])
+
+    @contextmanager
+    def _telling(self, set_id):
+        """Nonsense in the index about a set, as a DatasetError."""
+        try:
+            yield
+        except DatasetError:
+            raise
+        except NONSENSE as error:
+            raise DatasetError(f"set {set_id!r}: what {self.folder / INDEX} says of it makes no sense ({error}), as another "
+                               "program altered it. The other sets are not affected: put a copy of the index back, or "
+                               "delete the set") from error
 
     def _unknown(self, set_id):
         return DatasetError(f"there is no set {set_id!r} in {self.folder}")
@@ -384,14 +396,9 @@ def _agreed_candidates(trajectory, images, candidates):
     counts = {"candidates": candidates, "trajectory": trajectory and trajectory.candidates,
               "images": None if images is None else len(images)}
     given = {name: count for name, count in counts.items() if count is not None}
-    if len(set(given.values())) != 1 or min(given.values()) < 1:
+    if len(set(given.values())) != 1 or not 1 <= min(given.values()) <= MOST_CANDIDATES:
         raise ValueError(f"a set needs one number of candidates, 1 or more, got {given or 'none'}")
     return min(given.values())
-
-
-def _set_row(row):
-    values = {name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()}
-    return SetRow(**values | {"created": datetime.fromisoformat(row["created"])})
 
 
 def _utc(time):

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .dataset_index import PAYLOAD, DatasetError, failure
+from .dataset_index import NONSENSE, PAYLOAD, DatasetError, failure
 from .files import make_folder, replace_whole
 
 NAMED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/[0-9a-f-]{{1,80}}\.(safetensors|png)")
 UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\w+\.partial)")
-DAMAGE = (ValueError, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
+DAMAGE = (*NONSENSE, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
 class Files:
@@ -83,9 +83,11 @@ class Files:
 
 
 def save_png(image, path):
-    """Write an image [H, W, 3], 0...1, with 8 bits a channel."""
-    pixels = torch.as_tensor(image).float().cpu().nan_to_num().clamp(0, 1) * 255
-    Image.fromarray(pixels.round().byte().numpy()).save(path, "PNG", compress_level=4)
+    """Write an image [H, W, 3], 0...1 or uint8, with 8 bits a channel."""
+    pixels = torch.as_tensor(image).cpu()
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels.float().nan_to_num().clamp(0, 1) * 255).round().byte()
+    Image.fromarray(pixels.numpy()).save(path, "PNG", compress_level=4)
 
 
 def load_png(path):

@@ -1,6 +1,7 @@
 """The index of a preference dataset: an SQLite file, how it is brought up to date, and its errors in words."""
 
 import errno
+import logging
 import sqlite3
 import threading
 
@@ -8,6 +9,9 @@ APPLICATION_ID = 0x4433504F  # "D3PO"
 PAYLOAD = ("sets", "images", "conditioning")
 BUSY = 30  # seconds that SQLite itself waits for another process
 ATTEMPTS = 3
+SQL_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # its words about a damaged file may be damaged too
+# What comes of reading values that another program made up.
+NONSENSE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 class DatasetError(ValueError):
@@ -31,11 +35,22 @@ def failure(error, path):
     if "locked" in said:
         return DatasetError(f"{path} is held by another program ({error}). Nothing was changed; close that program, "
                             "then do this again")
-    if type(error) is sqlite3.DatabaseError:
+    if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
         return DatasetError(f"{path} is not the index of a dataset, or is damaged ({error}). It was left as it is: put "
                             "a copy of it back, or choose another folder")
     return DatasetError(f"{path} could not be read or written ({error}). Nothing was changed; see whether its disk is "
                         "there and in order, then do this again")
+
+
+def each_readable(rows, read):
+    """read(row) of each row that makes sense; the others are left out, and the log says which."""
+    for row in rows:
+        try:
+            value = read(row)
+        except NONSENSE as error:
+            logging.warning("left out: %s", error)
+        else:
+            yield value
 
 
 def version_1(connection):
@@ -104,12 +119,13 @@ class Index:
         try:
             self._connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
             self._connection.row_factory = sqlite3.Row
+            self._connection.text_factory = lambda text: text.decode(errors="replace")  # one broken text spoils no query
             try:
                 self._prepare()
             except BaseException:
                 self._connection.close()
                 raise
-        except sqlite3.Error as error:
+        except SQL_ERRORS as error:
             raise failure(error, path) from error
 
     def close(self):
@@ -125,7 +141,7 @@ class Index:
         try:
             with self._lock:
                 return self._transaction("BEGIN", work)
-        except sqlite3.Error as error:
+        except SQL_ERRORS as error:
             raise failure(error, self.path) from error
 
     def write(self, work):
@@ -138,7 +154,7 @@ class Index:
             for attempt in range(ATTEMPTS):
                 try:
                     return self._transaction("BEGIN IMMEDIATE", work)
-                except sqlite3.Error as error:
+                except SQL_ERRORS as error:
                     if "locked" not in str(error) or attempt == ATTEMPTS - 1:
                         raise failure(error, self.path) from error
 

@@ -17,7 +17,7 @@ from .exchange_files import Folder, Summary
 from .exchange_folders import has_endings, read_folders, sibling_folders, write_folders
 from .exchange_hps import hps_names, is_hps, read_hps, write_hps
 from .exchange_parquet import parquet_columns, parquet_names, read_pickapic, write_pickapic
-from .exchange_record import PICKLE_SUFFIXES, ExchangeError, Record, refuse_pickle_file
+from .exchange_record import PICKLE_SUFFIXES, ExchangeError, Record, readable, refuse_pickle_file
 from .exchange_table import columns, read_table, table_names, write_table
 
 __all__ = ["ExchangeError", "Record", "Summary", "READERS", "WRITERS", "read", "recognise",
@@ -43,33 +43,46 @@ def read(path, on_problem="raise"):
     """The Records of a file or folder in any of the formats. Raises ExchangeError at once where none fits.
 
     on_problem is "raise", which stops at the first bad record, or a function that is called with each ExchangeError;
-    its record is then left out. A file that is damaged as a whole stops the import either way. Reading looks at how
-    each image begins; one that is cut off later on is found by record.load, which raises ExchangeError too.
+    its record is then left out, and so is a file of a folder that cannot be read from its beginning. One that is
+    damaged later on stops the import either way. Reading looks at how each image begins; one that is cut off later on is
+    found by record.load, which raises ExchangeError too.
     """
-    return READERS[recognise(path)](path, on_problem)
+    if on_problem != "raise":
+        on_problem = _once(on_problem)
+    return READERS[recognise(path, on_problem)](path, on_problem)
 
 
-def recognise(path):
+def _once(on_problem):
+    """Tell each problem once, though a file is looked at for several formats."""
+    told = set()
+
+    def tell(problem):
+        if str(problem) not in told:
+            told.add(str(problem))
+            on_problem(problem)
+    return tell
+
+
+def recognise(path, on_problem="raise"):
     """The name of the format, a key of READERS. Raises ExchangeError that says what was looked for."""
     path = Path(path)
     if not path.exists():
         raise ExchangeError(f"{path} is not there")
-    found = _of_folder(path) if path.is_dir() else _of_file(path)
+    found = _of_folder(path, on_problem) if path.is_dir() else _of_file(path)
     if found is None:
         raise ExchangeError(f"{path} is in no format known here. Looked for:{LOOKED_FOR}")
     return found
 
 
-def _of_folder(path):
+def _of_folder(path, on_problem):
     folder = Folder(path)
-    parquet = parquet_names(folder)
-    if score_names(folder):
+    if score_names(folder, on_problem):
         return "d3po"
-    if hps_names(folder):
+    if hps_names(folder, on_problem):
         return "hps"
-    if parquet:
-        return _of_parquet(folder.file(parquet[0]), parquet[0])
-    if table_names(folder):
+    if any(readable(parquet_names(folder), lambda name: _of_parquet(folder.file(name), name), on_problem)):
+        return "pickapic"
+    if table_names(folder, on_problem):
         return "table"
     if sibling_folders(folder) or has_endings(folder):
         return "folders"

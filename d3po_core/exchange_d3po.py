@@ -24,7 +24,8 @@ from pathlib import Path
 
 from . import exchange_json
 from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, refuse_pickle_file, weak_order
+from .exchange_record import (ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few,
+                              weak_order)
 from .preference import pairs_from_scores
 
 IMAGE_FOLDERS = ("images", "all_img")
@@ -40,7 +41,7 @@ def read_d3po(path, on_problem="raise", scores=None):
         scores, path = scores or path, path.parent.parent if path.parent.name == "json" else path.parent
         refuse_pickle_file(scores)
     folder = Folder(path)
-    files = [(name, folder.file(name)) for name in score_names(folder)] if scores is None else _given(Path(scores))
+    files = _given(Path(scores)) if scores else [(name, folder.file(name)) for name in score_names(folder, on_problem)]
     if not files:
         raise ExchangeError(f"{folder.root} has no scores: put the JSON file, [[0, 1, ...], ...] with a list of scores "
                             "for each prompt, next to prompt.json or into a folder json")
@@ -72,10 +73,10 @@ def write_d3po(records, folder, on_problem="raise", pairwise=False):
     return out.summary
 
 
-def score_names(folder):
+def score_names(folder, on_problem="raise"):
     """Files of scores in the folder, or in its folder json: lists of lists of numbers."""
-    return [name for sub in ("json", "") for name in folder.names(sub, {".json"})
-            if _is_scores(_first(folder, name))]
+    names = [name for sub in ("json", "") for name in folder.names(sub, {".json"})]
+    return [*readable(names, lambda name: _is_scores(_first(folder, name)), on_problem)]
 
 
 def _first(folder, name):
@@ -115,6 +116,7 @@ def _record(folder, numbered, prompts, number, width, rows, judges, place):
             raise ValueError(f"expected a list of scores for each prompt, [[0, 1, ...], ...], got {row!r:.60}")
         if len(row) != width:
             raise ValueError(f"{len(row)} scores where the first prompt has {width}")
+    require_few(width)
     if prompts is not None and number >= len(prompts):
         raise ValueError(f"scores for prompt {number + 1}, but prompt.json has {len(prompts)}")
     wanted = range(number * width, (number + 1) * width)

@@ -147,7 +147,7 @@ class Export:
                 if pairs:
                     check(record)
                     needed = range(len(record.images)) if whole else sorted({i for pair in pairs for i in pair})
-                    images = {i: png(record.load(i)) for i in needed}
+                    images = {i: png(record.pixels(i)) for i in needed}
             except ValueError as error:
                 self.left_out += 1
                 report(error if isinstance(error, ExchangeError) else

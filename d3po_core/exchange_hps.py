@@ -15,7 +15,7 @@ from pathlib import Path
 from . import exchange_json
 from .exchange_parquet import image_source, parquet_columns, parquet_names, parquet_rows
 from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, weak_order
+from .exchange_record import ExchangeError, Record, made, prompt_or_none, readable, require_few, weak_order
 
 PROMPT = ("prompt", "caption")
 IMAGES = ("image_path", "file_path", "images", "files")
@@ -27,7 +27,7 @@ def read_hps(path, on_problem="raise", each_judge=False):
     instead of one with their average. A folder gives those of all files in it that have the format."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
-    files = [(name, folder.file(name)) for name in hps_names(folder)] if path.is_dir() else [(path.name, path)]
+    files = [(name, folder.file(name)) for name in hps_names(folder, on_problem)] if path.is_dir() else [(path.name, path)]
     if not files:
         raise ExchangeError(f"{folder.root} has no ranked images: {LOOKED_FOR}")
     for name, file in files:
@@ -56,10 +56,11 @@ LOOKED_FOR = ('a JSON list of objects with "prompt", "image_path" and "rank", or
               '"human_preference"')
 
 
-def hps_names(folder):
+def hps_names(folder, on_problem="raise"):
     """The files in a folder that have the format."""
-    names = [name for name in folder.names("", {".json"}) if is_hps(_first(folder, name))]
-    return names + [name for name in parquet_names(folder) if is_hps(parquet_columns(folder.file(name), name))]
+    lists, tables = folder.names("", {".json"}), parquet_names(folder)
+    return [*readable(lists, lambda name: is_hps(_first(folder, name)), on_problem),
+            *readable(tables, lambda name: is_hps(parquet_columns(folder.file(name), name)), on_problem)]
 
 
 def is_hps(row):
@@ -112,6 +113,7 @@ def _record(folder, row, stem, place, annotator=None):
     images = next((row[key] for key in IMAGES if row.get(key)), None)
     if not isinstance(images, list):
         raise ValueError("there is no list of images: image_path or file_path")
+    require_few(len(images))
     key = next((key for key in JUDGED[:2] if row.get(key) is not None), None)
     if key is None:
         raise ValueError("nothing says which image is better: rank or human_preference")

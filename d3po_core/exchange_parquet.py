@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, check_image_bytes, made, refuse_pickle_file
+from .exchange_record import ExchangeError, check_image_bytes, made, readable, refuse_pickle_file
 from .exchange_table import columns, pair_record
 
 ROWS = 16  # held at once; a row has two images
@@ -20,14 +20,20 @@ ROWS = 16  # held at once; a row has two images
 
 def read_pickapic(path, on_problem="raise"):
     """Records of two images each, in the order of the rows. A folder gives those of all parquet files in it."""
-    for folder, file, name in parquet_files(path):
-        try:
-            roles = columns(parquet_columns(file, name))
-        except ExchangeError:
-            raise
-        except ValueError as error:
-            raise ExchangeError(f"{name}: {error}") from error
-        yield from made(_entries(folder, file, name, roles), on_problem)
+    files = {name: (folder, file) for folder, file, name in parquet_files(path)}
+    # the one file that was asked for must be right
+    for name in readable(files, lambda name: _roles(files[name][1], name), on_problem if Path(path).is_dir() else "raise"):
+        folder, file = files[name]
+        yield from made(_entries(folder, file, name, _roles(file, name)), on_problem)
+
+
+def _roles(file, name):
+    try:
+        return columns(parquet_columns(file, name))
+    except ExchangeError:
+        raise
+    except ValueError as error:
+        raise ExchangeError(f"{name}: {error}") from error
 
 
 def write_pickapic(records, folder, on_problem="raise"):

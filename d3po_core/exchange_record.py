@@ -3,18 +3,22 @@
 import io
 import re
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .preference import pairs_from_judgement, pairs_from_ranking
+from .preference import is_text, pairs_from_judgement, pairs_from_ranking
 
 # Not all that Pillow can open: its EPS reader, for one, runs another program on the file.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LARGEST_IMAGE = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
+LARGEST_RECORD = 2 ** 26  # pixels of all its images; training holds them all at once, with 12 bytes for each
+MOST_CANDIDATES = 256  # in a record; their pairs are half the square of that
+OVERSHOOT = 0.1  # outside 0...1, that scaling leaves in floating-point levels
 
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".joblib", ".dill"}
 PICKLE_STARTS = re.compile(rb"\x80[\x01-\x08]|\([dl]p\d+\n|[\]})]q\x00|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\x93NUMPY")
@@ -44,6 +48,9 @@ class Record:
 
     def __post_init__(self):
         object.__setattr__(self, "images", tuple(self.images))
+        require_few(len(self.images))
+        if not all(map(is_text, filter(None, (self.prompt, self.annotator)))):
+            raise ValueError("its text has half a character in it, as \\ud800 is: write it again")
         pairs_from_judgement(self.judgement, len(self.images))
 
     @property
@@ -51,15 +58,39 @@ class Record:
         """The strict pairs of the judgement, (winner, loser)."""
         return pairs_from_judgement(self.judgement, len(self.images))
 
+    def check_size(self):
+        """Raises ExchangeError where the images are too large together to be held at once. Looks at how each begins."""
+        total = 0
+        for i in range(len(self.images)):
+            with self._named(i), open_image(self.images[i]) as image:
+                total += image.width * image.height
+        if total > LARGEST_RECORD:
+            raise ExchangeError(f"{self.source or 'a record'}: its images have {total:,} pixels together, and "
+                                f"{LARGEST_RECORD:,} are the most for one set: make them smaller")
+
+    def pixels(self, i):
+        """Image i, uint8 [H, W, 3]: upright by its EXIF, on white where it is transparent. Its numbers are taken as sRGB;
+        a colour profile is not applied. Raises ExchangeError, naming the file, for a damaged one."""
+        with self._named(i):
+            return pixels(self.images[i])
+
     def load(self, i):
-        """Image i, float32 [H, W, 3] in 0...1: upright by its EXIF, on white where it is transparent. Its numbers are
-        taken as sRGB; a colour profile is not applied. Raises ExchangeError, naming the file, for a damaged one."""
+        """As `pixels`, float32 in 0...1."""
+        return self.pixels(i) / np.float32(255)
+
+    @contextmanager
+    def _named(self, i):
         image = self.images[i]
         try:
-            return pixels(image)
+            yield
         except ValueError as error:
             name = f"{self.source or 'a record'}, image {i + 1}" if isinstance(image, bytes) else image
             raise ExchangeError(f"{name} {error}") from error
+
+
+def require_few(candidates):
+    if candidates > MOST_CANDIDATES:
+        raise ValueError(f"there are {candidates} images in one set, and {MOST_CANDIDATES} are the most: split it up")
 
 
 def made(entries, on_problem):
@@ -71,7 +102,7 @@ def made(entries, on_problem):
     for place, make in entries:
         try:
             record = make()
-        except (ValueError, OverflowError) as error:  # JSON has numbers of any length
+        except (ValueError, OverflowError, RecursionError) as error:  # JSON has numbers of any length, lists of any depth
             report(ExchangeError(f"{place}: {error}"), on_problem, error)
         else:
             if record is not None:
@@ -80,8 +111,18 @@ def made(entries, on_problem):
 
 def report(problem, on_problem, cause=None):
     if on_problem == "raise":
-        raise problem from cause
+        raise problem from (cause if cause is not problem else cause.__cause__)
     on_problem(problem)
+
+
+def readable(names, look, on_problem):
+    """Those of the names for which look(name) says yes. One that cannot be looked at is reported, and no hindrance."""
+    for name in names:
+        try:
+            if look(name):
+                yield name
+        except ExchangeError as error:
+            report(error, on_problem, error)
 
 
 def prompt_or_none(value):
@@ -137,25 +178,41 @@ PICKLE = ("{what}, and opening one can run whatever code its maker put in. It is
 
 
 def pixels(source):
-    """float32 [H, W, 3] in 0...1 of an image file or its bytes. ValueError says what is wrong, without the name."""
+    """uint8 [H, W, 3] of an image file or its bytes. ValueError says what is wrong, without the name."""
     with open_image(source) as image:
         try:
+            top, unsigned = top_level(image)
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                return np.repeat(np.asarray(image, np.float32)[..., None] / 65535, 3, axis=-1).clip(0, 1)
-            if "A" in image.getbands() or "transparency" in image.info:
-                rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-                return rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-            return np.asarray(image.convert("RGB"), np.float32) / 255
+            if image.mode[0] not in "IF":
+                if "A" in image.getbands() or "transparency" in image.info:
+                    white = Image.new("RGBA", image.size, "white")
+                    white.alpha_composite(image.convert("RGBA"))
+                    image = white
+                return np.array(image.convert("RGB"))
+            levels = np.array(image)
         except (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError,
                 struct.error) as error:
             raise ValueError(f"is damaged or cut off ({error})") from error
+    levels = (levels.view(unsigned) if unsigned else levels).astype(np.float32)
+    low, high = levels.min(), levels.max()
+    if not (low >= -OVERSHOOT * top and high <= (1 + OVERSHOOT) * top) or (low < 0 and top > 1):
+        raise ValueError(f"has levels from {low:g} to {high:g}, where 0 to {top} are black to white: save it as PNG")
+    return np.repeat((levels.clip(0, top) * (255 / top)).round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def top_level(image):
+    """What is white in a grey image of other than 8 bits, and the type that its numbers are to be read as, or None."""
+    if image.mode == "F":
+        return 1, None
+    tags = getattr(image, "tag_v2", {})  # of a TIFF; where there are none it is a PNG of 16 bits
+    bits, signed = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2
+    return 2 ** (bits - signed) - 1, np.uint32 if bits == 32 and not signed else None
 
 
 def png(array):
-    """The bytes of a PNG with these pixels and nothing else."""
+    """The bytes of a PNG with these pixels, uint8, and nothing else."""
     buffer = io.BytesIO()
-    Image.fromarray((array * 255).round().astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
 
 

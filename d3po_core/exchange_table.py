@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import exchange_json
 from .exchange_files import Export, Folder, open_text
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, report
+from .exchange_record import ExchangeError, Record, made, prompt_or_none, readable, report
 
 COLUMNS = {
     "prompt": ("prompt", "caption", "text"),
@@ -42,7 +42,7 @@ def read_table(path, on_problem="raise"):
     """Records of two images each, in the order of the rows. A folder gives those of all tables in it."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
-    names = table_names(folder) if path.is_dir() else [path.name]
+    names = table_names(folder, on_problem) if path.is_dir() else [path.name]
     if not names:
         raise ExchangeError(f"{folder.root} has no table of pairs: {LOOKED_FOR}")
     for name in names:
@@ -73,9 +73,9 @@ LOOKED_FOR = ("a .csv, .tsv or .jsonl file with columns such as prompt, chosen, 
               "or caption, image_0, image_1, label_0")
 
 
-def table_names(folder):
+def table_names(folder, on_problem="raise"):
     """The tables in a folder that have the columns of pairs."""
-    return [name for name in folder.names("", SUFFIXES) if _has_columns(folder.file(name), name)]
+    return [*readable(folder.names("", SUFFIXES), lambda name: _has_columns(folder.file(name), name), on_problem)]
 
 
 def columns(names):
@@ -159,10 +159,10 @@ def _rows(path, name, on_problem):
     else:
         with open_text(path, name) as file:
             rows = _csv(file, path)
-            header = next(rows, [])
             try:
+                header = next(rows, [])
                 columns(header)
-            except ValueError as error:
+            except (ValueError, csv.Error) as error:
                 raise ExchangeError(f"{name}, line 1: {error}") from error
             while True:
                 try:

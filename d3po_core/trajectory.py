@@ -158,6 +158,9 @@ class Trajectory:
                 header = json.loads((file.metadata() or {})["d3po"])
                 if header["format"] != FORMAT:
                     raise KeyError(header["format"])
+                for name, kind in {"set_id": str, "model": str, "policy": str, "settings": dict}.items():
+                    if not isinstance(header[name], kind):
+                        raise ValueError(f"its {name} is {header[name]!r:.80}")
                 checksums, sigmas = header.pop("checksums", {}), file.get_tensor("sigmas").clone()
                 for name, now in (("header", _header_checksum(header)), ("sigmas", checksum(sigmas))):
                     if checksums.get(name, now) != now:
@@ -166,7 +169,7 @@ class Trajectory:
                         for name in ("states", "denoised")}
             return cls(**lazy, sigmas=sigmas, kernel=Ancestral(header["eta"]), conditioning=conditioning,
                        **{name: header[name] for name in ("set_id", "model", "policy", "settings")})
-        except (SafetensorError, OSError, IndexError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
 
 

@@ -95,5 +95,5 @@ def load_tree(path, name):
         if tree_name(header["tree"]) != name or any(tensor_name(tensor) != key for key, tensor in tensors.items()):
             raise ValueError("its content is not what was stored")
         return unpack(header["tree"], tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a conditioning file, or is damaged ({error})") from error

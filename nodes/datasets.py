@@ -64,7 +64,10 @@ def dataset_folder(name):
 
 def open_dataset(name, create=False):
     try:
-        return Dataset(dataset_folder(name), create)
+        store = Dataset(dataset_folder(name), create)
+        if create:
+            store.tidy_daily()
+        return store
     except DatasetError as error:
         raise type(error)(f"dataset: {error}") from error
 
@@ -117,7 +120,11 @@ class StoredConditioning:
             tree, settings = store.conditioning(self.set_id), store.settings(self.set_id)
         if tree is None:
             raise ValueError(f"dataset: set {self.set_id} was kept without its conditioning; record it again to train on it")
-        return host.Conditioning(**tree, cfg=settings["cfg"], seed=settings["seed"])
+        try:
+            return host.Conditioning(**tree, cfg=settings["cfg"], seed=settings["seed"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"dataset: set {self.set_id}: its conditioning is none that this pack kept ({error}); record "
+                             "it again to train on it") from error
 
 
 def loaded(name, store, row):
@@ -135,16 +142,30 @@ def nothing(node, text, **given):
                            for output in node.define_schema().outputs], ui={"text": [text]})
 
 
-def with_judgements(store, rows, names, joining, limit):
+def each_whole(items, read, left_out):
+    """(item, read(item)) of each; a set that is damaged is left out, and what is wrong with it goes into `left_out`."""
+    for item in items:
+        try:
+            yield item, read(item)
+        except DatasetError as error:
+            left_out.append(error)
+
+
+def told(text, left_out):
+    return "\n".join([text, *(f"left out: {error}" for error in left_out)])
+
+
+def with_judgements(store, rows, names, joining, limit, left_out):
     """(row, {"pairs", "scores", "liked"} for Preferences) of each set that has a strict pair or a thumb, by the
-    annotators that `names` lists in words (none: everybody); at most `limit` of them, 0: all."""
+    annotators that `names` lists in words (none: everybody); at most `limit` of them, 0: all. `left_out` as each_whole has
+    it."""
     annotators = [name.strip() for name in names.split(",") if name.strip()] or None
 
     def judged(row):
         return {"pairs": tuple(store.pairs(row.id, annotators, joining)), "scores": store.scores(row.id, annotators),
                 "liked": store.liked(row.id, annotators, joining)}
 
-    said = ((row, judged(row)) for row in rows)
+    said = each_whole(rows, judged, left_out)
     return islice(((row, each) for row, each in said if each["pairs"] or {*each["liked"]} - {None}), limit or None)
 
 
@@ -273,12 +294,14 @@ class D3POLoadSets(io.ComfyNode):
                 judged=None if sets == "all" else False, annotator=annotator if sets == "not judged by me" else None,
                 since=day(since, "since"), until=day(until, "until"), model=model and host.fingerprint(model))
                 if row.has_images]
-            rows = rows[:limit]
-            text = f"{dataset}: {len(rows)} sets to judge"
-            if not rows:
+            left_out = []
+            whole = each_whole(rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out)
+            found = [*islice(whole, limit)]
+            text = told(f"{dataset}: {len(found)} sets to judge", left_out)
+            if not found:
                 return nothing(cls, text, dataset=handle)
-            return io.NodeOutput(handle, [loaded(dataset, store, row) for row in rows], [store.images(row.id) for row in rows],
-                                 [row.prompt or "" for row in rows], ui={"text": [text]})
+            return io.NodeOutput(handle, [trajectory for _, (trajectory, _) in found], [images for _, (_, images) in found],
+                                 [row.prompt or "" for row, _ in found], ui={"text": [text]})
 
 
 class D3POLoadPreferences(io.ComfyNode):
@@ -321,17 +344,19 @@ class D3POLoadPreferences(io.ComfyNode):
             rows = store.sets(judged=True, since=day(since, "since"), until=day(until, "until"),
                               model=model and host.fingerprint(model), split=SPLITS[split], held_out=held_out)
             recorded = [row for row in rows if row.has_trajectory]
-            preferences = [Preferences(loaded(dataset, store, row), source=dataset, **said)
-                           for row, said in with_judgements(store, recorded, annotators, joining, limit)]
+            left_out = []
+            judged = with_judgements(store, recorded, annotators, joining, limit, left_out)
+            preferences = [Preferences(trajectory, source=dataset, **said) for (_, said), trajectory in
+                           each_whole(judged, lambda item: loaded(dataset, store, item[0]), left_out)]
         if rows and not recorded:
             raise ValueError(f"dataset: the {len(rows)} judged sets of {dataset!r} are images alone, without recorded "
                              "trajectories; wire the dataset to D3PO Encode Image Pairs")
         if not preferences and split == "held out":  # nothing to measure on is no reason not to train
-            return io.NodeOutput([], 0, ui={"text": [f"{dataset}: no judged set is held out yet"]})
+            return io.NodeOutput([], 0, ui={"text": [told(f"{dataset}: no judged set is held out yet", left_out)]})
         if not preferences:
-            return nothing(cls, f"{dataset}: no judged set fits these filters yet")
+            return nothing(cls, told(f"{dataset}: no judged set fits these filters yet", left_out))
         return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences),
-                             ui={"text": [counted(dataset, preferences)]})
+                             ui={"text": [told(counted(dataset, preferences), left_out)]})
 
 
 class D3PODatasetStatistics(io.ComfyNode):

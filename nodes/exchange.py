@@ -13,8 +13,8 @@ from ..d3po_core.exchange import WRITERS, ExchangeError, Record, read
 from ..d3po_core.preference import Preferences
 from ..d3po_core.runs import run_folder
 from . import host
-from .datasets import (ANNOTATORS, HELD_OUT, JOINING, LIMIT, NAME, SPLIT, SPLITS, DatasetHandle, DatasetType, open_dataset,
-                       version, with_judgements)
+from .datasets import (ANNOTATORS, HELD_OUT, JOINING, LIMIT, NAME, SPLIT, SPLITS, DatasetHandle, DatasetType, counted,
+                       each_whole, open_dataset, told, version, with_judgements)
 from .types import CATEGORY, PreferencesType
 
 IMPORT_TOOL = "import"
@@ -88,16 +88,18 @@ class D3POImportPreferences(io.ComfyNode):
             except ExchangeError as error:
                 raise ValueError(f"source: {error}. {sets} sets before it were brought in; set problems to \"leave out\" "
                                  "to pass over what cannot be read") from error
-        text = "\n".join([f"{dataset}: {added} new of {sets} sets from {source}", *(f"left out: {e}" for e in left_out)])
+        text = told(f"{dataset}: {added} new of {sets} sets from {source}", left_out)
         return io.NodeOutput(handle, sets, text, ui={"text": [text]})
 
 
 def bring_in(store, record, annotator):
     """Add one judged record to a dataset, named by its prompt and pixels: whether it is new."""
-    images = [torch.from_numpy(record.load(i)) for i in range(len(record.images))]
+    record.check_size()
+    images = [torch.from_numpy(record.pixels(i)) for i in range(len(record.images))]
     digest = hashlib.sha256((record.prompt or "").encode())
     for image in images:
-        digest.update(repr(tuple(image.shape)).encode() + (image * 255).round().to(torch.uint8).numpy().tobytes())
+        digest.update(repr(tuple(image.shape)).encode())
+        digest.update(image.numpy())
     name = digest.hexdigest()[:16]
     if len({image.shape for image in images}) > 1:
         images = fitted(images)
@@ -109,15 +111,16 @@ def bring_in(store, record, annotator):
 
 
 def fitted(images):
-    """Images of several sizes, scaled and cut about the middle to the smallest height and width among them."""
+    """Images of several sizes, uint8, scaled and cut about the middle to the smallest height and width among them."""
     height, width = min(i.shape[0] for i in images), min(i.shape[1] for i in images)
     out = []
     for image in images:
         scale = max(height / image.shape[0], width / image.shape[1])
         size = [max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))]
-        grown = torch.nn.functional.interpolate(image.movedim(-1, 0)[None], size=size, mode="bicubic", antialias=True)
+        levels = image.movedim(-1, 0)[None].float()
+        grown = torch.nn.functional.interpolate(levels, size=size, mode="bicubic", antialias=True)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        out.append(grown[0, :, top:top + height, left:left + width].movedim(0, -1).clamp(0, 1))
+        out.append(grown[0, :, top:top + height, left:left + width].movedim(0, -1).clamp(0, 255).round().byte())
     return out
 
 
@@ -154,20 +157,21 @@ class D3POExportPreferences(io.ComfyNode):
         with open_dataset(dataset) as store:
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                summary = WRITERS[format](records_of(store, annotator), folder, on_problem=left_out.append)
+                summary = WRITERS[format](records_of(store, annotator, left_out), folder, on_problem=left_out.append)
             except ExchangeError as error:
                 raise ValueError(f"name: {error}") from error
-        lines = [f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: output/d3po/exports/{name}",
-                 *(f"left out: {problem}" for problem in left_out)]
-        return io.NodeOutput("\n".join(lines), ui={"text": ["\n".join(lines)]})
+        text = told(f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: output/d3po/exports/{name}",
+                    left_out)
+        return io.NodeOutput(text, ui={"text": [text]})
 
 
-def records_of(store, annotator):
-    """A dataset's judged sets that have images, one Record for each annotator's judgement that counts."""
-    for row in store.sets(judged=True, annotator=annotator or None):
+def records_of(store, annotator, left_out):
+    """A dataset's judged sets that have images, one Record for each annotator's judgement that counts. `left_out` as
+    each_whole has it."""
+    rows = store.sets(judged=True, annotator=annotator or None)
+    for row, (files, said) in each_whole(rows, lambda row: (store.image_files(row.id), store.judgements(row.id)), left_out):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        files = store.image_files(row.id)
-        newest = {entry.annotator: entry.judgement for entry in store.judgements(row.id)}
+        newest = {entry.annotator: entry.judgement for entry in said}
         for who, judgement in newest.items():
             if files and judgement and not judgement.get("open") and (not annotator or who == annotator):
                 yield Record(row.prompt, tuple(files), judgement, who, row.id)
@@ -208,21 +212,22 @@ class D3POEncodePairs(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, dataset, split, held_out, annotators, joining, limit):
         empty = encode(clip, "")
-        base, preferences = host.fingerprint(model), []
+        base, preferences, left_out = host.fingerprint(model), [], []
         with dataset.open() as store:
             rows = [row for row in store.sets(judged=True, split=SPLITS[split], held_out=held_out) if row.has_images]
-            judged = list(with_judgements(store, rows, annotators, joining, limit))
+            judged = list(with_judgements(store, rows, annotators, joining, limit, left_out))
             bar = comfy.utils.ProgressBar(len(judged))
-            for row, said in judged:
+            for (row, said), images in each_whole(judged, lambda item: store.images(item[0].id), left_out):
                 conditioning = host.Conditioning(encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0)
                 # one by one: to a video model's VAE several images are a video
-                latents = torch.cat([vae.encode(image[None]) for image in store.images(row.id)])
+                latents = torch.cat([vae.encode(image[None]) for image in images])
                 clean = host.clean_candidates(model, latents, row.id, base, conditioning)
                 preferences.append(Preferences(clean, source=dataset.name, **said))
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train
             raise ValueError(f"dataset: {dataset.name!r} has no judged images that fit these filters")
-        return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences))
+        return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences),
+                             ui={"text": [told(counted(dataset.name, preferences), left_out)]})
 
 
 def encode(clip, text):

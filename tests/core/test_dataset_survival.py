@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from d3po_core import dataset as dataset_module
 from d3po_core import dataset_files, files
 from d3po_core.dataset import Dataset, DatasetError
 from d3po_core.dataset_index import BUSY
@@ -150,6 +152,38 @@ def test_leftovers_are_removed_only_if_they_are_old_and_ours(folder):
         assert dataset.tidy() == 3
         assert not any(path.exists() for path in old) and all(path.exists() for path in kept)
         assert dataset.images("t").shape == (2, 4, 4, 3)
+
+
+def test_who_opens_a_dataset_to_write_tidies_it_once_a_day(folder, monkeypatch):
+    day = 90_000
+    with Dataset(folder) as dataset:
+        dataset.add_set("t", images=torch.rand(2, 4, 4, 3), created=datetime.now() - timedelta(seconds=2 * day))
+        near = dataset.image_files("t")[0].parent
+
+        def leave(name, age):
+            (near / name).write_bytes(b"x")
+            os.utime(near / name, (time.time() - age,) * 2)
+
+        dataset.delete("s")
+        leave(".tmpXyZ123", 3 * day), leave("abc-0123.png", 3 * day), leave("abc-4567.png", day)
+        dataset.tidy_daily()
+        assert sorted(path.name for path in near.iterdir() if path not in dataset.image_files("t")) == [
+            "abc-4567.png"], "a file that is newer than the index's newest set stays"
+        dataset.add_set("u", candidates=2, created=datetime.now() - timedelta(seconds=60))
+        leave(".tmpXyZ123", 3 * day)
+        dataset.tidy_daily()
+        assert (near / ".tmpXyZ123").exists(), "once a day"
+        monkeypatch.setattr(dataset_module, "_tidied", {})
+        dataset.tidy_daily()
+        assert sorted(near.iterdir()) == sorted(dataset.image_files("t")) and dataset.images("t").shape == (2, 4, 4, 3)
+
+
+def test_what_cannot_be_tidied_is_in_nobodys_way(folder, monkeypatch):
+    monkeypatch.setattr(dataset_module, "_tidied", {})
+    monkeypatch.setattr(Dataset, "tidy", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    with Dataset(folder) as dataset:
+        dataset.tidy_daily()
+        dataset.judge("s", WINNER_0, "anna")
 
 
 def test_a_power_cut_finds_files_and_names_on_disk_before_the_index_names_them(folder, monkeypatch):

@@ -1,6 +1,8 @@
 """Datasets in the graph: record now, judge later, train on it; bring pairs in and out."""
 
+import contextlib
 import json
+import sqlite3
 
 import numpy as np
 import pytest
@@ -190,6 +192,32 @@ def test_a_dataset_that_is_not_there_yet_is_told_and_stops_nothing_else(host):
     outputs = host.run(graph)["outputs"]
     assert outputs["load"]["text"] == outputs["train_from"]["text"] == [f"{name}: there is no dataset of this name yet"]
     assert "look" not in outputs and "judge" not in outputs
+
+
+def test_a_damaged_set_is_left_out_and_the_others_go_on(host, base, dataset):
+    graph = saved(dataset, prompts=["a cat", "a dog", "a fish"], seed=12)
+    graph["judge"] = judged()["judge"]
+    graph["judge"]["inputs"]["dataset"] = ["save", 2]
+    host.run(graph)
+    with dataset.open() as store:
+        first, second, _ = (row.id for row in store.sets())
+        store.image_files(second)[0].write_bytes(b"x")
+    with contextlib.closing(sqlite3.connect(base / "output/d3po/datasets" / dataset / "index.sqlite")) as index, index:
+        index.execute("UPDATE judgements SET judgement = ?, pairs = ? WHERE set_id = ?", ["[" * 9999, "[[0, 99]]", first])
+    name = unique("export")
+    outputs = host.run({
+        "loader": recording()["loader"], "preferences": preferences(dataset), "sets": load(dataset, "ben"),
+        "figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1),
+        "out": node("D3POExportPreferences", dataset=dataset, format="csv", name=name, annotator=""),
+        "encode": node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2], limit=0,
+                       dataset=["sets", 0], split="all", held_out=0.1, annotators="", joining="all"),
+        "look": probe("Preferences", "preferences"), "train on": probe("Preferences", "encode")})["outputs"]
+    texts = {name: outputs[name]["text"][0] for name in ("preferences", "sets", "figures", "out", "encode")}
+    assert f"{dataset}: 2 pairs in 2 sets" in texts["preferences"] and f"left out: set '{first}'" in texts["preferences"]
+    assert f"{dataset}: 2 sets to judge" in texts["sets"] and f"left out: set '{second}'" in texts["sets"]
+    assert "3 sets, 3 judged" in texts["figures"]
+    assert "1 pairs in 1 sets" in texts["out"] and first in texts["out"] and "is not an image" in texts["out"]
+    assert "1 pairs in 1 sets" in texts["encode"] and first in texts["encode"] and second in texts["encode"]
 
 
 # --- other formats ---

@@ -12,7 +12,8 @@ from tools.host import PACK, ROOT
 
 NODES = ["D3POPrompts", "D3POKSampler", "D3POPairPreference", "D3POObjectivePreference", "D3POTrainStep", "D3POLoadRun",
          "D3POSaveRun", "D3POSaveLoRA", "D3POManageRuns", "D3POPlot", "D3POImplicitReward", "D3POImplicitPreference",
-         "D3POImplicitAccuracy"]
+         "D3POImplicitAccuracy", "D3POSaveToDataset", "D3POLoadSets", "D3POLoadPreferences", "D3PODatasetStatistics",
+         "D3POImportPreferences", "D3POExportPreferences", "D3POEncodePairs"]
 SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "LORA_MODEL", "LOSS_MAP", "D3PO_TRAJECTORY",
            "D3PO_PREFERENCES"}
 
@@ -61,7 +62,13 @@ def ours(object_info):
 
 
 def test_the_host_loads_every_node_of_the_pack(ours):
-    assert set(NODES) <= set(ours)
+    assert set(NODES) == set(ours)
+
+
+def test_every_node_has_a_help_page(ours):
+    pages = {path.stem: path.read_text("utf-8") for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages.keys() == ours.keys()
+    assert all(text.startswith(f"# {ours[name]['display_name']}\n") and len(text) > 200 for name, text in pages.items())
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -1,0 +1,71 @@
+"""Rows of a preference dataset's index, held against what they may be: any program can write to an SQLite file."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from .preference import pairs_from_judgement
+
+MOST_CANDIDATES = 2 ** 16  # in a set; lists of as many are made
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """What the index knows of a set. `judged_by`: how many annotators' judgements of it count."""
+
+    id: str
+    created: datetime
+    candidates: int
+    prompt: str | None
+    model: str
+    model_name: str
+    share: float
+    has_trajectory: bool
+    has_conditioning: bool
+    has_images: bool
+    judged_by: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One entry of a set's history; `judgement` is None where it was withdrawn."""
+
+    annotator: str
+    judgement: dict | None
+    time: datetime
+    tool: str
+
+
+def set_row(row):
+    """Raises ValueError or TypeError, which name the set, where the index says nonsense of it."""
+    values = {name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()}
+    for name, kinds in {"id": str, "prompt": str | None, "model": str, "model_name": str,
+                        "share": float}.items():
+        if not isinstance(values[name], kinds):
+            raise ValueError(f"set {row['id']!r:.80}: its {name} is {values[name]!r:.80}")
+    require_count(row["candidates"])
+    try:
+        return SetRow(**values | {"created": datetime.fromisoformat(row["created"])})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"set {row['id']!r:.80}: it was created at {row['created']!r:.80}") from error
+
+
+def require_count(candidates):
+    if not isinstance(candidates, int) or not 1 <= candidates <= MOST_CANDIDATES:
+        raise ValueError(f"it has {candidates!r:.80} candidates")
+
+
+def judgement_in(text, candidates):
+    """A judgement as the index has it. Raises ValueError or the like where it is none of such a set."""
+    require_count(candidates)
+    judgement = json.loads(text)
+    pairs_from_judgement(judgement, candidates)
+    return judgement
+
+
+def pairs_in(text, candidates):
+    """The strict pairs that the index has of a judgement. Raises ValueError or the like where they are none."""
+    pairs = [tuple(pair) for pair in json.loads(text)]
+    if not all(len(pair) == 2 and all(type(i) is int and 0 <= i < candidates for i in pair) for pair in pairs):
+        raise ValueError(f"its pairs are {text:.80}")
+    return pairs
