@@ -246,9 +246,8 @@ def test_a_browser_that_was_closed_finds_the_wait_again(picker, host, page, new_
     one.question()
     workflow = first.evaluate("() => app.graph.serialize()")
     first.close()
-    again = new_page()
-    again.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-    two = Picker(again, host, one.node, **one.others)
+    page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)  # in another browser profile
+    two = Picker(page, host, one.node, **one.others)
     two.question()
     assert "waits" in two.text
     two.focus()

@@ -236,7 +236,7 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
         prompt = to_api(workflow, object_info)
         for node in workflow["nodes"]:
             names = list(prompt.get(str(node["id"]), {"inputs": {}})["inputs"])
-            for name, value in {"D3POKSampler": {"steps": 3}, "D3POTrainStep": {"epochs": 2, "rank": 2}}.get(node["type"], {}).items():
+            for name, value in {"D3POKSampler": {"steps": 3, "candidates": 2}, "D3POTrainStep": {"epochs": 2, "rank": 2}}.get(node["type"], {}).items():
                 widgets = [n for n in names if not isinstance(prompt[str(node["id"])]["inputs"][n], list)]
                 place = widgets.index(name)
                 place += name != "seed" and "seed" in widgets[:place]  # control_after_generate has a place of its own
