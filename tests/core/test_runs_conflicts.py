@@ -151,7 +151,7 @@ def test_a_run_can_go_back_to_where_it_began(run):
 
 
 def test_rounds_without_an_update_are_kept_and_a_step_is_the_state_before_them(tmp_path):
-    folder, tensors = tmp_path / "taste", {}
+    folder = tmp_path / "taste"
     for step, starts in ((0, [0]), (0, [0, 0]), (3, [0, 0, 0]), (3, [0, 0, 0, 3])):
         record = BASE | {"step": step, "history": [{}] * step, "rounds": [
             {"start": start, "key": f"{number}", "sets": []} for number, start in enumerate(starts)]}

@@ -3,7 +3,7 @@ with, or refused in words of ours."""
 
 import pytest
 
-from tests.host.graphs import found, node, probe, recording, stage, train_node, trained
+from tests.host.graphs import found, node, probe, recording, stage, trained
 from tools.host import WorkflowError
 
 OURS = ("D3PO", "Test")
