@@ -10,7 +10,7 @@ const LIFE = 20000 // ms that a warning stays on the screen
 const MARK = "warnings"
 
 const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
-const isLinked = (node, name) => node.inputs.some((input, slot) => input.widget?.name === name && node.isInputConnected(slot))
+const isLinked = (node, name) => node.inputs.some(({ widget }, slot) => widget?.name === name && node.isInputConnected(slot))
 
 /** Hide what the chosen method does not use. A linked widget stays, and so do all where the method itself is linked. */
 function showUsed(node) {

@@ -40,9 +40,10 @@ def test_a_host_is_started_with_the_wanted_frontend_only(monkeypatch, tmp_path):
 
 def test_a_frontend_is_fetched_once_and_nothing_of_the_environment_is_touched(workshop, monkeypatch):
     def install(*arguments, tick):
-        assert arguments[:3] == ("install", "--no-deps", "--target") and arguments[4:] == ("comfyui-frontend-package==1.58.1",)
-        (arguments[3] / "package" / "static").mkdir(parents=True)
-        (arguments[3] / "package" / "static" / "index.html").write_text("a page")
+        *options, target, package = arguments
+        assert options == ["install", "--no-deps", "--target"] and package == "comfyui-frontend-package==1.58.1"
+        (target / "package" / "static").mkdir(parents=True)
+        (target / "package" / "static" / "index.html").write_text("a page")
     monkeypatch.setattr(dev, "pip", install)
     step = fetching("1.58.1")
     assert not step.done
