@@ -22,10 +22,12 @@ def content_of(value, kind, options):
 
 def _model_file(value, choices):
     """The path where the choices are the files of one of the host's model folders, perhaps with others besides."""
+    if value not in choices:
+        return None
     for category in folder_paths.folder_names_and_paths:
-        names = folder_paths.get_filename_list(category)
-        if value in names and set(names) <= set(choices):
-            return folder_paths.get_full_path(category, value)
+        path = folder_paths.get_full_path(category, value)  # first, as some folders, such as custom_nodes, take long to list
+        if path and set(folder_paths.get_filename_list(category)) <= set(choices):
+            return path
     return None
 
 

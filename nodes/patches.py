@@ -11,6 +11,8 @@ import nodes as host_nodes
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
+from ..d3po_core.randomness import forked, seed
+
 REPEATED = 1e-2  # of a result's norm: far above rounding, far below what chance and memory do
 OF_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 SINGLE = "it takes one image at a time, and there are several candidates (in KSampler it fails with a batch as well)"
@@ -128,11 +130,8 @@ class Draws:
     @contextmanager
     def __call__(self):
         """Inside, torch draws by this seed; outside, as if nothing had been drawn."""
-        on = self.device.type if self.device.type in ("cuda", "xpu") else None
-        with torch.random.fork_rng([self.device], device_type=on) if on else torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(self.seed)
-            if on:
-                getattr(torch, on).manual_seed(self.seed)
+        with forked(self.device):
+            seed(self.seed, self.device)
             yield
 
     def steady(self, function, guides=False):
