@@ -77,7 +77,20 @@ def files(set_name):
         "lora written over": first != over, "lora renamed": first == same, "lora written back": first == back,
         "gone by name": len({gone, elsewhere, first}) == 3, "pictures": pictures[0] == pictures[1] != pictures[2],
         "large": names[0] != names[1] == names[2], "seconds": seconds_of(set_name), "latents": latent[0] != latent[1],
+        "listed": listed_for(set_name),
     }  # fmt: skip
+
+
+def listed_for(set_name):
+    """The host's folders that are looked through to name a graph with a file in it and with another choice."""
+    listed, list_ = [], folder_paths.get_filename_list
+    folder_paths.get_filename_list = lambda category: listed.append(category) or list_(category)
+    try:
+        of(set_name, "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+        of(set_name, "KSampler", sampler_name="euler", scheduler="karras")
+    finally:
+        folder_paths.get_filename_list = list_
+    return sorted(set(listed))
 
 
 _times = iter(range(10 ** 18, 2 * 10 ** 18, 10 ** 9))
