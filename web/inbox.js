@@ -34,6 +34,12 @@ export function nodeOf(executionId) {
   return graph?.getNodeById(path.at(-1)) ?? null
 }
 
+/** The node of a locator, which kept outputs go by: "ID", or "SUBGRAPH:ID" inside one. */
+export function nodeAt(locator) {
+  const [id, subgraph] = locator.split(":").reverse()
+  return (subgraph ? root().subgraphs?.get(subgraph) : root())?.getNodeById(id)
+}
+
 /** The sets shown by a node of the workflow on screen, oldest first. */
 export function setsOf(node) {
   return [...sets.values()].filter((entry) => entry.workflow === root().id && nodeOf(entry.node) === node)

@@ -3,7 +3,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
-import { nodeOf, root } from "./inbox.js"
+import { nodeAt, nodeOf } from "./inbox.js"
 
 const TRAIN_STEP = "D3POTrainStep"
 const LIFE = 20000 // ms that a warning stays on the screen
@@ -79,9 +79,8 @@ app.registerExtension({
     if (isTrainStep(node)) follow(node)
   },
   onNodeOutputsUpdated(outputs) { // kept ones, for a workflow that is shown again
-    for (const [place, output] of Object.entries(outputs)) {
-      const [id, subgraph] = place.split(":").reverse()
-      const node = (subgraph ? root().subgraphs?.get(subgraph) : root())?.getNodeById(id)
+    for (const [locator, output] of Object.entries(outputs)) {
+      const node = nodeAt(locator)
       if (isTrainStep(node)) mark(node, output?.warnings ?? [])
     }
   },

@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { ComfyWidgets } from "../../scripts/widgets.js"
-import { root } from "./inbox.js"
+import { nodeAt } from "./inbox.js"
 
 const REPORTERS = ["D3PODatasetStatistics", "D3POManageRuns", "D3POImportPreferences", "D3POExportPreferences",
                    "D3POSaveToDataset", "D3POLoadSets", "D3POLoadPreferences", "D3POEncodePairs"]
@@ -44,8 +44,7 @@ app.registerExtension({
   },
   onNodeOutputsUpdated(outputs) { // kept ones, for a workflow that is shown again
     for (const [locator, output] of Object.entries(outputs)) {
-      const [id, subgraph] = locator.split(":").reverse()
-      const node = (subgraph ? root().subgraphs?.get(subgraph) : root())?.getNodeById(id)
+      const node = nodeAt(locator)
       if (isReporter(node)) show(node, output)
     }
   }
