@@ -147,7 +147,8 @@ def test_ddpo_takes_the_recorded_x0_of_the_policy_that_sampled(toy, recorded):
         return sum(n for n, grad in zip(denoise.batches, denoise.with_gradient) if not grad)
 
     candidates, steps = 6, 3
-    assert passes("start") == candidates * steps + 2  # the base as reference, and one check of each recording
+    # the base as reference, and one check of each step of both recordings
+    assert passes("start") == candidates * steps + 2 * steps
     assert passes("elsewhere") == 2 * candidates * steps
 
 
