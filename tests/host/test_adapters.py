@@ -207,7 +207,7 @@ def test_the_reference_may_be_the_file(host, files):
         graph["run"] = start(run, files["kohya"])
         history = host.run(graph | {"losses": node("TestProbeLossMap", value=["train", 2], nonce=unique())})
         margins[reference] = found(history, "losses")["margin"][0]
-    assert abs(margins["round start"]) < 1e-6 < abs(margins["base"])
+    assert abs(margins["round start"]) < 1e-6 < abs(margins["base"]), margins
 
 
 def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):
