@@ -16,12 +16,12 @@ def of(set_name, class_type, **inputs):
 
 
 def seconds_of(set_name):
-    """How long a graph with the emoji checkpoint takes to name, the first time and once more."""
+    """Seconds of the processor that a graph with the emoji checkpoint takes to name, the first time and once more."""
     taken = []
     for _ in range(2):
-        began = time.perf_counter()
+        began = time.thread_time()
         of(set_name, "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.thread_time() - began)
     return taken
 
 
