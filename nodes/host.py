@@ -12,6 +12,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.k_diffusion.sampling import sample_euler_ancestral
+from comfy.weight_adapter.bypass import BypassForwardHook
 
 from ..d3po_core.pairs import CleanCandidates
 from ..d3po_core.run_files import content_name
@@ -239,7 +240,7 @@ def train_inside(model, sets, work, per_pass=0):
         for each in (model, *_beside(model, sets)):
             _own_weights(each.model)
         try:
-            return _inside(model, sets, work, largest_pass(sets, per_pass))
+            return _inside(model, sets, lambda session: work(_with_own_adapters(session)), largest_pass(sets, per_pass))
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
@@ -312,6 +313,15 @@ def _own_weights(model):
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_inference():
                 module._buffers[name] = buffer.clone()
+
+
+def _with_own_adapters(session):
+    """The session, after the same for LoRAs that the host computes beside the weights ("Load LoRA (Bypass)")."""
+    for module in session.network.modules():
+        hook = getattr(module.forward, "__self__", None)
+        if isinstance(hook, BypassForwardHook) and not isinstance(hook.adapter, torch.nn.Module):
+            hook.adapter.weights = _own(hook.adapter.weights)
+    return session
 
 
 def _own(value):

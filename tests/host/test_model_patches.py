@@ -3,7 +3,7 @@ with, or refused in words of ours."""
 
 import pytest
 
-from tests.host.graphs import found, node, probe, recording, stage, trained
+from tests.host.graphs import found, node, probe, recording, stage, trained, unique
 from tools.host import WorkflowError
 
 OURS = ("D3PO", "Test")
@@ -30,18 +30,21 @@ LINKS = {"MODEL": "loader", "CLIP": "loader", "VAE": "loader", "CONDITIONING": "
 SLOTS = {"MODEL": 0, "CLIP": 1, "VAE": 2}
 
 
-def inputs_of(definition):
-    """A node's required inputs at their defaults; None where one wants what is not here."""
+def inputs_of(definition, lora):
+    """A node's required inputs at their defaults, and a LoRA's file where it wants one; None where one wants what is not
+    here."""
     given = {}
     for name, (kind, *options) in definition["input"].get("required", {}).items():
         options = options[0] if options else {}
         choices = kind if isinstance(kind, list) else options.get("options")
         given[name] = ([LINKS[kind], SLOTS.get(kind, 0)] if not isinstance(kind, list) and kind in LINKS
                        else options["default"] if "default" in options else choices[0] if choices else None)
+    if "lora_name" in given:
+        given["lora_name"] = lora
     return None if None in given.values() else given
 
 
-def patch_nodes(object_info):
+def patch_nodes(object_info, lora):
     """Name -> inputs of the nodes that can be driven here."""
     found = {}
     for name, definition in sorted(object_info.items()):
@@ -49,7 +52,7 @@ def patch_nodes(object_info):
         merged = name.startswith("ModelMerge") and name not in MERGES
         if ("MODEL" in kinds and "MODEL" in definition["output"] and not name.startswith(OURS) and not merged
                 and name not in ELSEWHERE and not any(kind in FILES for kind in kinds if isinstance(kind, str))
-                and (inputs := inputs_of(definition))):
+                and (inputs := inputs_of(definition, lora))):
             found[name] = inputs | STRONG.get(name, {})
     return found
 
@@ -64,10 +67,19 @@ def patched(name, inputs, **training):
 
 
 @pytest.fixture(scope="module")
-def outcomes(host, object_info):
+def lora(host):
+    """The name of a LoRA file, with convolutions in it, that the host's loaders take."""
+    graph = trained(dict(learning_rate=1e-2, targets="all linear and convolutions"), **SAMPLING)
+    graph["file"] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{unique()}",
+                         naming="ComfyUI")
+    return host.run(graph)["outputs"]["file"]["text"][0].removeprefix("loras/")
+
+
+@pytest.fixture(scope="module")
+def outcomes(host, lora):
     """Name -> losses of a train step behind that node, or the error."""
     found_by = {}
-    for name, inputs in patch_nodes(object_info).items():
+    for name, inputs in patch_nodes(host.object_info(), lora).items():
         try:
             entry = host.run(patched(name, inputs))
             found_by[name] = found(entry, "losses") | {"warnings": entry["outputs"]["train"]["warnings"]}
@@ -77,7 +89,8 @@ def outcomes(host, object_info):
 
 
 def test_nodes_of_the_host_are_found(outcomes):
-    assert len(outcomes) > 30 and {"CFGZeroStar", "RescaleCFG", "NAGuidance", "TomePatchModel", *REFUSED} <= set(outcomes)
+    assert len(outcomes) > 30 and {
+        "CFGZeroStar", "RescaleCFG", "NAGuidance", "TomePatchModel", "LoraLoader", "LoraLoaderBypass", *REFUSED} <= set(outcomes)
 
 
 def test_a_model_with_a_patch_is_its_own_reference(outcomes):
