@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +35,14 @@ damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
 
 @pytest.fixture
-def folder(begin, tmp_path):
-    """A run of two rounds in the middle of its third."""
-    whole(begin, tmp_path / "run", 2)
-    stop_after(4, begin(tmp_path / "run"))
-    return tmp_path / "run"
+def folder(begin, tmp_path, tmp_path_factory):
+    """A run of two rounds in the middle of its third; the same for all tests, and made once."""
+    made = tmp_path_factory.getbasetemp() / "run of two rounds and a half"
+    if not made.exists():
+        whole(begin, tmp_path / "made", 2)
+        stop_after(4, begin(tmp_path / "made"))
+        (tmp_path / "made").rename(made)
+    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def contents(folder):

@@ -45,11 +45,12 @@ def start(toy, setup):
 
 def test_memory_stays_flat_however_many_sets_there_are(start):
     trainer, example = start(budget=5 * 3 * ONE)
-    sizes = []
+    sizes = {}
     for seed in range(40):
         trainer.update([example(seed)])
-        sizes.append(tensor_bytes())
-    assert max(sizes[20:]) <= sizes[8]
+        if seed in (8, 20, 30, 39):  # looking through every object takes a second where there are many
+            sizes[seed] = tensor_bytes()
+    assert max(sizes.values()) <= sizes[8]
     without_limit, example = start()
     before = tensor_bytes()
     for seed in range(40):
@@ -59,11 +60,12 @@ def test_memory_stays_flat_however_many_sets_there_are(start):
 
 def test_a_recorded_reference_takes_no_memory(start):
     trainer, example = start(policy="base")
-    sizes = []
+    sizes = {}
     for seed in range(20):
         trainer.update([example(seed)])
-        sizes.append(tensor_bytes())
-    assert sizes[-1] == sizes[4]
+        if seed in (4, 19):
+            sizes[seed] = tensor_bytes()
+    assert sizes[19] == sizes[4]
 
 
 def test_the_least_recently_used_reference_goes_first(start):

@@ -23,7 +23,7 @@ def encoded(split="all"):
 
 
 def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
-    prompt = graph(source, unique("dataset"), "train", epochs=6, sets_per_update=4, learning_rate=2e-3, rank=4, alpha=4.0,
+    prompt = graph(source, unique("dataset"), "train", epochs=3, sets_per_update=4, learning_rate=2e-3, rank=4, alpha=4.0,
                    targets="all linear and convolutions", draws_per_set=2)
     prompt["held"] = encoded("held out")
     prompt["train"]["inputs"]["held_out"] = ["held", 0]
