@@ -3,8 +3,8 @@
 A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer can push
 alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a prompt that was
 trained on and of one that was not, with the LoRA and without. An object is named by its nearest neighbour in pixels among
-the base model's own pictures of many objects, each picture's own ground taken off. The result goes to experiment_output/templates.json, and a
-sheet of pictures for each trial beside it.
+the base model's own pictures of many objects, each picture's own ground taken off. The result goes to
+experiment_output/templates.json, and a sheet of pictures for each trial beside it.
 """
 
 import argparse
