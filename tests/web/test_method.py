@@ -326,7 +326,7 @@ def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
         return String(node.id)
     }""", kind)
     widgets = "(node) => node.widgets.length"
-    before, toasts = step.js(widgets), step.page.locator(".p-toast-message")
+    before, toasts = step.js(widgets), step.page.locator(TOASTS)
     told("first", ["The run 'my run' was left as it is"])
     toasts.first.wait_for()
     assert "The run 'my run' was left as it is" in toasts.inner_text() and step.js("(node) => node.title") in toasts.inner_text()
