@@ -46,7 +46,7 @@ def taught(host, source):
     """(a dataset of pairs, the name of a LoRA that was trained on its training split, for the stock Load LoRA)."""
     dataset, name = unique("dataset"), unique("brightness")
     host.run(stage() | pairs(source, dataset, "train") | {
-        "train": train_node(preferences=("pairs", 0), epochs=4, sets_per_update=3, learning_rate=3e-3, rank=4,
+        "train": train_node(preferences=("pairs", 0), epochs=2, sets_per_update=3, learning_rate=3e-3, rank=4,
                             alpha=4.0, draws_per_set=2, targets="all linear and convolutions"),
         "save": node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{name}",
                      naming="ComfyUI"),

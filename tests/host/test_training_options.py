@@ -103,7 +103,7 @@ def test_the_report_says_where_the_lora_that_came_in_was_better(host):
 def test_figures_of_rounds_with_other_settings_are_not_held_against_each_other(host):
     """At the paper's beta margins are a thousandth of what they are at 100."""
     run = unique("rounds")
-    host.run(loop(run, dict(epochs=32, beta=0.1, weighting="paper"), seed=90, candidates=2))
+    host.run(loop(run, dict(epochs=12, beta=0.1, weighting="paper"), seed=90, candidates=2))
     entry = host.run(loop(run, dict(epochs=8, beta=100.0), seed=91, candidates=2))
     assert entry["outputs"]["train"]["warnings"] == []
 
