@@ -3,7 +3,9 @@
 A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer can push
 alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a prompt that was
 trained on and of one that was not, with the LoRA and without. An object is named by its nearest neighbour in pixels among
-the base model's own pictures of many objects, each picture's own ground taken off. The result goes to
+the base model's own pictures of many objects, each picture's own ground taken off and all of one contrast: a brighter
+picture, which is what was asked for, is still that object's. (By that the base's own held-out cats and mushrooms are all
+named right; where contrast counts, a pale mushroom is a heart.) The result goes to
 experiment_output/templates.json, and a sheet of pictures for each trial beside it.
 """
 
@@ -185,7 +187,7 @@ class Base:
     def named_right(self, words, images):
         """How many of these images of a prompt, [N, H, W, 3], are nearest to its object."""
         name, ground = re.fullmatch(r"(\w+) on an? (\w+)", words).groups()
-        images, known = without_ground(images), without_ground(self.of_objects(ground))
+        images, known = shapes_of(images), shapes_of(self.of_objects(ground))
         distance = np.square(images[:, None] - known[None]).sum((2, 3, 4))
         return sum(OBJECTS[i // REFERENCES] == name for i in distance.argmin(1))
 
@@ -197,8 +199,10 @@ def ground_of(images):
     return np.median(images[:, ~inner], axis=1)
 
 
-def without_ground(images):
-    return images - ground_of(images)[:, None, None]
+def shapes_of(images):
+    """Images without their ground, and of one contrast."""
+    shapes = images - ground_of(images)[:, None, None]
+    return shapes / np.sqrt(np.square(shapes).sum((1, 2, 3), keepdims=True))
 
 
 def sample(host, words, lora=None):
@@ -237,7 +241,8 @@ def kept(row):
 def stamp(template, artist, seed):
     """Names a trial by all that it depends on here: the workflows as they are, the artist and the seed."""
     files = [ROOT / "example_workflows" / f"{name}.json" for name in (template, "d3po_record_and_judge_later")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{artist} {seed}".encode()).hexdigest()[:16]
+    content = b"".join(file.read_bytes() for file in files) + f"{artist} {seed} shapes".encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def told(row):
