@@ -1,7 +1,7 @@
 """Whether candidates were recorded with what the train step's model has on it."""
 
-from ..d3po_core.reference import kinds_of, weights_of
-from ..d3po_core.trajectory import Trajectory
+from ..d3po_core.candidates.trajectory import Trajectory
+from ..d3po_core.training.reference import kinds_of, weights_of
 from . import host
 
 

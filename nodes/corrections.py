@@ -4,9 +4,14 @@ import json
 
 from comfy_execution.graph_utils import is_link
 
-from ..d3po_core import runs
-from ..d3po_core.preference import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
-from ..d3po_core.progress import said
+from ..d3po_core.candidates.judgement import (
+    is_finished,
+    liked_from_judgement,
+    pairs_from_judgement,
+    scores_from_judgement,
+)
+from ..d3po_core.runs import store
+from ..d3po_core.runs.progress import said
 from .library import runs_root
 
 
@@ -21,8 +26,8 @@ def corrections(graph, node_id, picks):
 
 def _of_run(run, checkpoint, judged):
     try:
-        folder = runs.run_folder(runs_root(), run)
-        record, kept = runs.load_record(folder, checkpoint), runs.steps_kept(folder)
+        folder = store.run_folder(runs_root(), run)
+        record, kept = store.load_record(folder, checkpoint), store.steps_kept(folder)
     except ValueError:  # Load Run says what is wrong with it
         return []
     rounds = record["rounds"] if record else []
@@ -48,7 +53,7 @@ def _sentence(name, number, rounds, run, kept):
     left = " What was trained after that round is left behind." if rounds[number + 1:] else ""
     return (f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA keeps to "
             f"those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, and press Run. "
-            f"Then set it back to {runs.LATEST}.{left}")
+            f"Then set it back to {store.LATEST}.{left}")
 
 
 def runs_above(graph, node_id):
@@ -58,7 +63,7 @@ def runs_above(graph, node_id):
         node = graph.get_node(todo.pop())
         inputs = node["inputs"]
         if node["class_type"] == "D3POLoadRun":
-            run, checkpoint = (_text(graph, inputs.get(name, runs.LATEST)) for name in ("run", "checkpoint"))
+            run, checkpoint = (_text(graph, inputs.get(name, store.LATEST)) for name in ("run", "checkpoint"))
             if run is not None and checkpoint is not None:
                 found[run] = checkpoint
         above = {value[0] for value in inputs.values() if is_link(value)} - seen

@@ -10,10 +10,10 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..d3po_core.annotators import JOININGS
-from ..d3po_core.dataset import INDEX, Dataset, DatasetError
-from ..d3po_core.preference import Preferences
-from ..d3po_core.runs import run_folder
+from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.dataset.annotators import JOININGS
+from ..d3po_core.dataset.store import INDEX, Dataset, DatasetError
+from ..d3po_core.runs.store import run_folder
 from . import host
 from .types import CATEGORY, PreferencesType, Trajectories
 

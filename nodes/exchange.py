@@ -9,12 +9,27 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core.exchange import WRITERS, ExchangeError, Record, read
-from ..d3po_core.preference import Preferences
-from ..d3po_core.runs import run_folder
+from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read
+from ..d3po_core.runs.store import run_folder
 from . import host
-from .datasets import (ANNOTATORS, HELD_OUT, JOINING, LIMIT, NAME, SPLIT, SPLITS, DatasetHandle, DatasetType, counted,
-                       each_whole, open_dataset, told, version, with_judgements)
+from .datasets import (
+    ANNOTATORS,
+    HELD_OUT,
+    JOINING,
+    LIMIT,
+    NAME,
+    SPLIT,
+    SPLITS,
+    DatasetHandle,
+    DatasetType,
+    counted,
+    each_whole,
+    open_dataset,
+    told,
+    version,
+    with_judgements,
+)
 from .types import CATEGORY, PreferencesType
 
 IMPORT_TOOL = "import"

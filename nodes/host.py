@@ -14,12 +14,11 @@ import torch
 from comfy.k_diffusion.sampling import sample_euler_ancestral
 from comfy.weight_adapter.bypass import BypassForwardHook
 
-from ..d3po_core.pairs import CleanCandidates
-from ..d3po_core.run_files import content_name
-from ..d3po_core.trajectory import Trajectory
-from ..d3po_core.transition import Ancestral
-from .names import (  # noqa: F401 (they belong to the host's face)
-    carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above)
+from ..d3po_core.candidates.images import CleanCandidates
+from ..d3po_core.candidates.kernels import Ancestral
+from ..d3po_core.candidates.trajectory import Trajectory
+from ..d3po_core.runs.files import content_name
+from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above  # noqa: F401 (they belong to the host's face)
 from .patches import Frozen, naming_nodes, require_plain, require_repeatable, require_steps, steadied  # noqa: F401
 
 MOST_PROMPTS = 16  # prepared at a time while training

@@ -6,10 +6,10 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core import implicit
-from ..d3po_core.pairs import CleanCandidates
-from ..d3po_core.preference import Preferences
-from ..d3po_core.randomness import generator_of
+from ..d3po_core.candidates.images import CleanCandidates
+from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.training import implicit
+from ..d3po_core.training.randomness import generator_of
 from . import host
 from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each

@@ -5,18 +5,19 @@ from dataclasses import replace
 import numpy as np
 from comfy_api.latest import io
 
-from ..d3po_core import objective
-from ..d3po_core.preference import Preferences, pairs_from_scores
+from ..d3po_core.candidates import objectives
+from ..d3po_core.candidates.judgement import pairs_from_scores
+from ..d3po_core.candidates.preferences import Preferences
 from .datasets import DatasetType, record_judgement
 from .types import CATEGORY, PreferencesType, Trajectories
 
 # name in the node -> (measure of images and target colour, +1 where more is better)
 OBJECTIVES = {
-    "compressibility (smaller JPEG)": (lambda images, target: objective.jpeg_size(images), -1),
-    "incompressibility (larger JPEG)": (lambda images, target: objective.jpeg_size(images), 1),
-    "brightness (brighter)": (lambda images, target: objective.brightness(images), 1),
-    "darkness (darker)": (lambda images, target: objective.brightness(images), -1),
-    "colour (closer to the target)": (lambda images, target: objective.colour_distance(images, target), -1),
+    "compressibility (smaller JPEG)": (lambda images, target: objectives.jpeg_size(images), -1),
+    "incompressibility (larger JPEG)": (lambda images, target: objectives.jpeg_size(images), 1),
+    "brightness (brighter)": (lambda images, target: objectives.brightness(images), 1),
+    "darkness (darker)": (lambda images, target: objectives.brightness(images), -1),
+    "colour (closer to the target)": (lambda images, target: objectives.colour_distance(images, target), -1),
 }
 
 
@@ -96,7 +97,7 @@ class D3POObjectivePreference(io.ComfyNode):
 
 def parse_target(text):
     try:
-        return objective.parse_colour(text)
+        return objectives.parse_colour(text)
     except ValueError as error:
         raise ValueError(f"target_colour: {error}") from error
 

@@ -13,11 +13,11 @@ import comfy.weight_adapter
 import folder_paths
 from comfy_api.latest import io
 
-from ..d3po_core import runs
-from ..d3po_core.lineage import NOT_PAST
-from ..d3po_core.lora import load_lora, to_state_dict
-from ..d3po_core.run_files import content_name
-from ..d3po_core.runs import load_run, run_folder, run_version, save_run
+from ..d3po_core.runs import store
+from ..d3po_core.runs.files import content_name
+from ..d3po_core.runs.lineage import NOT_PAST
+from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
+from ..d3po_core.training.adapter import load_lora, to_state_dict
 from . import host
 from .lora_files import kohya_names, metadata, remove_lora, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
@@ -43,7 +43,7 @@ class D3POLoadRun(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The base model. Wire the same to the train step."),
                 io.String.Input("run", default="my run", tooltip="Name of the run: a folder in output/d3po/runs."),
-                io.String.Input("checkpoint", default=runs.LATEST, optional=True,
+                io.String.Input("checkpoint", default=store.LATEST, optional=True,
                                 tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
                                         "or a number of steps that Manage Runs lists; 0 is the run as it began. Set it back "
                                         "to latest after the next Save Run."),
@@ -68,9 +68,9 @@ class D3POLoadRun(io.ComfyNode):
         return [*map(run_version, folders), *((path.stat().st_mtime_ns, path.stat().st_size) for path in paths)]
 
     @classmethod
-    def execute(cls, model, run, checkpoint=runs.LATEST, start_from=NOTHING):
+    def execute(cls, model, run, checkpoint=store.LATEST, start_from=NOTHING):
         folder, base = run_folder(runs_root(), run), host.fingerprint(model)
-        head = runs.head(folder)  # before the state: what another ComfyUI saves in between must not be taken for it
+        head = store.head(folder)  # before the state: what another ComfyUI saves in between must not be taken for it
         tensors, record = load_run(folder, checkpoint) or (
             {}, {"step": 0, "settings": {}, "model": base, "history": [], "rounds": []})
         if record["model"] != base:
@@ -235,7 +235,7 @@ class D3POManageRuns(io.ComfyNode):
                 io.String.Input("run", default="", optional=True, tooltip="The run to branch or delete."),
                 io.String.Input("new_name", default="", optional=True,
                                 tooltip="Name of the run that a branch starts. It must not exist yet."),
-                io.String.Input("checkpoint", default=runs.LATEST, optional=True,
+                io.String.Input("checkpoint", default=store.LATEST, optional=True,
                                 tooltip="Where to branch: latest, best (on held-out preferences) or a number of steps "
                                         "from the list."),
                 io.String.Input("confirm", default="", optional=True,
@@ -250,26 +250,26 @@ class D3POManageRuns(io.ComfyNode):
         return time.time_ns()  # what is on disk may have changed: never from the cache
 
     @classmethod
-    def execute(cls, action, run="", new_name="", checkpoint=runs.LATEST, confirm=""):
+    def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
         told = {"list": list, "branch": lambda: cls.branch(run, new_name, checkpoint),
                 "delete": lambda: cls.delete(run, confirm)}[action]()
-        text = "\n".join([*told, table(runs.list_runs(runs_root()))])
+        text = "\n".join([*told, table(store.list_runs(runs_root()))])
         return io.NodeOutput(text, ui={"text": [text]})
 
     @classmethod
     def branch(cls, run, new_name, checkpoint):
-        step = runs.branch(runs_root(), run, new_name, checkpoint)
+        step = store.branch(runs_root(), run, new_name, checkpoint)
         return [f"{new_name}: begins at step {step} of {run}", ""]
 
     @classmethod
     def delete(cls, run, confirm):
-        folder = runs.existing(runs_root(), run)
-        found = [each for each in runs.list_runs(runs_root()) if each.name == run and not each.problem]
+        folder = store.existing(runs_root(), run)
+        found = [each for each in store.list_runs(runs_root()) if each.name == run and not each.problem]
         wanted = f"{run} {found[0].step}" if found else run  # so that it cannot mean a later run of this name
         if confirm != wanted:
             raise ValueError(f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
                              "deleted")
-        left = runs.delete(runs_root(), run)
+        left = store.delete(runs_root(), run)
         remove_lora(_on_shelf(run), run)
         remove_events(events_folder(run))
         told = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []

@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 
 import comfy.utils
 
-from ..d3po_core import run_files
 from ..d3po_core.files import make_folder, replace_whole
-from ..d3po_core.lora import file_alpha, load_lora, save_lora
+from ..d3po_core.runs import files as run_files
+from ..d3po_core.training.adapter import file_alpha, load_lora, save_lora
 
 # the host's name of a model family -> ModelSpec's
 ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",

@@ -8,12 +8,13 @@ import json
 import uuid
 import weakref
 
-import nodes as host_nodes
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 
-from ..d3po_core.run_files import content_name
+import nodes as host_nodes
+
+from ..d3po_core.runs.files import content_name
 from .input_files import content_of
 
 IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.sampler_helpers
-import nodes as host_nodes
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ..d3po_core.randomness import forked, seed
+import nodes as host_nodes
+
+from ..d3po_core.training.randomness import forked, seed
 
 REPEATED = 1e-2  # of a result's norm: far above rounding, far below what chance and memory do
 OF_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")

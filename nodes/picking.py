@@ -14,8 +14,13 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..d3po_core.preference import (Preferences, is_finished, liked_from_judgement, pairs_from_judgement,
-                                    scores_from_judgement)
+from ..d3po_core.candidates.judgement import (
+    is_finished,
+    liked_from_judgement,
+    pairs_from_judgement,
+    scores_from_judgement,
+)
+from ..d3po_core.candidates.preferences import Preferences
 from . import routes
 from .corrections import corrections
 from .datasets import DatasetType, record_judgements, require_sets

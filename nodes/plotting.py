@@ -5,8 +5,8 @@ import re
 import torch
 from comfy_api.latest import io, ui
 
-from ..d3po_core import plots
-from ..d3po_core.runs import list_runs, load_curves, run_folder, run_version
+from ..d3po_core.runs import plots
+from ..d3po_core.runs.store import list_runs, load_curves, run_folder, run_version
 from .library import runs_root
 from .types import CATEGORY, LossMap
 

@@ -1,7 +1,7 @@
 """What a train step tells of what it did, in words and numbers."""
 
-from ..d3po_core.pairs import CleanCandidates
-from ..d3po_core.preference import cycle_in
+from ..d3po_core.candidates.images import CleanCandidates
+from ..d3po_core.candidates.judgement import cycle_in
 from . import host
 
 MOST_NAMED = 3  # sets in a line

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from server import PromptServer
 
-from ..d3po_core.dataset_index import DiskFull
-from ..d3po_core.preference import is_finished, pairs_from_judgement
+from ..d3po_core.candidates.judgement import is_finished, pairs_from_judgement
+from ..d3po_core.dataset.index import DiskFull
 
 LARGEST_BODY = 2 ** 20  # bytes
 MOST_STOPPED = 100  # of the newest runs in the history

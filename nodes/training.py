@@ -9,17 +9,17 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core import trainer, watch
-from ..d3po_core.events import Events
-from ..d3po_core.lora import ADAPTERS, TARGETS, Adapter, to_state_dict
-from ..d3po_core.methods import RECORDED
-from ..d3po_core.optimizers import OPTIMIZERS, SCHEDULES
-from ..d3po_core.pairs import CleanCandidates
-from ..d3po_core.progress import Progress, key_of, name_of, trained_on
-from ..d3po_core.reference import weights_of
-from ..d3po_core.runs import SHAPE
-from ..d3po_core.run_files import content_name
-from ..d3po_core.trajectory import Trajectory
+from ..d3po_core.candidates.images import CleanCandidates
+from ..d3po_core.candidates.trajectory import Trajectory
+from ..d3po_core.runs.files import content_name
+from ..d3po_core.runs.progress import Progress, key_of, name_of, trained_on
+from ..d3po_core.runs.store import SHAPE
+from ..d3po_core.runs.tensorboard import Events
+from ..d3po_core.training import loop, monitor
+from ..d3po_core.training.adapter import ADAPTERS, TARGETS, Adapter, to_state_dict
+from ..d3po_core.training.methods import RECORDED
+from ..d3po_core.training.optimizers import OPTIMIZERS, SCHEDULES
+from ..d3po_core.training.reference import weights_of
 from . import host
 from .agreement import require_repeatable, sampled_otherwise
 from .datasets import ImageSet
@@ -64,10 +64,10 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("clip", default=0.1, min=0.0, max=0.99, step=0.01, round=False,
                                tooltip="Probability ratios are held within 1 - clip and 1 + clip, beyond which a step of a "
                                        "candidate is not pushed further. 0: no limit. D3PO uses 0.1."),
-                io.Combo.Input("weighting", options=list(trainer.WEIGHTINGS), default="paper",
+                io.Combo.Input("weighting", options=list(loop.WEIGHTINGS), default="paper",
                                tooltip="paper: log-ratios as they are, so the steps at one end of the schedule decide "
                                        "nearly everything. standardised: every denoising step pulls alike."),
-                io.Combo.Input("reference", options=list(trainer.REFERENCES), default="base",
+                io.Combo.Input("reference", options=list(loop.REFERENCES), default="base",
                                tooltip="What the LoRA is compared with. base: the model without it, as in the paper. round "
                                        "start: the LoRA as it came in, which moves further over many rounds."),
                 io.Combo.Input("guidance", options=list(GUIDANCE), default=GUIDANCE[0],
@@ -191,7 +191,7 @@ class D3POTrainStep(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = out.warned + watch.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
+        warned = out.warned + monitor.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
         text = "\n".join([report(preferences, out, time.monotonic() - began), *told(passed, preferences, described),
                           *sets_report(preferences, plan.settings),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
@@ -204,7 +204,7 @@ class D3POTrainStep(io.ComfyNode):
 class Plan:
     """What the widgets say. guidance None: as recorded."""
 
-    settings: trainer.Settings
+    settings: loop.Settings
     shape: dict
     learn_from: str
     guidance: float | None
@@ -219,8 +219,8 @@ class Plan:
         shape = {name: values.pop(name) for name in SHAPE}
         own = {name: values.pop(name) for name in ("dropout", "evaluate_every", "patience", "stop_kl")}
         guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
-        learn_from, of_method = chosen(method or {"method": [trainer.Settings().method]})
-        return cls(trainer.Settings(**values, **of_method), shape, learn_from, guidance, **own)
+        learn_from, of_method = chosen(method or {"method": [loop.Settings().method]})
+        return cls(loop.Settings(**values, **of_method), shape, learn_from, guidance, **own)
 
     @property
     def described(self):
@@ -260,7 +260,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
             is rounded."""
             return name if plan.guidance is None and (name == policy or session.dtype == torch.float32) else None
 
-        steps = trainer.Trainer(adapter, settings, known(reference_policy), session.device,
+        steps = loop.Trainer(adapter, settings, known(reference_policy), session.device,
                                 loss_scale=2.0 ** 16 if session.dtype == torch.float16 else 1.0,
                                 start_policy=known(start_policy))
         if start.step:
@@ -276,7 +276,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
 
         def stop(made):
             nonlocal stopped
-            stopped = watch.stop_reason(made, plan.stop_kl, plan.patience, before)
+            stopped = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
             return stopped
 
         with Events(start.run and events_folder(start.run.name)) as events:
@@ -293,7 +293,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
         told = [resumed and f"Went on after update {resumed} of this round, where training had been stopped", warning, stopped,
                 len(history) < len(made) and f"Went back to update {len(history)} of this round, which ranks held_out best: "
                                              "the figures above and the LoRA are of that",
-                plan.patience and not watch.best_update(made) and "Patience had nothing to go by: held_out has no strict "
+                plan.patience and not monitor.best_update(made) and "Patience had nothing to go by: held_out has no strict "
                                                                   "preference"]
         unlike = sampled_otherwise([*preferences, *held_out], policy, steps, plan.guidance)
         return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)), unlike)
@@ -314,8 +314,8 @@ def example(session, preferences, guidance, is_own_sampler):
     says of a policy's name whether its recordings tell what it gave (Example.own_sampler)."""
     candidates = preferences.trajectory
     if isinstance(candidates, CleanCandidates):
-        return trainer.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
-    return trainer.Example(preferences, session.denoiser(candidates, guidance),
+        return loop.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
+    return loop.Example(preferences, session.denoiser(candidates, guidance),
                            own_sampler=is_own_sampler(candidates.policy))
 
 

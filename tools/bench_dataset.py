@@ -14,18 +14,18 @@ import psutil
 import torch
 from torch import nn
 
-from d3po_core.dataset import Dataset, share
-from d3po_core.preference import Preferences
-from d3po_core.trajectory import Trajectory
-from d3po_core.transition import Ancestral
+from d3po_core.candidates.kernels import Ancestral
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import Trajectory
+from d3po_core.dataset.store import Dataset, share
 from tools.host import ROOT
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 if torch_is_cpu_build():  # else PEFT may not import
     mend_torchvision()
     mend_torchaudio()
-from d3po_core.lora import Adapter  # noqa: E402
-from d3po_core.trainer import Example, Settings, Trainer  # noqa: E402
+from d3po_core.training.adapter import Adapter  # noqa: E402
+from d3po_core.training.loop import Example, Settings, Trainer  # noqa: E402
 
 INDEXED, CANDIDATES, STEPS, SHAPE = 10_000, 4, 20, (4, 64, 64)
 

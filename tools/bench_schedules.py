@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from d3po_core.transition import Ancestral
+from d3po_core.candidates.kernels import Ancestral
 from tools.host import ROOT, comfyui_folder
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import time
 
-from d3po_core import objective as measures
+from d3po_core.candidates import objectives as measures
 from tools import sheet
 from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import stock_images

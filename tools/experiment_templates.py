@@ -21,7 +21,7 @@ import time
 
 import numpy as np
 
-from d3po_core import objective
+from d3po_core.candidates import objectives
 from tools import sheet
 from tools.demo import node_of
 from tools.host import BASE, ROOT, Host, make_base
@@ -56,7 +56,7 @@ def scores_of(artist, images, seed):
     if artist == "random":
         rng = random.Random(seed)
         return [rng.random() for _ in images]
-    return objective.brightness(images).tolist()
+    return objectives.brightness(images).tolist()
 
 
 def judgement_of(template, scores):
@@ -225,7 +225,7 @@ def trial(host, base, template, artist, seed):
         named = [base.named_right(words, images) for images in (old, new)]
         row[kind] = {"prompt": prompt_of(words), "named before": named[0], "named after": named[1],
                      "ground moved": float(np.linalg.norm(ground_of(new) - ground_of(old), axis=1).mean()),
-                     "brightness": float((objective.brightness(new) - objective.brightness(old)).mean())}
+                     "brightness": float((objectives.brightness(new) - objectives.brightness(old)).mean())}
         pictures[0].extend(before)
         pictures[1].extend(after)
     sheet.before_after(*pictures, OUT / f"{template} {artist} {seed}.png", columns=SEEDS)

@@ -235,8 +235,8 @@ def tokenize(text):
 
 
 def new_unet():
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     unet = initialise(UNetModel(**UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
     for m in unet.modules():  # every residual branch and the output start at zero
         for name in ("out_layers", "proj_out"):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from d3po_core.lora import Adapter
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example
-from d3po_core.trajectory import Trajectory
-from d3po_core.transition import Ancestral
+from d3po_core.candidates.kernels import Ancestral
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import Trajectory
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.loop import Example
 from tests.core.judged import JUDGED, Predictor, images
 from tests.core.rounds import Round
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from d3po_core.trainer import Settings, Trainer
+from d3po_core.training.loop import Settings, Trainer
 
 
 def still(**options):

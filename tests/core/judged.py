@@ -2,8 +2,8 @@
 
 import torch
 
-from d3po_core.pairs import CleanCandidates
-from d3po_core.trainer import Trainer
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.training.loop import Trainer
 from tests.core.gradients import still
 
 JUDGED = (dict(pairs=((0, 1), (0, 2), (2, 1), (3, 1)), scores=(3.0, -1.0, 0.5, -0.5), liked=(True, False, None, True)),

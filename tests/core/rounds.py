@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from d3po_core import runs
-from d3po_core.progress import Progress, key_of, trained_on
-from d3po_core.trainer import Settings, Trainer
+from d3po_core.runs import store
+from d3po_core.runs.progress import Progress, key_of, trained_on
+from d3po_core.training.loop import Settings, Trainer
 
 PAIRS = (((0, 1),), ((1, 0),), ((0, 1), (0, 2)))
 SETTINGS = Settings(beta=20.0, clip=0.0, weighting="standardised", learning_rate=3e-3, epochs=5, sets_per_update=2,
@@ -19,7 +19,7 @@ class Round:
     """A train step on a run, as the node makes it: from the run's state on disk, with progress, saved at the end."""
 
     def __init__(self, folder, toy, setup, settings=SETTINGS, pairs=PAIRS, every=1, **shape):
-        self.head, loaded = runs.head(folder), runs.load_run(folder)
+        self.head, loaded = store.head(folder), store.load_run(folder)
         self.folder, (tensors, record) = folder, loaded or ({}, {"step": 0, "history": [], "rounds": []})
         denoise, adapter = setup(**shape)
         with adapter.off():
@@ -41,7 +41,7 @@ class Round:
     def save(self):
         tensors, step = self.trainer.state()
         history = self.record["history"] + self.history
-        saved = runs.save_run(self.folder, tensors, self.record | {"step": step, "history": history}, head=self.head)
+        saved = store.save_run(self.folder, tensors, self.record | {"step": step, "history": history}, head=self.head)
         self.progress.remove()
         return saved
 
@@ -52,7 +52,7 @@ def whole(begin, folder, rounds=1, **options):
         one = begin(folder, **options)
         one.fit()
         one.save()
-    return runs.load_run(folder)
+    return store.load_run(folder)
 
 
 def same(a, b):

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 
-
 def picture(seed):
     return np.random.default_rng(seed).integers(0, 256, (4, 3, 3), np.uint8)
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from d3po_core.annotators import join_liked
-from d3po_core.dataset import Dataset
+from d3po_core.dataset.annotators import join_liked
+from d3po_core.dataset.store import Dataset
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from d3po_core import progress, run_files, runs
-from d3po_core.watch import best_update, stop_reason
+from d3po_core.runs import files as run_files
+from d3po_core.runs import progress, store
+from d3po_core.training.monitor import best_update, stop_reason
 from tests.core.rounds import PAIRS, SETTINGS, UPDATES, Stop, raise_, same
 
 PATIENCE, BEST = 3, 4
@@ -97,10 +98,10 @@ def test_saving_and_deleting_a_run_remove_the_best_state_of_its_train_step(begin
     assert (tmp_path / "run" / progress.BEST_FILE).exists()
     one.save()
     assert not (tmp_path / "run" / progress.BEST_FILE).exists()
-    assert runs.load_run(tmp_path / "run")[1]["step"] == BEST
+    assert store.load_run(tmp_path / "run")[1]["step"] == BEST
     fit(begin_measured(tmp_path / "run", {BEST + update: 0.5 for update in ACCURACIES}))
     assert (tmp_path / "run" / progress.BEST_FILE).exists()
-    assert runs.delete(tmp_path, "run") == []
+    assert store.delete(tmp_path, "run") == []
 
 
 def test_the_best_state_of_another_train_step_is_left_aside(begin_measured, tmp_path):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from d3po_core.pairs import CleanCandidates
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer
-from d3po_core.transition import per_candidate_mean
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.candidates.kernels import per_candidate_mean
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.training.loop import Example, Settings, Trainer
 
 LEVELS = [0, 20, 400, 800, 999]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d3po_core.dataset import Dataset, DatasetError, share
+from d3po_core.dataset.store import Dataset, DatasetError, share
 
 WINNER_0, WINNER_1, TIE = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}, {"ties": [[0, 1]]}
 TREE = {"positive": [[torch.arange(6.0).view(2, 3), {"area": (1, 2), "strength": 0.5, "mask": None}]],

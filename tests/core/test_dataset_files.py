@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from d3po_core import dataset_index, trajectory as trajectory_module
-from d3po_core.dataset import Dataset, DatasetError
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer
-from d3po_core.trajectory import LazyTensor, Trajectory
+from d3po_core.candidates import trajectory as trajectory_module
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import LazyTensor, Trajectory
+from d3po_core.dataset import index as dataset_index
+from d3po_core.dataset.store import Dataset, DatasetError
+from d3po_core.training.loop import Example, Settings, Trainer
 
 WINNER_0 = {"pairs": [[0, 1]]}
 

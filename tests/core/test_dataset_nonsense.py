@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from d3po_core import tree
-from d3po_core.dataset import Dataset, DatasetError
+from d3po_core.dataset import tree
+from d3po_core.dataset.store import Dataset, DatasetError
 
 DEEP = "[" * 100_000 + "]" * 100_000
 NONSENSE = [None, "", "x", "null", "[]", "{}", "1", "NaN", "1e999", '"a"', "[[0, 99]]", "[[0]]", '{"pairs": 1}',

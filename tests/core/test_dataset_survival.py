@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from d3po_core import dataset as dataset_module
-from d3po_core import dataset_files, files
-from d3po_core.dataset import Dataset, DatasetError
-from d3po_core.dataset_index import BUSY
+from d3po_core import files
+from d3po_core.dataset import files as dataset_files
+from d3po_core.dataset import store as dataset_module
+from d3po_core.dataset.index import BUSY
+from d3po_core.dataset.store import Dataset, DatasetError
 from tests.core.children import finish, start
 
 WINNER_0 = {"pairs": [[0, 1]]}
@@ -254,7 +255,7 @@ def test_processes_that_make_a_dataset_and_add_the_same_sets_at_once_agree(tmp_p
 
 
 def test_a_writer_waits_for_another_and_then_says_who_is_in_its_way(folder, monkeypatch):
-    monkeypatch.setattr("d3po_core.dataset_index.BUSY", 0.1)
+    monkeypatch.setattr("d3po_core.dataset.index.BUSY", 0.1)
     with Dataset(folder) as dataset, contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from d3po_core.events import Events, tag
+from d3po_core.runs.tensorboard import Events, tag
 from tests.core.children import finish, start
 from tests.core.rounds import raise_
 
@@ -135,7 +135,7 @@ def test_an_interrupt_is_not_held_up(tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from d3po_core.events import Events
+from d3po_core.runs.tensorboard import Events
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Events(Path(sys.argv[1])) as events:

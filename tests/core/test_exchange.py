@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3po_core.exchange import WRITERS, ExchangeError, Record, read, read_folders, read_table, recognise
-from d3po_core.exchange_files import Folder
+from d3po_core.exchange.files import Folder
+from d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read, read_folders, read_table, recognise
 
 
 def picture(seed, size=(5, 4)):

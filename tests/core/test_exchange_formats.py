@@ -4,10 +4,18 @@ import json
 
 import pytest
 
-from d3po_core.exchange import (ExchangeError, Record, read, read_d3po, read_folders, read_table, recognise, write_d3po)
-from d3po_core.exchange_table import columns, judgement
+from d3po_core.exchange.formats import (
+    ExchangeError,
+    Record,
+    read,
+    read_d3po,
+    read_folders,
+    read_table,
+    recognise,
+    write_d3po,
+)
+from d3po_core.exchange.table import columns, judgement
 from tests.core.samples import encoded, outcomes, save, seeds, write
-
 
 # --- official D3PO ---
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3po_core import exchange_record
-from d3po_core.exchange import WRITERS, ExchangeError, Record, read
+from d3po_core.exchange import record as exchange_record
+from d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read
 from tests.core.samples import encoded, save, seeds, write
 
 

@@ -8,15 +8,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from d3po_core import exchange_json
-from d3po_core.exchange import (WRITERS, ExchangeError, Record, read, read_hps, read_pickapic,
-                                recognise, write_d3po, write_hps, write_pickapic)
-from d3po_core.preference import pairs_from_judgement
+from d3po_core.candidates.judgement import pairs_from_judgement
+from d3po_core.exchange import json_text
+from d3po_core.exchange.formats import (
+    WRITERS,
+    ExchangeError,
+    Record,
+    read,
+    read_hps,
+    read_pickapic,
+    recognise,
+    write_d3po,
+    write_hps,
+    write_pickapic,
+)
 from tests.core.samples import encoded, outcomes, save, write
-
 
 # --- Pick-a-Pic ---
 
@@ -247,10 +257,10 @@ value = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow
 @given(st.lists(value, max_size=6), st.sampled_from([None, 0, 3]), st.booleans(), st.integers(1, 9))
 @example([0.5, 12, 1e30, -1], None, True, 1)
 def test_a_json_list_read_in_small_pieces_is_what_the_json_module_reads(tmp_path, monkeypatch, given, indent, ascii, n):
-    monkeypatch.setattr(exchange_json, "CHUNK", n)
+    monkeypatch.setattr(json_text, "CHUNK", n)
     text = json.dumps(given, indent=indent, ensure_ascii=ascii)
     path = write(tmp_path / "x.json", text)
-    assert [item for _, item in exchange_json.items(path, "x.json")] == json.loads(text)
+    assert [item for _, item in json_text.items(path, "x.json")] == json.loads(text)
 
 
 # --- round trips ---

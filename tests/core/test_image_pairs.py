@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from d3po_core.pairs import CleanCandidates
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer
-from d3po_core.trajectory import LazyTensor
-from tests.core.gradients import assert_same as gradients_agree, gradients, overall
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import LazyTensor
+from d3po_core.training.loop import Example, Settings, Trainer
+from tests.core.gradients import assert_same as gradients_agree
+from tests.core.gradients import gradients, overall
 
 SIGMAS = torch.linspace(0.03, 3.83, 50).exp() - 1
 FLOW_SIGMAS = torch.linspace(0.02, 1.0, 50)

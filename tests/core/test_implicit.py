@@ -7,12 +7,12 @@ import pytest
 import scipy.stats
 import torch
 
-from d3po_core import implicit
-from d3po_core.lora import Adapter
-from d3po_core.pairs import CleanCandidates
-from d3po_core.preference import Preferences
-from d3po_core.randomness import generator_of
-from d3po_core.trainer import Example, Settings, Trainer
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.training import implicit
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.loop import Example, Settings, Trainer
+from d3po_core.training.randomness import generator_of
 
 SIGMAS = torch.linspace(0.03, 3.83, 50, dtype=torch.float64).exp() - 1
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v"])

@@ -27,15 +27,15 @@ if torch_is_cpu_build():
 
 import importlib, pkgutil
 import d3po_core
-for module in pkgutil.iter_modules(d3po_core.__path__):
-    importlib.import_module(f"d3po_core.{module.name}")
+for module in pkgutil.walk_packages(d3po_core.__path__, "d3po_core."):
+    importlib.import_module(module.name)
 
 import torch
-from d3po_core.lora import Adapter
-from d3po_core.preference import Preferences, pairs_from_scores
-from d3po_core.trainer import Example, Settings, Trainer
-from d3po_core.trajectory import Trajectory
-from d3po_core.transition import Ancestral
+from d3po_core import Ancestral, pairs_from_scores
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import Trajectory
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.loop import Example, Settings, Trainer
 
 torch.set_num_threads(1)
 net = torch.nn.Sequential(torch.nn.Linear(4, 4))
@@ -56,15 +56,34 @@ def test_the_core_imports_and_trains_where_the_host_is_not_installed():
     assert run.stdout.endswith("trained without the host\n"), run.stderr
 
 
-def imported(tree):
-    for node in ast.walk(tree):
+# which rooms a room may look into; files.py lies beside them
+SEEN_FROM = {"": {"files"}, "files": set(), "candidates": {"files"}, "training": {"files", "candidates"},
+             "runs": {"files", "candidates", "training"}, "dataset": {"files", "candidates"},
+             "exchange": {"files", "candidates", "dataset"}}
+
+
+def imported(path):
+    """Absolute names of what a module of the core imports."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield (node.module, "d3po_core", "what lies above the package")[node.level]
+            above = package[:len(package) + 1 - node.level] if node.level else ()
+            name = ".".join([*above, *filter(None, [node.module])]) or "what lies above the package"
+            yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "d3po_core").rglob("*.py")), ids=lambda path: path.stem)
-def test_a_core_module_imports_only_what_the_core_may(path):
-    tops = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+def room_of(name):
+    """The room of a module of the core, by its absolute name."""
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "d3po_core").rglob("*.py")), ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_core_module_imports_only_what_it_may(path):
+    names = set(imported(path))
+    tops = {name.split(".")[0] for name in names}
     assert tops <= ALLOWED, tops - ALLOWED
+    room = path.relative_to(ROOT / "d3po_core").with_suffix("").parts[0].replace("__init__", "")
+    seen = {room_of(name) for name in names if name.startswith("d3po_core.")} - {room}
+    assert seen <= SEEN_FROM[room], seen - SEEN_FROM[room]

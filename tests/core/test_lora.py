@@ -5,8 +5,9 @@ import torch
 from peft import inject_adapter_in_model
 from torch import nn
 
-from d3po_core import loss, transition
-from d3po_core.lora import ADAPTERS, TARGETS, Adapter, target_modules
+from d3po_core.candidates import kernels
+from d3po_core.training import losses
+from d3po_core.training.adapter import ADAPTERS, TARGETS, Adapter, target_modules
 
 WIDEST = "all linear and convolutions"
 
@@ -49,9 +50,9 @@ def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup, ki
         mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)
         with adapter.off():
             ref_mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)
-        ratio = transition.log_ratio(trajectory.states[i + 1], mean, ref_mean, trajectory.kernel.std(*step))
+        ratio = kernels.log_ratio(trajectory.states[i + 1], mean, ref_mean, trajectory.kernel.std(*step))
         assert (ratio == 0).all()
-        assert loss.d3po(ratio[:1], ratio[1:2]).item() == pytest.approx(math.log(2), abs=1e-7)
+        assert losses.d3po(ratio[:1], ratio[1:2]).item() == pytest.approx(math.log(2), abs=1e-7)
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -241,7 +242,7 @@ def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, kind
         inject_adapter_in_model(config, model, **names)
         raise MemoryError
 
-    monkeypatch.setattr("d3po_core.lora.inject_adapter_in_model", out_of_memory)
+    monkeypatch.setattr("d3po_core.training.adapter.inject_adapter_in_model", out_of_memory)
     with pytest.raises(MemoryError):
         Adapter(net, rank=2, adapter=kind)
     assert anatomy(net) == before

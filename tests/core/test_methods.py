@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS
+from d3po_core.training.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS
 from tests.core.gradients import assert_same, log_p
 from tests.core.judged import JUDGED, SETTINGS, USUAL_MARGIN, update
 

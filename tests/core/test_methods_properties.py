@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.methods import METHODS, NOISED, PAIRS
-from d3po_core.pairs import CleanCandidates
-from d3po_core.trainer import Example, Settings, Trainer
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.training.loop import Example, Settings, Trainer
+from d3po_core.training.methods import METHODS, NOISED, PAIRS
 from tests.core.gradients import assert_same, gradients, log_p, overall, still
 from tests.core.judged import JUDGED, SETTINGS, Predictor, update
 

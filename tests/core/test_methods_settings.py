@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.methods import METHODS, NOISED, RECORDED
+from d3po_core.training.methods import METHODS, NOISED, RECORDED
 from tests.core.judged import SETTINGS, update
 
 OTHERWISE = {"beta": 5.0, "dpo_beta": 70.0, "clip": 0.02, "weighting": "standardised", "step_fraction": 0.5,

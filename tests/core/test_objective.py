@@ -4,10 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from d3po_core import objective
+from d3po_core.candidates import objectives
 
 
 def solid(colour, size=8):
@@ -26,31 +27,31 @@ def test_jpeg_size_is_the_number_of_bytes_that_pillow_writes_in_kB(quality):
         buffer = io.BytesIO()
         Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).save(buffer, format="JPEG", quality=quality)
         expected.append(len(buffer.getvalue()) / 1000)
-    assert objective.jpeg_size(images, quality).tolist() == expected
+    assert objectives.jpeg_size(images, quality).tolist() == expected
 
 
 def test_jpeg_size_defaults_to_quality_95_and_grows_with_detail_and_quality():
-    assert objective.jpeg_size(noise()) == objective.jpeg_size(noise(), 95) > objective.jpeg_size(noise(), 50)
-    assert objective.jpeg_size(solid([0.5, 0.5, 0.5], 48)) < objective.jpeg_size(noise())
+    assert objectives.jpeg_size(noise()) == objectives.jpeg_size(noise(), 95) > objectives.jpeg_size(noise(), 50)
+    assert objectives.jpeg_size(solid([0.5, 0.5, 0.5], 48)) < objectives.jpeg_size(noise())
 
 
 def test_brightness_is_rec_709_luma():
     images = torch.cat([solid(c) for c in ([0.0, 0, 0], [1.0, 1, 1], [0.0, 1, 0], [1.0, 0, 0], [0.0, 0, 1])])
-    assert objective.brightness(images) == pytest.approx([0, 1, 0.7152, 0.2126, 0.0722])
+    assert objectives.brightness(images) == pytest.approx([0, 1, 0.7152, 0.2126, 0.0722])
     half = torch.cat([solid([0.0, 0, 0]), solid([1.0, 1, 1])], dim=1)
-    assert objective.brightness(half) == pytest.approx([0.5])
+    assert objectives.brightness(half) == pytest.approx([0.5])
 
 
 def test_colour_distance_is_euclidean_per_pixel_then_mean():
     images = torch.cat([solid([1.0, 0, 0]), solid([0.0, 1, 1]), solid([0.0, 0, 0])])
-    assert objective.colour_distance(images) == pytest.approx([0, math.sqrt(3), 1])
-    assert objective.colour_distance(images, (0, 0, 1)) == pytest.approx([math.sqrt(2), 1, 1])
+    assert objectives.colour_distance(images) == pytest.approx([0, math.sqrt(3), 1])
+    assert objectives.colour_distance(images, (0, 0, 1)) == pytest.approx([math.sqrt(2), 1, 1])
     half = torch.cat([solid([1.0, 0, 0]), solid([0.0, 1, 1])], dim=2)
-    assert objective.colour_distance(half) == pytest.approx([math.sqrt(3) / 2])
+    assert objectives.colour_distance(half) == pytest.approx([math.sqrt(3) / 2])
 
 
 def test_alpha_is_ignored_and_values_outside_0_to_1_are_clipped():
-    for judge in (objective.jpeg_size, objective.brightness, objective.colour_distance):
+    for judge in (objectives.jpeg_size, objectives.brightness, objectives.colour_distance):
         image = noise()
         with_alpha = torch.cat([image, torch.zeros(1, 48, 32, 1)], dim=-1)
         assert judge(with_alpha) == judge(image)
@@ -60,20 +61,20 @@ def test_alpha_is_ignored_and_values_outside_0_to_1_are_clipped():
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (1, 3, 8, 8), (1, 8, 8, 1), (8, 8), (1, 1, 8, 8, 3)])
 def test_other_shapes_are_errors_that_name_the_shape(shape):
-    for judge in (objective.jpeg_size, objective.brightness, objective.colour_distance):
+    for judge in (objectives.jpeg_size, objectives.brightness, objectives.colour_distance):
         with pytest.raises(ValueError, match=r"\[N, H, W, 3\], got \[" + ", ".join(map(str, shape))):
             judge(torch.zeros(shape))
 
 
 def test_parse_colour_reads_hex():
-    assert objective.parse_colour("#ff8800") == (1.0, 136 / 255, 0.0)
-    assert objective.parse_colour(" FF0033 ") == (1.0, 0.0, 0.2)
+    assert objectives.parse_colour("#ff8800") == (1.0, 136 / 255, 0.0)
+    assert objectives.parse_colour(" FF0033 ") == (1.0, 0.0, 0.2)
 
 
 @pytest.mark.parametrize("text", ["", "#", "red", "#fff", "#12345", "#1234567", "#gg0000", "#+1+1+1", "##ff8800"])
 def test_parse_colour_refuses_anything_else_and_repeats_it(text):
     with pytest.raises(ValueError, match="is not a colour: write it as #rrggbb") as error:
-        objective.parse_colour(text)
+        objectives.parse_colour(text)
     assert repr(text) in str(error.value)
 
 
@@ -82,7 +83,7 @@ def test_parse_colour_refuses_anything_else_and_repeats_it(text):
 def test_parse_colour_accepts_six_hex_digits_only(text):
     digits = text.strip().removeprefix("#")
     if len(digits) == 6 and set(digits) <= set("0123456789abcdefABCDEF"):
-        assert all(0 <= channel <= 1 for channel in objective.parse_colour(text))
+        assert all(0 <= channel <= 1 for channel in objectives.parse_colour(text))
     else:
         with pytest.raises(ValueError):
-            objective.parse_colour(text)
+            objectives.parse_colour(text)

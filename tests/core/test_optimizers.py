@@ -7,8 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core.optimizers import (OPTIMIZERS, SCHEDULES, Ema, learning_rate_factor, load_state_tensors, make_optimizer,
-                                  state_tensors, trained_weights)
+from d3po_core.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Ema,
+    learning_rate_factor,
+    load_state_tensors,
+    make_optimizer,
+    state_tensors,
+    trained_weights,
+)
 
 PACKAGES = {"AdamW 8-bit": "bitsandbytes", "AdamW schedule-free": "schedulefree"}
 

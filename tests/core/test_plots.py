@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d3po_core import plots
-from d3po_core.plots import METRICS, draw, panels, smooth, thin
+from d3po_core.runs import plots
+from d3po_core.runs.plots import METRICS, draw, panels, smooth, thin
 
 ROOT = Path(__file__).resolve().parents[2]
 NAN = math.nan
@@ -197,7 +197,7 @@ def test_a_long_run_is_drawn_in_seconds():
 
 PRINT_HASH = """
 import hashlib, numpy as np
-from d3po_core.plots import draw
+from d3po_core.runs.plots import draw
 x = np.linspace(0, 1, 40)
 runs = {"a": {"loss": x, "held-out accuracy": x}, "b": {"loss": -x}}
 picture = draw(runs, ("loss", "held-out accuracy"), (640, 400), 0.9)

@@ -2,10 +2,20 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from d3po_core.preference import (Preferences, cycle_in, dominates, is_finished, liked_from_judgement, pairs_from_judgement,
-                                  pairs_from_ranking, pairs_from_scores, scores_from_judgement)
+from d3po_core.candidates.judgement import (
+    cycle_in,
+    dominates,
+    is_finished,
+    liked_from_judgement,
+    pairs_from_judgement,
+    pairs_from_ranking,
+    pairs_from_scores,
+    scores_from_judgement,
+)
+from d3po_core.candidates.preferences import Preferences
 
 
 def test_scores_make_a_pair_of_every_two_that_differ():

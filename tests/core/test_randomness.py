@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from d3po_core.randomness import forked, seed
+from d3po_core.training.randomness import forked, seed
 
 
 class Accelerator(SimpleNamespace):

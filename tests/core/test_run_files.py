@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from d3po_core import history, run_files, runs
+from d3po_core.runs import files as run_files
+from d3po_core.runs import history, store
 
 FORMAT = "d3po.run/3"
 TENSORS = {"lora.a": torch.arange(6.0).view(2, 3)}
@@ -149,14 +150,14 @@ def test_a_run_of_300_000_updates_is_written_and_read_in_seconds(tmp_path):
     entries = [one | {"loss": update / 7} for update in range(300_000)]
     entries[-1] |= {"held-out accuracy": 0.75, "held-out margin": 0.5}
     began = time.monotonic()
-    runs.save_run(tmp_path / "run", TENSORS, {"step": 300_000, "history": entries})
+    store.save_run(tmp_path / "run", TENSORS, {"step": 300_000, "history": entries})
     written, began = time.monotonic() - began, time.monotonic()
-    assert runs.load_run(tmp_path / "run")[1]["history"] == entries
+    assert store.load_run(tmp_path / "run")[1]["history"] == entries
     read, began = time.monotonic() - began, time.monotonic()
-    (run,) = runs.list_runs(tmp_path)
+    (run,) = store.list_runs(tmp_path)
     listed, began = time.monotonic() - began, time.monotonic()
     assert run.accuracy == run.best == 0.75
-    assert len(runs.load_curves(tmp_path / "run")["loss"]) == 300_000
+    assert len(store.load_curves(tmp_path / "run")["loss"]) == 300_000
     curves = time.monotonic() - began
     print(f"written {written:.2f} s, read {read:.2f} s, listed {listed:.4f} s, curves {curves:.3f} s")
     assert written < 30 and read < 30 and curves < 5
@@ -164,11 +165,11 @@ def test_a_run_of_300_000_updates_is_written_and_read_in_seconds(tmp_path):
 
 
 def test_the_curves_of_a_run_are_those_of_its_last_state(tmp_path):
-    assert runs.load_curves(tmp_path / "none") is None
+    assert store.load_curves(tmp_path / "none") is None
     for step, loss in ((1, [0.5]), (2, [0.5, 0.4])):
-        runs.save_run(tmp_path, TENSORS, {"step": step, "history": [{"loss": value} for value in loss]},
-                      head=runs.head(tmp_path))
-    assert runs.load_curves(tmp_path)["loss"].tolist() == [0.5, 0.4]
-    (tmp_path / runs.STATE).write_bytes(b"")
+        store.save_run(tmp_path, TENSORS, {"step": step, "history": [{"loss": value} for value in loss]},
+                      head=store.head(tmp_path))
+    assert store.load_curves(tmp_path)["loss"].tolist() == [0.5, 0.4]
+    (tmp_path / store.STATE).write_bytes(b"")
     with pytest.raises(ValueError, match="run.safetensors.*left as it is"):
-        runs.load_curves(tmp_path)
+        store.load_curves(tmp_path)

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from d3po_core import progress, run_files, runs
+from d3po_core.runs import files as run_files
+from d3po_core.runs import progress, store
 from tests.core.rounds import same, stop_after, whole
 from tests.core.test_runs import go_on, state
 
@@ -39,16 +40,16 @@ def folder(begin, tmp_path):
 
 @pytest.mark.parametrize("damage", [flip, lambda path: rewrite(path, step=19)], ids=["a bit", "the record"])
 def test_damage_that_keeps_the_size_is_an_error_that_names_the_file(folder, damage):
-    path = folder / runs.STATE
-    size, kept = path.stat().st_size, runs.load_run(folder, "20")
+    path = folder / store.STATE
+    size, kept = path.stat().st_size, store.load_run(folder, "20")
     damage(path)
     assert path.stat().st_size == size
     before = path.read_bytes()
     with pytest.raises(ValueError, match=re.escape(str(path)) + ".*damaged.*left as it is.*step 20"):
-        runs.load_run(folder)
+        store.load_run(folder)
     assert path.read_bytes() == before
     path.rename(folder / "aside")
-    assert same(runs.load_run(folder)[0], kept[0]), "what it says to do helps"
+    assert same(store.load_run(folder)[0], kept[0]), "what it says to do helps"
 
 
 def test_damaged_progress_is_a_warning_and_the_round_begins_anew(begin, folder):
@@ -58,13 +59,13 @@ def test_damaged_progress_is_a_warning_and_the_round_begins_anew(begin, folder):
 
 
 def test_files_of_before_there_was_a_checksum_are_read(folder):
-    path = folder / runs.STATE
-    kept = runs.load_run(folder)
+    path = folder / store.STATE
+    kept = store.load_run(folder)
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["d3po"])
     del record["checksum"]
     save_file(load_file(path), path, metadata={"d3po": json.dumps(record)})
-    assert same(runs.load_run(folder)[0], kept[0]) and runs.load_run(folder)[1] == kept[1]
+    assert same(store.load_run(folder)[0], kept[0]) and store.load_run(folder)[1] == kept[1]
 
 
 # --- numbers that are none ---
@@ -91,14 +92,14 @@ def without_checksum(path, spoil):
 
 @pytest.mark.parametrize("spoil", UNSOUND.values(), ids=UNSOUND)
 def test_a_state_of_no_numbers_is_refused_with_what_to_do(folder, spoil):
-    without_checksum(folder / runs.STATE, spoil)
-    told = re.escape(str(folder / runs.STATE)) + ".*cannot be trained on.*checkpoint.*: 0, 10, 20"
+    without_checksum(folder / store.STATE, spoil)
+    told = re.escape(str(folder / store.STATE)) + ".*cannot be trained on.*checkpoint.*: 0, 10, 20"
     with pytest.raises(ValueError, match=told):
-        runs.load_run(folder)
-    assert runs.load_run(folder, "10")[1]["step"] == 10
+        store.load_run(folder)
+    assert store.load_run(folder, "10")[1]["step"] == 10
     with pytest.raises(ValueError, match="step-000020.*cannot be trained on"):
-        without_checksum(runs.checkpoint_path(folder, 20), spoil)
-        runs.load_run(folder, "20")
+        without_checksum(store.checkpoint_path(folder, 20), spoil)
+        store.load_run(folder, "20")
 
 
 @pytest.mark.parametrize("spoil", UNSOUND.values(), ids=UNSOUND)
@@ -109,12 +110,12 @@ def test_progress_of_no_numbers_is_begun_anew(begin, folder, spoil):
 
 
 def test_a_state_of_no_numbers_is_not_saved(folder):
-    tensors, record = runs.load_run(folder)
-    before = (folder / runs.STATE).read_bytes()
+    tensors, record = store.load_run(folder)
+    before = (folder / store.STATE).read_bytes()
     name = next(name for name in tensors if name.startswith("lora."))
     with pytest.raises(ValueError, match="lora: .*not finite.*not saved"):
-        runs.save_run(folder, tensors | {name: tensors[name] * float("nan")}, record, head=runs.head(folder))
-    assert (folder / runs.STATE).read_bytes() == before
+        store.save_run(folder, tensors | {name: tensors[name] * float("nan")}, record, head=store.head(folder))
+    assert (folder / store.STATE).read_bytes() == before
 
 
 def test_the_counters_and_bytes_of_other_optimizers_are_fine(tmp_path):
@@ -123,16 +124,16 @@ def test_the_counters_and_bytes_of_other_optimizers_are_fine(tmp_path):
                "ema updates": torch.tensor(3), "AdamWScheduleFree group.k": torch.tensor(2), "optimizer.a.step": torch.tensor(2.0),
                "loss scale": torch.tensor(65536.0), "lora.empty": torch.ones(0)}
     go_on(tmp_path / "run", tensors, state(3)[1])
-    assert same(runs.load_run(tmp_path / "run")[0], tensors)
+    assert same(store.load_run(tmp_path / "run")[0], tensors)
 
 
 def test_a_history_may_be_infinite(tmp_path):
     record = state(1)[1] | {"history": [{"loss": float("inf"), "margin": float("nan")}]}
     go_on(tmp_path / "run", {"lora.a": torch.ones(2)}, record)
-    assert runs.load_run(tmp_path / "run")[1]["history"][0]["loss"] == float("inf")
+    assert store.load_run(tmp_path / "run")[1]["history"][0]["loss"] == float("inf")
 
 
 def test_a_record_alone_is_read_without_the_tensors(folder):
-    flip(folder / runs.STATE)
-    assert run_files.read_record(folder / runs.STATE, runs.FORMAT)["step"] == 20
-    assert [one.problem for one in runs.list_runs(folder.parent)] == [""]
+    flip(folder / store.STATE)
+    assert run_files.read_record(folder / store.STATE, store.FORMAT)["step"] == 20
+    assert [one.problem for one in store.list_runs(folder.parent)] == [""]

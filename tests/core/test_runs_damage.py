@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core import progress, runs
-from d3po_core.locks import LOCKS
+from d3po_core.runs import progress, store
+from d3po_core.runs.locks import LOCKS
 from tests.core.rounds import UPDATES, raise_, same, same_runs, stop_after, whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,34 +52,34 @@ def contents(folder):
 
 @damaged
 def test_a_damaged_run_is_an_error_that_names_the_file_and_touches_nothing(folder, damage):
-    tensors, record = runs.load_run(folder)
-    damage(folder / runs.STATE)
+    tensors, record = store.load_run(folder)
+    damage(folder / store.STATE)
     before = contents(folder)
-    told = re.escape(str(folder / runs.STATE)) + ".*left as it is.*another name, or move the file away.*step 20"
-    for act in (lambda: runs.load_run(folder), lambda: runs.load_run(folder, "10"),
-                lambda: runs.save_run(folder, tensors, record)):
+    told = re.escape(str(folder / store.STATE)) + ".*left as it is.*another name, or move the file away.*step 20"
+    for act in (lambda: store.load_run(folder), lambda: store.load_run(folder, "10"),
+                lambda: store.save_run(folder, tensors, record)):
         with pytest.raises(ValueError, match=told):
             act()
     assert contents(folder) == before
 
 
 def test_a_newer_run_says_that_the_pack_is_old(folder):
-    DAMAGE["newer"](folder / runs.STATE)
+    DAMAGE["newer"](folder / store.STATE)
     with pytest.raises(ValueError, match="newer version of this pack .d3po.run/4.*update the pack"):
-        runs.load_run(folder)
+        store.load_run(folder)
 
 
 @damaged
 def test_a_damaged_checkpoint_is_named_left_alone_and_in_nobodys_way(begin, folder, damage):
-    path = runs.checkpoint_path(folder, 10)
+    path = store.checkpoint_path(folder, 10)
     damage(path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=re.escape(str(path)) + ".*left as it is"):
-        runs.load_run(folder, "10")
-    tensors, record = runs.load_run(folder)
+        store.load_run(folder, "10")
+    tensors, record = store.load_run(folder)
     for step in (21, 22, 23):
-        runs.save_run(folder, tensors, record | {"step": step}, keep=1, head=runs.head(folder))
-    assert path.read_bytes() == before and [c.step for c in runs.checkpoints(folder)] == [23]
+        store.save_run(folder, tensors, record | {"step": step}, keep=1, head=store.head(folder))
+    assert path.read_bytes() == before and [c.step for c in store.checkpoints(folder)] == [23]
 
 
 @damaged
@@ -89,25 +89,25 @@ def test_a_damaged_progress_is_a_warning_and_the_round_begins_anew(begin, folder
     start, warning = one.fit()
     one.save()
     assert start == 0 and ("began anew" in warning and str(folder / progress.FILE) in warning)
-    assert same_runs(runs.load_run(folder), whole(begin, tmp_path / "straight", 3))
+    assert same_runs(store.load_run(folder), whole(begin, tmp_path / "straight", 3))
     assert not (folder / progress.FILE).exists()
 
 
 def test_a_checkpoint_under_another_steps_name_is_not_taken_for_it(folder):
-    runs.checkpoint_path(folder, 20).rename(runs.checkpoint_path(folder, 15))
-    assert [c.step for c in runs.checkpoints(folder)] == [10]
+    store.checkpoint_path(folder, 20).rename(store.checkpoint_path(folder, 15))
+    assert [c.step for c in store.checkpoints(folder)] == [10]
 
 
-@pytest.mark.parametrize("format, unsaid", [("d3po.run/1", runs.UNSAID), ("d3po.run/2", {})])
+@pytest.mark.parametrize("format, unsaid", [("d3po.run/1", store.UNSAID), ("d3po.run/2", {})])
 def test_a_run_of_an_earlier_format_is_read_and_goes_on(begin, folder, tmp_path, format, unsaid):
-    tensors, record = runs.load_run(folder)
+    tensors, record = store.load_run(folder)
     old = {name: value for name, value in record.items() if name not in unsaid} | {"format": format}
     (tmp_path / "old").mkdir()
-    save_file(tensors, tmp_path / "old" / runs.STATE, metadata={"d3po": json.dumps(old)})
-    loaded = runs.load_run(tmp_path / "old")
+    save_file(tensors, tmp_path / "old" / store.STATE, metadata={"d3po": json.dumps(old)})
+    loaded = store.load_run(tmp_path / "old")
     assert same(loaded[0], tensors) and loaded[1] == old | unsaid
     three = whole(begin, tmp_path / "old"), whole(begin, folder)
-    assert same(three[0][0], three[1][0]) and three[0][1]["format"] == runs.FORMAT
+    assert same(three[0][0], three[1][0]) and three[0][1]["format"] == store.FORMAT
     assert three[0][1]["step"] == 30 and three[0][1]["history"] == three[1][1]["history"]
 
 
@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_written_is_as_it_was_and_can_be_saved_later(
         begin, folder, monkeypatch, tmp_path, error, number, file):
     one, calls, replace = begin(folder), [], os.replace
     one.fit()
-    before = runs.load_run(folder)
+    before = store.load_run(folder)
 
     def refuse(*arguments):
         calls.append(1)
@@ -151,23 +151,23 @@ def test_a_run_that_cannot_be_written_is_as_it_was_and_can_be_saved_later(
         patch.setattr("d3po_core.files.os.replace", refuse)
         with pytest.raises(OSError, match=f"{file} could not be written .*Free some space.*press Run again"):
             one.save()
-    assert same_runs(runs.load_run(folder), before) and not list(folder.rglob("*.partial"))
+    assert same_runs(store.load_run(folder), before) and not list(folder.rglob("*.partial"))
     again = begin(folder)
     assert again.fit() == (UPDATES, "")
     again.save()
-    assert same_runs(runs.load_run(folder), whole(begin, tmp_path / "straight", 3))
+    assert same_runs(store.load_run(folder), whole(begin, tmp_path / "straight", 3))
 
 
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from d3po_core import runs
+from d3po_core.runs import store
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
     folder = Path(sys.argv[1])
-    runs.save_run(folder, {"lora.a": torch.zeros(100_000)}, {"step": 2}, head=runs.head(folder))
+    store.save_run(folder, {"lora.a": torch.zeros(100_000)}, {"step": 2}, head=store.head(folder))
 except OSError as error:
     print(error)
 """
@@ -175,7 +175,7 @@ except OSError as error:
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files there")
 def test_a_disk_that_takes_only_half_a_file_keeps_the_run(tmp_path):
-    runs.save_run(tmp_path / "run", {"lora.a": torch.ones(2)}, {"step": 1})
+    store.save_run(tmp_path / "run", {"lora.a": torch.ones(2)}, {"step": 1})
     before = contents(tmp_path)
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "run")], cwd=ROOT, text=True,
                           capture_output=True)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from d3po_core import progress, run_files, runs
-from d3po_core.progress import Progress, key_of
-from tests.core.rounds import PAIRS, SETTINGS, UPDATES, Stop, raise_, same, same_runs, stop_after, whole
+from d3po_core.runs import files as run_files
+from d3po_core.runs import progress, store
+from d3po_core.runs.progress import Progress, key_of
 from tests.core.children import finish, start
+from tests.core.rounds import PAIRS, SETTINGS, UPDATES, Stop, raise_, same, same_runs, stop_after, whole
 
 ROUNDS = 3
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that starts at once needs fork")
@@ -32,7 +33,7 @@ def test_a_round_that_was_stopped_goes_on_to_the_same_bits(begin, tmp_path, refe
     again = begin(tmp_path / "stopped", **options)
     assert again.fit() == (7, "") and len(again.history) == UPDATES
     again.save()
-    assert same_runs(runs.load_run(tmp_path / "stopped"), straight)
+    assert same_runs(store.load_run(tmp_path / "stopped"), straight)
 
 
 @pytest.mark.parametrize("every, start", [(1, 8), (3, 6), (100, 0), (0, 0)])
@@ -107,8 +108,8 @@ def test_training_survives_fifty_kills_at_random_moments(begin, tmp_path):
     chance, kills, resumed, halves, told = random.Random(0), 0, 0, 0, [0]
     while kills < 50 or step_on_disk(folder) < ROUNDS * UPDATES:
         if step_on_disk(folder) == ROUNDS * UPDATES:
-            assert same_runs(runs.load_run(folder), straight)
-            runs.delete(folder.parent, folder.name)
+            assert same_runs(store.load_run(folder), straight)
+            store.delete(folder.parent, folder.name)
             told = [0]
         pid, pipe = start(lambda tell: train_on(begin, folder, tell))
         first = pipe.readline() if chance.random() < 0.9 else b""
@@ -124,7 +125,7 @@ def test_training_survives_fifty_kills_at_random_moments(begin, tmp_path):
         told += now
         require_whole(folder, straight, told[-1])
     assert resumed >= 20 and halves >= 5, "the kills came too early or too late to mean anything"
-    assert same_runs(runs.load_run(folder), straight)
+    assert same_runs(store.load_run(folder), straight)
     assert not list(folder.rglob("*.partial")) and not (folder / progress.FILE).exists()
 
 
@@ -154,19 +155,19 @@ def train_on(begin, folder, tell):
 
 
 def step_on_disk(folder):
-    loaded = runs.load_run(folder)
+    loaded = store.load_run(folder)
     return loaded[1]["step"] if loaded else 0
 
 
 def require_whole(folder, straight, told):
     """The run loads, whatever is beside it, and knows of all that was told, but for the update that was being made."""
-    state, kept = runs.load_run(folder), folder / progress.FILE
+    state, kept = store.load_run(folder), folder / progress.FILE
     steps = [state[1]["step"] if state else 0]
-    for path in [*(c.path for c in runs.checkpoints(folder)), *([kept] if kept.exists() else [])]:
-        tensors, record = progress.read(path, progress.FORMAT if path == kept else runs.FORMAT)
+    for path in [*(c.path for c in store.checkpoints(folder)), *([kept] if kept.exists() else [])]:
+        tensors, record = progress.read(path, progress.FORMAT if path == kept else store.FORMAT)
         assert any(name.startswith("lora.") for name in tensors)
         steps.append(record["step"])
-    assert len(runs.checkpoints(folder)) == len(list((folder / "checkpoints").glob("*.safetensors")))
+    assert len(store.checkpoints(folder)) == len(list((folder / "checkpoints").glob("*.safetensors")))
     assert max(steps) >= told - 1
     if state:
         assert state[1]["history"] == straight[1]["history"][:state[1]["step"]]

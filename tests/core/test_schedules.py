@@ -2,7 +2,7 @@
 
 import torch
 
-from d3po_core.transition import Ancestral, log_ratio
+from d3po_core.candidates.kernels import Ancestral, log_ratio
 from tools.bench_schedules import PAPERS, shares, table
 
 SIGMAS = torch.tensor([14.6, 4.0, 1.5, 0.4, 0.03, 0.0])

@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Trainer
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.training.loop import Example, Trainer
 from tests.core.gradients import assert_same, gradients, log_p, still
 
 PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.preference import Preferences
-from d3po_core.reference import KEPT_BYTES, kinds_of, weights_of
-from d3po_core.trainer import Example, Settings, Trainer
-from d3po_core.trajectory import Trajectory
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import Trajectory
+from d3po_core.training.loop import Example, Settings, Trainer
+from d3po_core.training.reference import KEPT_BYTES, kinds_of, weights_of
 
 ONE = 2 * 2 * 4 * 4 * 4  # bytes of an x0 of two candidates, of which a trajectory has three
 

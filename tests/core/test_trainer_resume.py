@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core.pairs import CleanCandidates
-from d3po_core.preference import Preferences
-from d3po_core.trainer import Example, Settings, Trainer
+from d3po_core.candidates.images import CleanCandidates
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.training.loop import Example, Settings, Trainer
 from tests.core.gradients import overall
 
 PAIRS = (((0, 1), (0, 2), (2, 1)), ((1, 0),), ((0, 1), (0, 2)))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core.trajectory import FORMAT, Trajectory
-from d3po_core.transition import Ancestral
+from d3po_core.candidates.kernels import Ancestral
+from d3po_core.candidates.trajectory import FORMAT, Trajectory
 
 
 @pytest.fixture

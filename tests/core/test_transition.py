@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from d3po_core.transition import Ancestral, kl, log_prob, log_ratio, per_candidate_mean
+from d3po_core.candidates.kernels import Ancestral, kl, log_prob, log_ratio, per_candidate_mean
 
 SCHEDULE = [(14.6, 7.1), (7.1, 2.0), (2.0, 0.4), (0.4, 0.03)]
 

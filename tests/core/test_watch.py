@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from d3po_core.watch import best_update, stop_reason, warnings
+from d3po_core.training.monitor import best_update, stop_reason, warnings
 
 SEEDS = range(200)
 

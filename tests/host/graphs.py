@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import aiohttp
 from safetensors.torch import load_file
 
-from d3po_core.run_files import content_name
+from d3po_core.runs.files import content_name
 
 CHECKPOINT = "d3po-emoji.safetensors"
 TEXT = "a cat on a red background"

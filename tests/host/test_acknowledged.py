@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from d3po_core.dataset import Dataset
+from d3po_core.dataset.store import Dataset
 from tests.host.graphs import answer, answer_body, begin, choosing, found, live, messages, node, page, unique
 
 FIRST, SECOND = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}

@@ -9,8 +9,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.host.graphs import (
-    cached_nodes, found, judged, loop, node, same_tensors, stage, stock_image, train_node, trained, unique,
-    watch)  # fmt: skip
+    cached_nodes,
+    found,
+    judged,
+    loop,
+    node,
+    same_tensors,
+    stage,
+    stock_image,
+    train_node,
+    trained,
+    unique,
+    watch,  # fmt: skip
+)
 from tests.host.test_errors_sampling import says
 from tests.host.test_lora_files import COMFYUI, KOHYA, WIDE, loaded
 from tests.host.test_model_untouched import look

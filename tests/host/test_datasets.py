@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3po_core.dataset import Dataset
+from d3po_core.dataset.store import Dataset
 from tests.host.graphs import found, judged, node, picked, probe, recording, train_node, unique, with_prompts
 
 

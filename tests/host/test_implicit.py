@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3po_core.dataset import Dataset
+from d3po_core.dataset.store import Dataset
 from tests.host.conftest import COLOURS
 from tests.host.graphs import (
-    Once, found, judged, messages, node, probe, recording, stage, train_node, unique, watch)  # fmt: skip
+    Once,  # fmt: skip
+    found,
+    judged,
+    messages,
+    node,
+    probe,
+    recording,
+    stage,
+    train_node,
+    unique,
+    watch,
+)
 from tests.host.test_errors_sampling import says
 
 SHADES = [0.45, 1.0, 0.3, 0.75]  # darkest to brightest: 2, 0, 3, 1

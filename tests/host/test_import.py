@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d3po_core.dataset import Dataset
+from d3po_core.dataset.store import Dataset
 from tests.host.graphs import node, unique
 
 

@@ -3,8 +3,20 @@
 import pytest
 
 from tests.host.graphs import (
-    Once, found, judged, loop, messages, node, probe, stage, stock_image, train_node, trained, unique,
-    watch)  # fmt: skip
+    Once,
+    found,
+    judged,
+    loop,
+    messages,
+    node,
+    probe,
+    stage,
+    stock_image,
+    train_node,
+    trained,
+    unique,
+    watch,  # fmt: skip
+)
 from tools.host import WorkflowError
 
 

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from tests.host.graphs import (
-    TEXT, cached_nodes, found, loop, node, probe, stage, trained, unique)  # fmt: skip
+    TEXT,  # fmt: skip
+    cached_nodes,
+    found,
+    loop,
+    node,
+    probe,
+    stage,
+    trained,
+    unique,
+)
 from tests.host.test_errors_sampling import says
 from tests.host.test_runs import with_held_out
 

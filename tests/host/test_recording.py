@@ -5,7 +5,16 @@ import math
 import pytest
 
 from tests.host.graphs import (
-    Once, found, messages, node, probe, recording, stock_image, watch, with_prompts)  # fmt: skip
+    Once,  # fmt: skip
+    found,
+    messages,
+    node,
+    probe,
+    recording,
+    stock_image,
+    watch,
+    with_prompts,
+)
 
 
 def recorded(host, **sampling):

@@ -9,8 +9,7 @@ import random
 
 import pytest
 
-from tests.host.graphs import (answer, answer_body, begin, choosing, found, live, messages, node, page, until,
-                               watch)
+from tests.host.graphs import answer, answer_body, begin, choosing, found, live, messages, node, page, until, watch
 
 ROUTES = ("/d3po/answer", "/api/d3po/answer")
 JSON = "application/json"

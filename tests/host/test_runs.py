@@ -5,9 +5,21 @@ import re
 
 import pytest
 
-from d3po_core import run_files, runs
+from d3po_core.runs import files as run_files
+from d3po_core.runs import store
 from tests.host.graphs import (
-    Once, judged, loop, messages, node, probe, same_tensors, stage, train_node, unique, watch)  # fmt: skip
+    Once,  # fmt: skip
+    judged,
+    loop,
+    messages,
+    node,
+    probe,
+    same_tensors,
+    stage,
+    train_node,
+    unique,
+    watch,
+)
 from tests.host.test_errors_sampling import says
 from tools.host import HostError
 
@@ -27,7 +39,7 @@ class Midway(Once):
 
 
 def record_of(file):
-    return run_files.read(file, runs.FORMAT)[1]
+    return run_files.read(file, store.FORMAT)[1]
 
 
 def files(folder):
@@ -169,7 +181,7 @@ def test_a_run_notes_what_each_round_was_trained_on(host, run_file):
         (text,) = host.run(graph)["outputs"]["look"]["text"]
         name.append(json.loads(text)["set_id"])
     record = record_of(run_file(run))
-    assert record["format"] == runs.FORMAT
+    assert record["format"] == store.FORMAT
     assert [each["start"] for each in record["rounds"]] == [0, 2]
     assert [[one["set"] for one in each["sets"]] for each in record["rounds"]] == [[name[0]], [name[1]]]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from d3po_core import runs
+from d3po_core.runs import store
 from tests.host.graphs import judged, loop, node, stage, train_node, unique
 from tests.host.test_errors_sampling import says
 from tests.host.test_runs import files, record_of
@@ -100,7 +100,7 @@ def test_a_copy_is_saved_under_a_new_name(host, taste, run_file, lora_file):
                        "save": node("D3POSaveRun", lora=["run", 1], run=copy)}
     assert saved(host.run(graph)) == (f"{copy}: 1 steps", [])
     assert record_of(run_file(copy))["rounds"] == record_of(run_file(run))["rounds"] and lora_file(copy).exists()
-    assert [one.name for one in runs.list_runs(run_file(run).parent.parent) if one.name.startswith(copy)] == [copy]
+    assert [one.name for one in store.list_runs(run_file(run).parent.parent) if one.name.startswith(copy)] == [copy]
 
 
 def test_a_run_goes_back_to_where_it_began(host, taste, run_file):

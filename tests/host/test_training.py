@@ -8,8 +8,20 @@ import pytest
 from safetensors import safe_open
 
 from tests.host.graphs import (
-    Once, cached_nodes, found, loop, node, probe, recording, same_tensors, stage, stock_image, trained, unique,
-    watch)  # fmt: skip
+    Once,
+    cached_nodes,
+    found,
+    loop,
+    node,
+    probe,
+    recording,
+    same_tensors,
+    stage,
+    stock_image,
+    trained,
+    unique,
+    watch,  # fmt: skip
+)
 from tools.host import HostError
 
 PROMPTS = ["a cat on a red background", "a dog on a blue background"]

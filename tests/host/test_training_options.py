@@ -8,7 +8,7 @@ import re
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from d3po_core.runs import load_run
+from d3po_core.runs.store import load_run
 from tests.host.graphs import found, judged, loop, node, picked, probe, stock_image, train_node, trained, unique
 from tests.host.test_errors_sampling import says
 

@@ -8,8 +8,20 @@ import uuid
 import aiohttp
 import pytest
 
-from tests.host.graphs import (answer, awaited, begin, cached_nodes, choosing, found, live, messages, node, page, until,
-                               watch)
+from tests.host.graphs import (
+    answer,
+    awaited,
+    begin,
+    cached_nodes,
+    choosing,
+    found,
+    live,
+    messages,
+    node,
+    page,
+    until,
+    watch,
+)
 from tests.host.test_errors_sampling import says
 
 WAITING = dict(when_missing="wait")

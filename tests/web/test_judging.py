@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from d3po_core.preference import liked_from_judgement, pairs_from_judgement
+from d3po_core.candidates.judgement import liked_from_judgement, pairs_from_judgement
 
 
 def only(values):

@@ -13,9 +13,10 @@ import tempfile
 
 import comfy.model_management
 import comfy.sample
-import nodes as host_nodes
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
+
+import nodes as host_nodes
 
 from .adapters import AdapterMerge
 from .controls import ControlNet, PatchWithModel
@@ -305,13 +306,13 @@ class Candidates:
                              "sets": ("INT", {"default": 1, "max": 1000}), "size": ("INT", {"default": 64, "max": 4096})}}
 
     def make(self, seed, candidates, sets, size):
-        pack, transition = of_pack("trajectory"), of_pack("transition")
+        pack, kernels = of_pack("candidates.trajectory"), of_pack("candidates.kernels")
         trajectories, images = [], []
         for index in range(sets):
             states = torch.zeros(3, candidates, 4, 8, 8)
             trajectories.append(pack.Trajectory(
                 states=states, denoised=states[1:].clone(), sigmas=torch.tensor([2.0, 1.0, 0.0]),
-                kernel=transition.Ancestral(1.0), set_id=text_sha([seed, index, candidates])[:16], model="none", policy="",
+                kernel=kernels.Ancestral(1.0), set_id=text_sha([seed, index, candidates])[:16], model="none", policy="",
                 settings={}, conditioning=None))
             images.append(torch.stack([self.stripes(seed, index, i, candidates, size) for i in range(candidates)]))
         return trajectories, images

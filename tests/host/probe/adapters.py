@@ -24,11 +24,11 @@ class AdapterMerge:
 
     def look(self, nonce):
         with torch.inference_mode(False), torch.no_grad():
-            found = {kind: self.difference(kind) for kind in pack("lora").ADAPTERS}
+            found = {kind: self.difference(kind) for kind in pack("training.adapter").ADAPTERS}
         return {"ui": {"text": [json.dumps(found)]}}
 
     def difference(self, kind):
-        lora = pack("lora")
+        lora = pack("training.adapter")
         generator = torch.Generator().manual_seed(1)
         net = torch.nn.Sequential(
             torch.nn.Conv2d(3, 20, 3, stride=2, padding=1), torch.nn.Conv2d(20, 36, 1), torch.nn.Flatten(2),

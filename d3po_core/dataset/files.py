@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .dataset_index import NONSENSE, PAYLOAD, DatasetError, failure
-from .files import make_folder, replace_whole
+from ..files import make_folder, replace_whole
+from .index import NONSENSE, PAYLOAD, DatasetError, failure
 
 NAMED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/[0-9a-f-]{{1,80}}\.(safetensors|png)")
 UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\w+\.partial)")

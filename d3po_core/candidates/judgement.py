@@ -1,67 +1,18 @@
-"""Judgements over the candidates of one set, and the strict preference pairs they imply.
+"""Judgements of the candidates of one set, and the strict preference pairs that they imply.
 
 Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties make no pair: their D3PO loss is a
 constant.
 """
 
 import math
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
-from statistics import mean
 
 import numpy as np
-
-from .pairs import CleanCandidates
-from .trajectory import Trajectory
 
 # the fields of a judgement that name candidates or score them
 LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
 DEEPEST = 100  # lists and objects inside one another in a log: far from where Python's JSON gives up
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """One judged set: its candidates, recorded or without a trajectory, and what was said of them.
-
-    pairs   the strict ones, (winner, loser), for losses of pairs
-    scores  one for each candidate, higher is better, None where there is none; () where only comparisons are known
-    liked   True (thumb up), False (thumb down) or None for each candidate; () where nobody said
-    """
-
-    trajectory: Trajectory | CleanCandidates
-    pairs: tuple[tuple[int, int], ...]
-    source: str = ""
-    scores: tuple[float | None, ...] = ()
-    liked: tuple[bool | None, ...] = ()
-
-    def __post_init__(self):
-        _check_candidates(self.pairs, self.trajectory.candidates)
-        for name in ("scores", "liked"):
-            given = getattr(self, name)
-            if given and len(given) != self.trajectory.candidates:
-                raise ValueError(f"{len(given)} {name} for {self.trajectory.candidates} candidates")
-
-    @property
-    def rewards(self):
-        """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it wins
-        minus how many it loses."""
-        if self.scores:
-            return {i: float(score) for i, score in enumerate(self.scores) if score is not None}
-        wins = dict.fromkeys(sorted({candidate for pair in self.pairs for candidate in pair}), 0.0)
-        for winner, loser in self.pairs:
-            wins[winner] += 1
-            wins[loser] -= 1
-        return wins
-
-    @property
-    def labels(self):
-        """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below the set's
-        mean; who has no thumb and equals the mean has no label."""
-        rewards = self.rewards
-        usual = mean(rewards.values()) if rewards else 0.0  # exact, so that equal rewards equal it
-        thumbs = {i: liked for i, liked in enumerate(self.liked) if liked is not None}
-        return {i: reward > usual for i, reward in rewards.items() if reward != usual} | thumbs
 
 
 def dominates(a, b):
@@ -168,7 +119,7 @@ def pairs_from_judgement(judgement, candidates):
         scored = [(rated[w], rated[l]) for w, l in pairs_from_scores([_number(scores[i]) for i in rated])]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the picks cannot be read: {error}") from error
-    _check_candidates(given + ties, candidates)
+    check_candidates(given + ties, candidates)
     ranked = pairs_from_ranking([level for level in levels if level])
     good, bad = ([i for i, thumb in enumerate(liked) if thumb is wanted] for wanted in (True, False))
     judged = {}
@@ -226,7 +177,7 @@ def _number(score):
     return score
 
 
-def _check_candidates(pairs, candidates):
+def check_candidates(pairs, candidates):
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise ValueError(f"{list(pair)} is not a pair of two different candidates")

@@ -3,10 +3,10 @@
 import json
 from itertools import groupby
 
+from ..candidates.judgement import liked_from_judgement
 from .annotators import agreement
-from .dataset_index import PAYLOAD, each_readable
-from .dataset_rows import judgement_in
-from .preference import liked_from_judgement
+from .index import PAYLOAD, each_readable
+from .rows import judgement_in
 
 
 def statistics(index, held_out):

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 
-from . import loss, transition
+from ..candidates import kernels
+from ..candidates.kernels import per_candidate_mean
+from . import losses
 from .methods import LIKED
-from .transition import per_candidate_mean
 
 
 class Values(NamedTuple):
@@ -75,7 +76,7 @@ class Term:
 
     def margin(self, log_ratio):
         """Difference of the implicit rewards of each pair, [pairs]."""
-        return loss.d3po_margin(*self.sides(self.weight * log_ratio), self.beta)
+        return losses.d3po_margin(*self.sides(self.weight * log_ratio), self.beta)
 
     @property
     def rewards(self):
@@ -96,7 +97,7 @@ class Term:
             (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
             told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
             if self.clip:
-                told["clip fraction"] = loss.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
+                told["clip fraction"] = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
             told |= {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
         else:
             liked = self.preferences.labels
@@ -104,8 +105,8 @@ class Term:
                 of = [i for i, candidate in enumerate(self.candidates.tolist()) if liked.get(candidate) is wanted]
                 told |= {name: log_ratio[of].mean()} if of else {}
         if values.sampler_log_ratio is not None:
-            told["clip fraction"] = loss.ratio_clip_fraction(
-                self.weight * values.sampler_log_ratio, loss.advantages(self.rewards), self.settings.ratio_clip)
+            told["clip fraction"] = losses.ratio_clip_fraction(
+                self.weight * values.sampler_log_ratio, losses.advantages(self.rewards), self.settings.ratio_clip)
         if values.kl is not None:
             told["KL to reference"] = values.kl.mean()
         return told | {f"{name}, noise quarter {self.quarter}": told[name] for name in (
@@ -137,9 +138,9 @@ class TrajectoryStep(Term):
         x_next, mean = self.x_next[chunk], self._mean(chunk, self.denoise(self.x[chunk], self.sigma))
         sampled = self.sampled_mean
         return Values(
-            transition.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
-            transition.kl(mean, self.ref_mean[chunk], self.std),
-            None if sampled is None else transition.log_ratio(x_next, mean, sampled[chunk], self.std),
+            kernels.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
+            kernels.kl(mean, self.ref_mean[chunk], self.std),
+            None if sampled is None else kernels.log_ratio(x_next, mean, sampled[chunk], self.std),
             (x_next - mean).detach() if self.method.direction else None)
 
 
@@ -166,8 +167,8 @@ class NoisedDraw(Term):
     def values(self, chunk):
         x0 = self.denoise(self.x[chunk], self.sigma)
         return Values(
-            loss.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
-            transition.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
+            losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
+            kernels.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
             direction=(self.x0[chunk] - x0).detach() if self.method.direction else None)
 
 

@@ -8,8 +8,8 @@ either image, in the folder above, or without the ending (001.txt).
 from functools import partial
 from pathlib import Path
 
-from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, Record, made, prompt_or_none
+from .files import Export, Folder
+from .record import ExchangeError, Record, made, prompt_or_none
 
 NAMES = (("w", "l"), ("win", "lose"), ("winner", "loser"), ("winners", "losers"), ("chosen", "rejected"),
          ("preferred", "rejected"), ("good", "bad"))

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .exchange_record import IMAGE_SUFFIXES, ExchangeError, open_image, png, refuse_pickle, report
+from .record import IMAGE_SUFFIXES, ExchangeError, open_image, png, refuse_pickle, report
 
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*([.:]|$)", re.IGNORECASE)
 

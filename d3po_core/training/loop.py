@@ -8,11 +8,11 @@ from typing import Callable
 
 import torch
 
-from .loss import moving_average
+from ..candidates.images import CleanCandidates
+from ..candidates.preferences import Preferences
+from .losses import moving_average
 from .methods import METHODS, NOISED, RECORDED
 from .optimizers import Ema, learning_rate_factor, load_state_tensors, make_optimizer, state_tensors, trained_weights
-from .pairs import CleanCandidates
-from .preference import Preferences
 from .randomness import forked, generator_of, seed
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)

@@ -142,7 +142,7 @@ def kto(log_ratio, liked, reference_point, beta=0.1):
 
     KTO (arXiv 2402.01306) as in Diffusion-KTO (arXiv 2404.04465), with both weights 1. liked is a bool tensor, [N]. z
     is the reference point, any shape, by mean and without gradient: KL(policy || reference), which is known exactly per
-    step (transition.kl); the papers estimate it from a batch, by max(0, mean log-ratio). Diffusion-KTO's code sets 1000
+    step (kernels.kl); the papers estimate it from a batch, by max(0, mean log-ratio). Diffusion-KTO's code sets 1000
     before the whole difference of errors, which is a beta of 2000 here, before error_log_ratio. 1/2 where the policy is the
     reference.
     """

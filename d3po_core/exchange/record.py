@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .preference import is_text, pairs_from_judgement, pairs_from_ranking
+from ..candidates.judgement import is_text, pairs_from_judgement, pairs_from_ranking
 
 # Not all that Pillow can open: its EPS reader, for one, runs another program on the file.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")

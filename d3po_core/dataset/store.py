@@ -41,15 +41,15 @@ from pathlib import Path
 
 import torch
 
+from ..candidates.judgement import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
+from ..candidates.trajectory import Trajectory
+from ..files import make_folder
 from . import tree
 from .annotators import count_ties, join, join_liked
-from .dataset_files import Files, load_png, save_png
-from .dataset_index import NONSENSE, DatasetError, Index, each_readable, failure
-from .dataset_rows import MOST_CANDIDATES, Judgement, judgement_in, pairs_in, require_count, set_row
-from .dataset_statistics import statistics
-from .files import make_folder
-from .preference import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
-from .trajectory import Trajectory
+from .files import Files, load_png, save_png
+from .index import NONSENSE, DatasetError, Index, each_readable, failure
+from .rows import MOST_CANDIDATES, Judgement, judgement_in, pairs_in, require_count, set_row
+from .statistics import statistics
 
 INDEX = "index.sqlite"
 SPLITS = ("train", "held_out")

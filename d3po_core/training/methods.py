@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Callable
 
-from . import loss
+from . import losses
 
 PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
 RECORDED, NOISED = "recorded steps", "noised images"
@@ -67,64 +67,64 @@ class Method:
 
 
 def d3po(term, values):
-    return loss.d3po(*term.sides(values.log_ratio), term.beta, term.clip)
+    return losses.d3po(*term.sides(values.log_ratio), term.beta, term.clip)
 
 
 def diffusion_dpo(term, values):
-    return loss.dpo(*term.sides(values.log_ratio), term.beta)
+    return losses.dpo(*term.sides(values.log_ratio), term.beta)
 
 
 def ipo(term, values):
-    return loss.ipo(*term.sides(values.log_ratio), term.beta)
+    return losses.ipo(*term.sides(values.log_ratio), term.beta)
 
 
 def conservative_dpo(term, values):
-    return loss.dpo(*term.sides(values.log_ratio), term.beta, term.settings.label_smoothing)
+    return losses.dpo(*term.sides(values.log_ratio), term.beta, term.settings.label_smoothing)
 
 
 def anchored_dpo(term, values):
     winners, losers = term.sides(values.log_ratio)
     weight = term.settings.winner_weight * term.beta / 2  # beta / 2: DPO's own pull on the winner at margin 0
-    return loss.dpo(winners, losers, term.beta) + weight * loss.sft(winners)
+    return losses.dpo(winners, losers, term.beta) + weight * losses.sft(winners)
 
 
 def sdpo(term, values):
     winners, losers = term.sides(values.log_ratio)
-    losers = loss.safeguard(losers, *term.sides(values.direction), term.settings.winner_share)
-    return loss.dpo(winners, losers, term.beta)
+    losers = losses.safeguard(losers, *term.sides(values.direction), term.settings.winner_share)
+    return losses.dpo(winners, losers, term.beta)
 
 
 def beta_dpo(term, values):
     winners, losers = term.sides(values.log_ratio)
-    beta = loss.adaptive_beta(loss.d3po_margin(winners, losers, term.beta), term.usual_margin, term.beta,
+    beta = losses.adaptive_beta(losses.d3po_margin(winners, losers, term.beta), term.usual_margin, term.beta,
                               term.settings.adaptation, term.settings.adaptation_bound)
-    return loss.dpo(winners, losers, beta)
+    return losses.dpo(winners, losers, beta)
 
 
 def mapo(term, values):
     errors = -2 * values.log_ratio  # without a reference the log-ratio is -error / 2
-    return loss.mapo(*term.sides(errors), term.settings.mapo_beta, term.settings.mapo_snr)
+    return losses.mapo(*term.sides(errors), term.settings.mapo_beta, term.settings.mapo_snr)
 
 
 def kto(term, values):
-    return loss.kto(values.log_ratio, term.liked, values.kl, term.beta)
+    return losses.kto(values.log_ratio, term.liked, values.kl, term.beta)
 
 
 def ddpo(term, values):
-    return loss.ddpo(values.sampler_log_ratio, loss.advantages(term.rewards), term.settings.ratio_clip)
+    return losses.ddpo(values.sampler_log_ratio, losses.advantages(term.rewards), term.settings.ratio_clip)
 
 
 def dpok(term, values):
-    return loss.dpok(values.sampler_log_ratio, loss.advantages(term.rewards), values.kl, term.settings.kl_weight,
+    return losses.dpok(values.sampler_log_ratio, losses.advantages(term.rewards), values.kl, term.settings.kl_weight,
                      term.settings.ratio_clip)
 
 
 def rwr(term, values):
-    return loss.rwr(values.log_ratio, term.rewards, term.settings.reward_beta)
+    return losses.rwr(values.log_ratio, term.rewards, term.settings.reward_beta)
 
 
 def sft(term, values):
-    return loss.sft(values.log_ratio)
+    return losses.sft(values.log_ratio)
 
 
 METHODS = {

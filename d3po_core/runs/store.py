@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import progress
+from .files import NotOurs, Unsound, leftovers, read, read_curves, read_record, unsound, write
 from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401 (SHAPE is of the runs' face)
 from .locks import held
-from .run_files import NotOurs, Unsound, leftovers, read, read_curves, read_record, unsound, write
 
 FORMAT = "d3po.run/3"
 STATE = "run.safetensors"

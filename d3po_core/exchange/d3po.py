@@ -22,11 +22,10 @@ import math
 from functools import partial
 from pathlib import Path
 
-from . import exchange_json
-from .exchange_files import Export, Folder
-from .exchange_record import (ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few,
-                              weak_order)
-from .preference import pairs_from_scores
+from ..candidates.judgement import pairs_from_scores
+from . import json_text
+from .files import Export, Folder
+from .record import ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few, weak_order
 
 IMAGE_FOLDERS = ("images", "all_img")
 
@@ -62,7 +61,7 @@ def write_d3po(records, folder, on_problem="raise", pairwise=False):
 
     with Export(folder) as out:
         with (out.open("prompt.json") as prompts, out.open("json/data.json") as scores,
-              exchange_json.writing(prompts) as add_prompt, exchange_json.writing(scores) as add_scores):
+              json_text.writing(prompts) as add_prompt, json_text.writing(scores) as add_scores):
             for record, images in out.judged(records, on_problem, check, whole=not pairwise):
                 width = width or len(record.images)
                 for row in (record.pairs if pairwise else [range(width)]):
@@ -80,7 +79,7 @@ def score_names(folder, on_problem="raise"):
 
 
 def _first(folder, name):
-    return None if Path(name).name.startswith("prompt") else exchange_json.first(folder.file(name), name)
+    return None if Path(name).name.startswith("prompt") else json_text.first(folder.file(name), name)
 
 
 def _is_scores(item):
@@ -99,11 +98,11 @@ def _given(path):
 def _entries(folder, files):
     numbered = {int(Path(name).stem): name for sub in IMAGE_FOLDERS for name in folder.names(sub)
                 if Path(name).stem.isdecimal()}
-    prompts = [prompt for _, prompt in exchange_json.items(folder.file("prompt.json"), "prompt.json")
+    prompts = [prompt for _, prompt in json_text.items(folder.file("prompt.json"), "prompt.json")
                ] if "prompt.json" in folder.names("", {".json"}) else None
     judges = ", ".join(Path(name).stem for name, _ in files if Path(name).stem != "data") or None
     width = None
-    for number, rows in enumerate(zip(*(exchange_json.items(path, name) for name, path in files))):
+    for number, rows in enumerate(zip(*(json_text.items(path, name) for name, path in files))):
         place = f"{files[0][0]}, line {rows[0][0]}, list {number + 1}"
         rows = [row for _, row in rows]
         width = width or (len(rows[0]) if isinstance(rows[0], list) else None)

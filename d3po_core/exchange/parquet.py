@@ -11,9 +11,9 @@ pyarrow reads and writes the files. It is imported where it is needed: the rest 
 from functools import partial
 from pathlib import Path
 
-from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, check_image_bytes, made, readable, refuse_pickle_file
-from .exchange_table import columns, pair_record
+from .files import Export, Folder
+from .record import ExchangeError, check_image_bytes, made, readable, refuse_pickle_file
+from .table import columns, pair_record
 
 ROWS = 16  # held at once; a row has two images
 

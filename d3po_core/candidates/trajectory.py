@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .transition import Ancestral
+from .kernels import Ancestral
 
 FORMAT = "d3po.trajectory/1"
 

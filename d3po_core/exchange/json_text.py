@@ -4,8 +4,8 @@ import contextlib
 import json
 import re
 
-from .exchange_files import open_text
-from .exchange_record import ExchangeError
+from .files import open_text
+from .record import ExchangeError
 
 CHUNK = 1 << 16
 DECODER = json.JSONDecoder()

@@ -11,14 +11,14 @@ is recognised by its content, not by its name alone. Every error is an ExchangeE
 from functools import partial
 from pathlib import Path
 
-from . import exchange_json
-from .exchange_d3po import read_d3po, score_names, write_d3po
-from .exchange_files import Folder, Summary
-from .exchange_folders import has_endings, read_folders, sibling_folders, write_folders
-from .exchange_hps import hps_names, is_hps, read_hps, write_hps
-from .exchange_parquet import parquet_columns, parquet_names, read_pickapic, write_pickapic
-from .exchange_record import PICKLE_SUFFIXES, ExchangeError, Record, readable, refuse_pickle_file
-from .exchange_table import columns, read_table, table_names, write_table
+from . import json_text
+from .d3po import read_d3po, score_names, write_d3po
+from .files import Folder, Summary
+from .folders import has_endings, read_folders, sibling_folders, write_folders
+from .hps import hps_names, is_hps, read_hps, write_hps
+from .parquet import parquet_columns, parquet_names, read_pickapic, write_pickapic
+from .record import PICKLE_SUFFIXES, ExchangeError, Record, readable, refuse_pickle_file
+from .table import columns, read_table, table_names, write_table
 
 __all__ = ["ExchangeError", "Record", "Summary", "READERS", "WRITERS", "read", "recognise",
            "read_d3po", "read_folders", "read_hps", "read_pickapic", "read_table",
@@ -99,7 +99,7 @@ def _of_file(path):
     if suffix in (".csv", ".tsv", ".jsonl"):
         return "table"
     if suffix == ".json":
-        first = exchange_json.first(path, path.name)
+        first = json_text.first(path, path.name)
         if isinstance(first, dict):
             return "hps" if is_hps(first) else "table"
         return "d3po"

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from .preference import pairs_from_judgement
+from ..candidates.judgement import pairs_from_judgement
 
 MOST_CANDIDATES = 2 ** 16  # in a set; lists of as many are made
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .loss import error_log_ratio
+from ..candidates.kernels import per_candidate_mean
+from .losses import error_log_ratio
 from .terms import accuracy as ranked_right
-from .transition import per_candidate_mean
 
 BETA = 5000.0  # of Diffusion-DPO's launchers. It sets the rewards' unit and never their order
 NORMAL_95 = 1.959964  # standard deviations that hold 95 % of a normal distribution

@@ -6,7 +6,7 @@ rounds are its whole past. Records of earlier versions have rounds without keys,
 
 import re
 
-from .run_files import name_of
+from .files import name_of
 
 # what a run may not change half way, because its LoRA would no longer fit
 SHAPE = ("rank", "alpha", "targets", "adapter")

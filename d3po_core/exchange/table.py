@@ -18,9 +18,9 @@ import math
 from functools import partial
 from pathlib import Path
 
-from . import exchange_json
-from .exchange_files import Export, Folder, open_text
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, readable, report
+from . import json_text
+from .files import Export, Folder, open_text
+from .record import ExchangeError, Record, made, prompt_or_none, readable, report
 
 COLUMNS = {
     "prompt": ("prompt", "caption", "text"),
@@ -149,7 +149,7 @@ def _rows(path, name, on_problem):
     """(line, function that gives the row as a mapping)"""
     suffix = path.suffix.lower()
     if suffix == ".json":
-        for line, item in exchange_json.items(path, name):
+        for line, item in json_text.items(path, name):
             yield line, partial(_object, item)
     elif suffix == ".jsonl":
         with open_text(path, name) as file:

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..files import make_folder, replace_whole
 from . import history
-from .files import make_folder, replace_whole
 
 HISTORY, CHECKSUM = "history", "checksum"
 ADAPTER = ("lora.", "raw.", "ema.")  # the weights in a state

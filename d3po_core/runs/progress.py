@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..training.monitor import best_update
+from .files import NotOurs, content_name, name_of, read, read_record, write
 from .locks import held
-from .run_files import NotOurs, content_name, name_of, read, read_record, write
-from .watch import best_update
 
 FORMAT = "d3po.progress/2"
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
@@ -53,7 +53,7 @@ class Progress:
     _best: dict | None = None  # update, step, tensors; written: whether it is on disk
 
     def fit(self, trainer, examples, begin=lambda start: None, on_update=lambda history: None, **options):
-        """`trainer.fit` from where this train step was stopped: (every update's metrics, how many updates had been made
+        """`Trainer.fit` from where this train step was stopped: (every update's metrics, how many updates had been made
         before, a warning or ""). begin(how many) is called first, on_update(metrics of all updates so far) after each
         update; options are fit's.
         """

@@ -12,10 +12,10 @@ tried too: the JSON file's own, and images/. Parquet files with the same columns
 from functools import partial
 from pathlib import Path
 
-from . import exchange_json
-from .exchange_parquet import image_source, parquet_columns, parquet_names, parquet_rows
-from .exchange_files import Export, Folder
-from .exchange_record import ExchangeError, Record, made, prompt_or_none, readable, require_few, weak_order
+from . import json_text
+from .files import Export, Folder
+from .parquet import image_source, parquet_columns, parquet_names, parquet_rows
+from .record import ExchangeError, Record, made, prompt_or_none, readable, require_few, weak_order
 
 PROMPT = ("prompt", "caption")
 IMAGES = ("image_path", "file_path", "images", "files")
@@ -42,7 +42,7 @@ def write_hps(records, folder, on_problem="raise", split="test"):
     """
     if split not in ("test", "train"):
         raise ValueError(f"split is test or train, not {split!r}")
-    with Export(folder) as out, out.open(f"{split}.json") as file, exchange_json.writing(file) as append:
+    with Export(folder) as out, out.open(f"{split}.json") as file, json_text.writing(file) as append:
         for record, images in out.judged(records, on_problem):
             names = {i: Path(out.image(f"{split}/{out.images:06}.png", data)).name for i, data in images.items()}
             levels = weak_order(record.pairs) if split == "test" else None
@@ -69,7 +69,7 @@ def is_hps(row):
 
 
 def _first(folder, name):
-    return exchange_json.first(folder.file(name), name)
+    return json_text.first(folder.file(name), name)
 
 
 def _entry(record, names, ranks, split):
@@ -82,7 +82,7 @@ def _entry(record, names, ranks, split):
 
 def _entries(folder, path, name, each_judge):
     parquet = path.suffix.lower() == ".parquet"
-    rows = parquet_rows(path, name, parquet_columns(path, name)) if parquet else exchange_json.items(path, name)
+    rows = parquet_rows(path, name, parquet_columns(path, name)) if parquet else json_text.items(path, name)
     for number, (line, row) in enumerate(rows, 1):
         place = f"{name}, row {number}" if parquet else f"{name}, line {line}, entry {number}"
         judges = row.get("raw_annotations") if isinstance(row, dict) else None

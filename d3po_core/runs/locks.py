@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
-from .files import make_folder
+from ..files import make_folder
 
 LOCKS = ".locks"  # beside the folders, so that a folder can be deleted while its lock is held
 PATIENCE = 60.0  # seconds that others may take to write

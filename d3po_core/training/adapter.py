@@ -16,7 +16,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .randomness import forked, seed as seed_draws
+from .randomness import forked
+from .randomness import seed as seed_draws
 
 ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")

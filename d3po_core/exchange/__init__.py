@@ -1,0 +1,1 @@
+"""Others' formats of preferences, read and written: one module a format."""
