@@ -5,7 +5,7 @@ import re
 import torch
 from comfy_api.latest import io, ui
 
-from ..d3po_core.runs import plots
+from ..d3po_core.runs.history import METRICS
 from ..d3po_core.runs.store import list_runs, load_curves, run_folder, run_version
 from .library import runs_root
 from .types import CATEGORY, LossMap
@@ -29,7 +29,7 @@ class D3POPlot(io.ComfyNode):
                 io.String.Input("runs", default="", multiline=True,
                                 tooltip="Names of saved runs (folders in output/d3po/runs) to draw as well, separated "
                                         "by commas or lines. Empty: only the loss map."),
-                io.String.Input("metrics", default=", ".join(plots.METRICS), multiline=True,
+                io.String.Input("metrics", default=", ".join(METRICS), multiline=True,
                                 tooltip="What to draw, separated by commas: any metric of the runs, as 'held-out "
                                         "accuracy', 'gradient norm' or 'margin by noise quarter'. Each gets a panel."),
                 io.Float.Input("smoothing", default=0.6, min=0.0, max=0.99, step=0.01,
@@ -55,9 +55,19 @@ class D3POPlot(io.ComfyNode):
         if not curves:
             raise ValueError("loss_map, runs: there is nothing to draw. Wire the train step's loss_map to this node, "
                              f"or name runs that were saved: {saved_names()}")
-        picture = plots.draw(curves, metrics_in(metrics), (width, height), smoothing)
+        picture = draw(curves, metrics_in(metrics), (width, height), smoothing)
         image = torch.from_numpy(picture)[None].float() / 255
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
+def draw(*given):
+    """As plots.draw, for which matplotlib is loaded here: where it is missing, only plots are."""
+    try:
+        from ..d3po_core.runs import plots
+    except ImportError as error:
+        raise ValueError(f"Plots need the package matplotlib, which cannot be imported ({error}). Install it into the Python "
+                         "that runs ComfyUI with: pip install matplotlib") from error
+    return plots.draw(*given)
 
 
 def names_in(text):

@@ -6,6 +6,8 @@ NaN: what was not measured is a NaN of its own, told by its bits, as R tells NA 
 
 import numpy as np
 
+# what a picture of a run shows first
+METRICS = ("loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference")
 NOT_MEASURED = np.uint64(0x7FF8_0000_0000_07A2).view(np.float64)
 
 

@@ -15,7 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-METRICS = ("loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference")
+from .history import METRICS
+
 QUARTERS = " by noise quarter"
 # Okabe and Ito's colours for every kind of colour vision, but for their yellow, which is too pale for a line on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -44,6 +42,17 @@ def target_modules(root, targets="attention"):
     return found
 
 
+def _peft():
+    """The package PEFT: seconds to load, and nothing but adapters needs it."""
+    try:
+        import peft
+        import peft.tuners.tuners_utils
+    except ImportError as error:
+        raise ValueError(f"adapter: LoRAs are trained by the package peft, which cannot be imported ({error}). Install it "
+                         "into the Python that runs ComfyUI with: pip install peft") from error
+    return peft
+
+
 class Adapter:
     """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as before.
 
@@ -72,7 +81,7 @@ class Adapter:
             place = next(root.get_submodule(paths[0]).parameters()).device
             with forked(place):
                 seed_draws(seed % 2 ** 63, place)
-                inject_adapter_in_model(config, root, adapter_name=ADAPTER)
+                _peft().inject_adapter_in_model(config, root, adapter_name=ADAPTER)
             for parameter in self.parameters():
                 parameter.data = parameter.data.to(device, torch.promote_types(parameter.dtype, torch.float32))
             for layer in self.layers.values():
@@ -95,7 +104,8 @@ class Adapter:
     @cached_property
     def layers(self):
         """The adapted layers by path."""
-        return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, BaseTunerLayer)}
+        tuner = _peft().tuners.tuners_utils.BaseTunerLayer
+        return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, tuner)}
 
     def named_parameters(self):
         """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight, which is A,
@@ -202,11 +212,12 @@ def _config(adapter, rank, alpha, dropout, paths):
         raise ValueError(f"adapter is {adapter!r}, but must be one of: {', '.join(ADAPTERS)}")
     modules = "|".join(map(re.escape, paths))  # in a list PEFT matches by ending
     if adapter not in ("LoHa", "LoKr"):
-        return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=adapter == "rsLoRA",
-                          use_dora=adapter == "DoRA", target_modules=modules)
+        return _peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=adapter == "rsLoRA",
+                                  use_dora=adapter == "DoRA", target_modules=modules)
     if dropout:  # PEFT would drop rows of the update, and divide by the share that is left, which may be none
         raise ValueError(f"dropout: {adapter} has none. Set it to 0, or choose LoRA, rsLoRA or DoRA")
-    return (LoHaConfig if adapter == "LoHa" else LoKrConfig)(r=rank, alpha=alpha, target_modules=modules)
+    config = _peft().LoHaConfig if adapter == "LoHa" else _peft().LoKrConfig
+    return config(r=rank, alpha=alpha, target_modules=modules)
 
 
 def _require_plain_weights(weights, device, dropout):

@@ -87,3 +87,38 @@ def test_a_core_module_imports_only_what_it_may(path):
     room = path.relative_to(ROOT / "d3po_core").with_suffix("").parts[0].replace("__init__", "")
     seen = {room_of(name) for name in names if name.startswith("d3po_core.")} - {room}
     assert seen <= SEEN_FROM[room], seen - SEEN_FROM[room]
+
+
+MISSING = """
+import importlib, pkgutil, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("peft", "matplotlib", "pyarrow", "schedulefree", "bitsandbytes", "tensorboard"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import torch
+import d3po_core
+for module in pkgutil.walk_packages(d3po_core.__path__, "d3po_core."):
+    if module.name != "d3po_core.runs.plots":
+        importlib.import_module(module.name)
+try:
+    d3po_core.training.adapter.Adapter(torch.nn.Sequential(torch.nn.Linear(4, 4)), targets="all linear")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_missing_package_stops_only_what_needs_it_and_is_named():
+    run = subprocess.run([sys.executable, "-c", MISSING], cwd=ROOT, capture_output=True, text=True)
+    assert "the package peft, which cannot be imported" in run.stdout and "pip install peft" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_file_of_nodes_loads_without_what_only_some_nodes_need(path):
+    at_the_top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body
+                  if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.name for node in at_the_top for alias in node.names}
+    modules = {node.module or "" for node in at_the_top if isinstance(node, ast.ImportFrom)}
+    assert not {"plots", "peft", "matplotlib"} & (names | {part for module in modules for part in module.split(".")})

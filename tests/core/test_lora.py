@@ -242,7 +242,7 @@ def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, kind
         inject_adapter_in_model(config, model, **names)
         raise MemoryError
 
-    monkeypatch.setattr("d3po_core.training.adapter.inject_adapter_in_model", out_of_memory)
+    monkeypatch.setattr("peft.inject_adapter_in_model", out_of_memory)
     with pytest.raises(MemoryError):
         Adapter(net, rank=2, adapter=kind)
     assert anatomy(net) == before
