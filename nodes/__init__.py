@@ -11,7 +11,7 @@ from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
-from .training import D3POTrainStep
+from .train.step import D3POTrainStep
 
 
 class D3POExtension(ComfyExtension):

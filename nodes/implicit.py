@@ -13,7 +13,7 @@ from ..d3po_core.training.randomness import generator_of
 from . import host
 from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
-from .training import require_same_model
+from .train.step import require_same_model
 from .types import CATEGORY, PreferencesType, Trajectories
 
 PER_PASS = 4  # candidates that go through the network together

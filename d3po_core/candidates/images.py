@@ -55,6 +55,11 @@ class CleanCandidates:
     def candidates(self):
         return self.latents.shape[0]
 
+    @property
+    def latent_shape(self):
+        """[N, C, H, W] of the candidates."""
+        return self.latents.shape
+
     def noised(self, x0, sigma, noise):
         """x at noise level sigma (0-d), in the coordinates of the model's denoiser and shaped as x0.
 

@@ -123,6 +123,11 @@ class Trajectory:
         return self.states.shape[1]
 
     @property
+    def latent_shape(self):
+        """[N, C, H, W] of the candidates."""
+        return self.states.shape[1:]
+
+    @property
     def actions(self):
         """Indices of the steps that are random, and so have a log-prob (std > 0)."""
         return [i for i in range(len(self.sigmas) - 1)

@@ -112,11 +112,11 @@ def training(host, model):
     after = []
     for before in (False, True):
         comfy.model_management.in_training = before
-        with host._in_training():
+        with host.session._in_training():
             pass
         after.append(comfy.model_management.in_training)
     comfy.model_management.in_training = False
-    sets = [SimpleNamespace(latents=torch.zeros(shape)) for shape in ((2, 4, 8, 8), (4, 4, 8, 8), (2, 4, 16, 16))]
+    sets = [SimpleNamespace(latent_shape=shape) for shape in ((2, 4, 8, 8), (4, 4, 8, 8), (2, 4, 16, 16))]
     return {"in training": after, "largest": [host.largest_pass(sets[:2], 0), host.largest_pass(sets, 0),
                                               host.largest_pass(sets, 1)]}
 

@@ -9,25 +9,25 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core.candidates.images import CleanCandidates
-from ..d3po_core.candidates.trajectory import Trajectory
-from ..d3po_core.runs.files import content_name
-from ..d3po_core.runs.progress import Progress, key_of, name_of, trained_on
-from ..d3po_core.runs.store import SHAPE
-from ..d3po_core.runs.tensorboard import Events
-from ..d3po_core.training import loop, monitor
-from ..d3po_core.training.adapter import ADAPTERS, TARGETS, Adapter, to_state_dict
-from ..d3po_core.training.methods import RECORDED
-from ..d3po_core.training.optimizers import OPTIMIZERS, SCHEDULES
-from ..d3po_core.training.reference import weights_of
-from . import host
+from ...d3po_core.candidates.images import CleanCandidates
+from ...d3po_core.candidates.trajectory import Trajectory
+from ...d3po_core.runs.files import content_name
+from ...d3po_core.runs.progress import Progress, key_of, name_of, trained_on
+from ...d3po_core.runs.store import SHAPE
+from ...d3po_core.runs.tensorboard import Events
+from ...d3po_core.training import loop, monitor
+from ...d3po_core.training.adapter import ADAPTERS, TARGETS, Adapter, to_state_dict
+from ...d3po_core.training.methods import RECORDED
+from ...d3po_core.training.optimizers import OPTIMIZERS, SCHEDULES
+from ...d3po_core.training.reference import weights_of
+from .. import host
+from ..datasets import ImageSet
+from ..library import events_folder
+from ..types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 from .agreement import require_repeatable, sampled_otherwise
-from .datasets import ImageSet
-from .library import events_folder
-from .methods import METHOD, RECORDED_NOISE, chosen
 from .passing import passed_over, round_of_nothing, told, why_nothing
-from .reporting import held_out_report, loss_map, report, sets_report
-from .types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
+from .report import held_out_report, loss_map, report, sets_report
+from .schema import METHOD, RECORDED_NOISE, chosen
 
 GUIDANCE = ("as recorded", "off (faster)")
 DEFAULTS = {"adapter": ADAPTERS[0], "dropout": 0.0, "evaluate_every": 0, "patience": 0, "stop_kl": 0.0}  # may be left out
@@ -356,7 +356,7 @@ def require_same_model(model, base, trajectories, name="preferences"):
         if isinstance(trajectory, ImageSet):
             raise ValueError(f"{name}: some of these candidates are images alone; wire their dataset to D3PO Encode Image "
                              "Pairs, and that to this input")
-        given = host.latent_shape(trajectory)[1]
+        given = trajectory.latent_shape[1]
         if given != channels:
             raise ValueError(f"{name}: these candidates have latents of {given} channels, and the model wired to 'model' "
                              f"wants {channels}: they come from another kind of model")

@@ -14,7 +14,7 @@ from comfy.quant_ops import QuantizedTensor
 
 import nodes as host_nodes
 
-from ..d3po_core.runs.files import content_name
+from ...d3po_core.runs.files import content_name
 from .input_files import content_of
 
 IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates

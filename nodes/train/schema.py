@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..d3po_core.training.methods import METHODS, NOISED, RECORDED
-from ..d3po_core.training.settings import Settings
+from ...d3po_core.training.methods import METHODS, NOISED, RECORDED
+from ...d3po_core.training.settings import Settings
 
 DEFAULT = Settings()
 RECORDED_NOISE = "noised images, recorded noise"

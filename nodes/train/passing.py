@@ -5,11 +5,11 @@ from dataclasses import replace
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..d3po_core.training.loop import require_kind
-from ..d3po_core.training.methods import METHODS
-from ..d3po_core.training.monitor import kl_above
-from .library import file_of, with_lora
-from .types import TrainedLora
+from ...d3po_core.training.loop import require_kind
+from ...d3po_core.training.methods import METHODS
+from ...d3po_core.training.monitor import kl_above
+from ..library import file_of, with_lora
+from ..types import TrainedLora
 
 MOST_NAMES = 3
 

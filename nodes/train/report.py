@@ -1,8 +1,8 @@
 """What a train step tells of what it did, in words and numbers."""
 
-from ..d3po_core.candidates.images import CleanCandidates
-from ..d3po_core.candidates.judgement import cycle_in
-from . import host
+from ...d3po_core.candidates.images import CleanCandidates
+from ...d3po_core.candidates.judgement import cycle_in
+from .. import host
 
 MOST_NAMED = 3  # sets in a line
 

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 import nodes as host_nodes
 
-from ..d3po_core.training.randomness import forked, seed
+from ...d3po_core.training.randomness import forked, seed
 
 REPEATED = 1e-2  # of a result's norm: far above rounding, far below what chance and memory do
 OF_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")

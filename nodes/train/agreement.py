@@ -1,8 +1,8 @@
 """Whether candidates were recorded with what the train step's model has on it."""
 
-from ..d3po_core.candidates.trajectory import Trajectory
-from ..d3po_core.training.reference import kinds_of, weights_of
-from . import host
+from ...d3po_core.candidates.trajectory import Trajectory
+from ...d3po_core.training.reference import kinds_of, weights_of
+from .. import host
 
 
 def require_repeatable(session, candidates, guidance):

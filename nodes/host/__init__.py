@@ -1,0 +1,13 @@
+"""The seam to ComfyUI: names of what it computes, recording its sampling, and denoisers to train through inside it."""
+
+from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
+from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
+from .patches import require_plain, require_repeatable, require_steps
+from .recording import clean_candidates, finished, record, require_epsilon_or_v
+from .session import evaluate_inside, largest_pass, train_inside
+
+__all__ = [
+    "EMPTY_NEGATIVE", "Conditioning", "carry", "clean_candidates", "conditioning_of", "evaluate_inside", "finished",
+    "fingerprint", "is_empty_text", "largest_pass", "policy_name", "record", "require_epsilon_or_v",
+    "require_plain", "require_repeatable", "require_steps", "sampling_name", "set_name", "texts_above", "train_inside",
+]
