@@ -6,7 +6,8 @@ mean is float32 or better.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -14,6 +15,27 @@ import torch
 def per_candidate_mean(values):
     """Mean over every axis but the first: [N, ...] -> [N]."""
     return values.flatten(1).mean(1)
+
+
+class Kernel(Protocol):
+    """A Gaussian step between noise levels: a frozen dataclass whose fields are its parameters.
+
+    name  what files call it, a key of KERNELS
+    """
+
+    name: ClassVar[str]
+
+    def mean(self, x, x0, sigma, sigma_next):
+        """Where the step leads without its noise, shaped as x."""
+
+    def std(self, sigma, sigma_next):
+        """Standard deviation of the step, a 0-d tensor; 0 where it is deterministic."""
+
+    def drift(self, sigma, sigma_next):
+        """d mean / d x0, a 0-d tensor: how far the step follows the denoiser."""
+
+    def pull(self, sigma, sigma_next):
+        """std / |d mean / d epsilon|, a 0-d tensor: log-ratios times this weigh every step's gradient alike."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,7 @@ class Ancestral:
     the setting of D3PO (arXiv 2311.13231). eta lies in (0, 1]: at 0 a step is deterministic and has no log-prob.
     """
 
+    name: ClassVar[str] = "ancestral"
     eta: float = 1.0
 
     def __post_init__(self):
@@ -32,13 +55,13 @@ class Ancestral:
                              "deterministic step has no log-probability to train on")
 
     def std(self, sigma, sigma_next):
-        """Standard deviation of the step (the noise level it adds), a 0-d tensor."""
+        """The noise level that the step adds, a 0-d tensor."""
         sigma, sigma_next = _scalars(sigma, sigma_next)
         up = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).clamp_min(0).sqrt()
         return torch.minimum(sigma_next, up)
 
     def drift(self, sigma, sigma_next):
-        """d mean / d x0, a 0-d tensor: how far the step follows the denoiser."""
+        """1 - sigma_down / sigma, a 0-d tensor."""
         sigma, sigma_next = _scalars(sigma, sigma_next)
         down = (sigma_next ** 2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
         return 1 - down / sigma
@@ -56,6 +79,23 @@ class Ancestral:
         """
         sigma, sigma_next = _scalars(sigma, sigma_next)
         return self.std(sigma, sigma_next) / (sigma * self.drift(sigma, sigma_next))
+
+
+KERNELS = {kernel.name: kernel for kernel in (Ancestral,)}
+
+
+def described(kernel):
+    """{"name": its name, parameter: value, ...}, as JSON keeps it."""
+    return {"name": kernel.name, **asdict(kernel)}
+
+
+def kernel_of(description):
+    """The kernel that `described` was given. Raises ValueError for an unknown one."""
+    name, parameters = description["name"], {key: value for key, value in description.items() if key != "name"}
+    if name not in KERNELS:
+        raise ValueError(f"its steps are of the kind {name!r}, and this version of the pack knows {', '.join(KERNELS)}: "
+                         "update the pack")
+    return KERNELS[name](**parameters)
 
 
 def log_prob(x_next, mean, std):

@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .kernels import Ancestral
+from .kernels import Ancestral, Kernel, described, kernel_of
 
-FORMAT = "d3po.trajectory/1"
+FORMAT = "d3po.trajectory/2"
+FIRST_FORMAT = "d3po.trajectory/1"  # it has the eta of an Ancestral in place of a kernel
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Trajectory:
     states: torch.Tensor | LazyTensor
     denoised: torch.Tensor | LazyTensor
     sigmas: torch.Tensor
-    kernel: Ancestral
+    kernel: Kernel
     set_id: str
     model: str
     policy: str
@@ -138,10 +139,10 @@ class Trajectory:
         from where it lies.
 
         Its metadata "d3po" is JSON, with "checksums": the CRC-32 of each step of states and denoised, of the sigmas, and
-        of the JSON without them ("header"). Files of before have none, and are read as well.
+        of the JSON without them ("header"). Files of before, with no checksums or of the first format, are read as well.
         """
         tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
-        header = {"format": FORMAT, "eta": self.kernel.eta, "set_id": self.set_id, "model": self.model,
+        header = {"format": FORMAT, "kernel": described(self.kernel), "set_id": self.set_id, "model": self.model,
                   "policy": self.policy, "settings": self.settings}
         checksums = {"header": _header_checksum(header), "sigmas": checksum(tensors["sigmas"]),
                      **{name: list(map(checksum, tensors[name])) for name in ("states", "denoised")}}
@@ -161,7 +162,7 @@ class Trajectory:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["d3po"])
-                if header["format"] != FORMAT:
+                if header["format"] not in (FORMAT, FIRST_FORMAT):
                     raise KeyError(header["format"])
                 for name, kind in {"set_id": str, "model": str, "policy": str, "settings": dict}.items():
                     if not isinstance(header[name], kind):
@@ -172,7 +173,8 @@ class Trajectory:
                         raise ValueError(f"its {name} is not what was written")
                 lazy = {name: _lazy(Path(path), name, file.get_slice(name), checksums.get(name))
                         for name in ("states", "denoised")}
-            return cls(**lazy, sigmas=sigmas, kernel=Ancestral(header["eta"]), conditioning=conditioning,
+            kernel = kernel_of(header["kernel"]) if header["format"] == FORMAT else Ancestral(header["eta"])
+            return cls(**lazy, sigmas=sigmas, kernel=kernel, conditioning=conditioning,
                        **{name: header[name] for name in ("set_id", "model", "policy", "settings")})
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error

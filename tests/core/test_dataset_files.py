@@ -360,8 +360,8 @@ def test_an_opened_trajectory_can_be_saved_again(trajectory, tmp_path):
 
 
 def test_shapes_that_do_not_fit_are_an_error_on_opening(trajectory, tmp_path):
-    header = {"d3po": json.dumps({"format": trajectory_module.FORMAT, "eta": 1, "set_id": "", "model": "", "policy": "",
-                                  "settings": {}})}
+    header = {"d3po": json.dumps({"format": trajectory_module.FORMAT, "kernel": {"name": "ancestral", "eta": 1},
+                                  "set_id": "", "model": "", "policy": "", "settings": {}})}
     for states in (torch.ones(2, 1, 2, 2, 2), torch.ones(())):
         save_file({"states": states, "denoised": torch.ones(2, 1, 2, 2, 2), "sigmas": torch.ones(3)},
                   tmp_path / "t.safetensors", metadata=header)

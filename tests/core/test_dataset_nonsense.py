@@ -104,7 +104,7 @@ def test_nonsense_in_a_trajectorys_header_is_damage_of_its_set(folder):
         path = folder / dataset._row("set 7")["trajectory"]
         require_damage_is_told(
             dataset, path, lambda: dataset.trajectory("set 7"),
-            lambda whole: crafted_headers(whole, ["format", "eta", "set_id", "model", "policy", "settings"]),
+            lambda whole: crafted_headers(whole, ["format", "kernel", "set_id", "model", "policy", "settings"]),
             lambda size: ("UPDATE sets SET trajectory_bytes = ? WHERE id = 'set 7'", [size]))
         require_other_set_to_go_on(dataset)
 

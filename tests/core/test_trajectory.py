@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core.candidates.kernels import Ancestral
-from d3po_core.candidates.trajectory import FORMAT, Trajectory
+from d3po_core.candidates.kernels import KERNELS, Ancestral, described, kernel_of
+from d3po_core.candidates.trajectory import FIRST_FORMAT, FORMAT, Trajectory
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def rewrite(path, header):
 
 
 def d3po_header(**changes):
-    header = {"format": FORMAT, "eta": 1.0, "set_id": "s", "model": "m", "policy": "p", "settings": {}} | changes
+    header = {"format": FORMAT, "kernel": {"name": "ancestral", "eta": 1.0}, "set_id": "s", "model": "m", "policy": "p", "settings": {}} | changes
     return {"d3po": json.dumps({k: v for k, v in header.items() if v is not ...})}
 
 
@@ -74,16 +74,20 @@ def d3po_header(**changes):
     lambda path: rewrite(path, {"d3po": "{not json"}),
     lambda path: rewrite(path, {"d3po": "[1, 2]"}),
     lambda path: rewrite(path, d3po_header(format="d3po.trajectory/99")),
-    lambda path: rewrite(path, d3po_header(eta=...)),
-    lambda path: rewrite(path, d3po_header(eta=0)),
-    lambda path: rewrite(path, d3po_header(eta="one")),
+    lambda path: rewrite(path, d3po_header(kernel=...)),
+    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": 0})),
+    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": "one"})),
+    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "theta": 1.0})),
+    lambda path: rewrite(path, d3po_header(kernel={"eta": 1.0})),
+    lambda path: rewrite(path, d3po_header(format=FIRST_FORMAT)),
     lambda path: rewrite(path, d3po_header(policy=...)),
     lambda path: save_file({"states": torch.ones(1)}, path, metadata=d3po_header()),
     lambda path: save_file({"states": torch.ones(3, 1, 2, 2, 2), "denoised": torch.ones(1, 1, 2, 2, 2),
                             "sigmas": torch.ones(3)}, path, metadata=d3po_header()),
     lambda path: path.unlink(),
 ], ids=["empty", "garbage", "truncated data", "truncated header", "pickle", "torch.save", "no metadata", "foreign",
-        "bad json", "json list", "newer format", "no eta", "eta 0", "eta text", "no policy", "tensors missing",
+        "bad json", "json list", "newer format", "no kernel", "eta 0", "eta text",
+        "another parameter", "no name", "first format without eta", "no policy", "tensors missing",
         "shapes differ", "missing"])
 def test_a_foreign_or_damaged_file_is_an_error_that_names_it(saved, damage):
     damage(saved)
@@ -91,6 +95,25 @@ def test_a_foreign_or_damaged_file_is_an_error_that_names_it(saved, damage):
     with pytest.raises(ValueError, match=re.escape(str(saved))):
         Trajectory.load(saved)
     assert (saved.read_bytes() if saved.exists() else None) == before
+
+
+def test_a_file_of_the_first_format_is_read(trajectory, saved):
+    rewrite(saved, d3po_header(format=FIRST_FORMAT, kernel=..., eta=0.7, set_id=trajectory.set_id))
+    read = Trajectory.load(saved)
+    assert read.kernel == Ancestral(0.7) and read.set_id == trajectory.set_id
+    assert torch.equal(read.states, trajectory.states)
+
+
+def test_steps_of_a_kind_that_is_not_known_are_named(saved):
+    rewrite(saved, d3po_header(kernel={"name": "leap", "eta": 0.7}))
+    with pytest.raises(ValueError, match="of the kind 'leap', and this version of the pack knows ancestral: update the pack"):
+        Trajectory.load(saved)
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_a_kernel_is_made_again_from_its_description(kernel):
+    one = kernel(0.7)
+    assert kernel_of(json.loads(json.dumps(described(one)))) == one
 
 
 def place_of(path, name, step=0, of=None):
