@@ -1,13 +1,14 @@
 """What training does to pictures, in a real ComfyUI; results and sheets of pictures go to experiment_output/.
 
     python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave (slow)
+    python dev.py experiment same FILE    hashes of what the pack makes, held against FILE where that is there
 """
 
 import sys
 
-from tools import experiment_templates
+from tools import experiment_same, experiment_templates
 
-EXPERIMENTS = {"templates": experiment_templates.main}
+EXPERIMENTS = {"templates": experiment_templates.main, "same": experiment_same.main}
 
 
 def main(arguments):
