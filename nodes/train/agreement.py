@@ -3,6 +3,7 @@
 from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.training.reference import kinds_of, weights_of
 from .. import host
+from .report import listed
 
 
 def require_repeatable(session, candidates, guidance):
@@ -28,7 +29,7 @@ def sampled_otherwise(judged, policy, trainer, guidance):
     names = [name for name, candidates in sets.items() if unlike(candidates)]
     if not names:
         return []
-    listed, were = ", ".join(names[:3]) + (" and others" if len(names) > 3 else ""), "was" if len(names) == 1 else "were"
+    were = "was" if len(names) == 1 else "were"
     return [f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model wired to the "
-            f"train step has (set {listed}), so what is learned does not fit what is sampled. Put the same patch nodes, with "
+            f"train step has (set {listed(names)}), so what is learned does not fit what is sampled. Put the same patch nodes, with "
             "the same settings, before both the sampler and the train step"]

@@ -10,26 +10,12 @@ from ...d3po_core.training.methods import METHODS
 from ...d3po_core.training.monitor import kl_above
 from ..library import file_of, with_lora
 from ..types import TrainedLora
-
-MOST_NAMES = 3
+from .report import named
 
 
 def passed_over(preferences, method):
     """Those of the judged sets that a method has nothing to learn from."""
     return [p for p in preferences if not METHODS[method].candidates(p)]
-
-
-def told(passed, preferences, settings):
-    """What the report says of them, in lines."""
-    if not passed:
-        return []
-    verb = "was" if len(passed) == 1 else "were"
-    return [f"{len(passed)} of {len(preferences)} sets {verb} passed over: {METHODS[settings['method']].wanted} ({names(passed)})"]
-
-
-def names(sets):
-    listed = [p.trajectory.set_id for p in sets[:MOST_NAMES]]
-    return "set " + ", ".join(listed) + (f" and {len(sets) - len(listed)} others" if sets[MOST_NAMES:] else "")
 
 
 def why_nothing(preferences, method, stop_kl, history):
@@ -40,7 +26,7 @@ def why_nothing(preferences, method, stop_kl, history):
     """
     if len(passed_over(preferences, method)) == len(preferences):
         require_kind(method, [p.trajectory for p in preferences])
-        return f"{METHODS[method].wanted} ({names(preferences)})"
+        return f"{METHODS[method].wanted} ({named(preferences)})"
     if kl := kl_above(stop_kl, history):
         return (f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from the model as "
                 "stop_kl allows. Look at its pictures, then raise stop_kl or start a new run")

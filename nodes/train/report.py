@@ -2,9 +2,16 @@
 
 from ...d3po_core.candidates.images import CleanCandidates
 from ...d3po_core.candidates.judgement import cycle_in
+from ...d3po_core.training.methods import METHODS
 from .. import host
 
 MOST_NAMED = 3  # sets in a line
+
+
+def listed(names):
+    """The first of these names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} {'other' if more == 1 else 'others'}" if more > 0 else "")
 
 
 def report(preferences, out, seconds):
@@ -21,15 +28,29 @@ def sets_report(preferences, settings):
     """What there is to say of the judged sets themselves, in lines."""
     circles = {number: cycle for number, p in enumerate(preferences, 1) if (cycle := cycle_in(p.pairs))}
     told = [f"set {number} ({', '.join(f'{w + 1} over {l + 1}' for w, l in zip(cycle, cycle[1:] + cycle[:1]))})"
-            for number, cycle in list(circles.items())[:MOST_NAMED]]
+            for number, cycle in circles.items()]
     lines = [f"Picks of {len(circles)} of {len(preferences)} sets go round in a circle and pull against each other: "
-             + ", ".join(told) + (" and others" if len(circles) > len(told) else "")] if circles else []
+             + listed(told)] if circles else []
     kept = sum(isinstance(p.trajectory, CleanCandidates) and not p.trajectory.settings.get(host.EMPTY_NEGATIVE)
                for p in preferences)
     if settings.caption_dropout and kept:
         lines.append(f"caption_dropout: the prompt was kept in {kept} of {len(preferences)} sets, whose negative prompt is not "
                      "known to be empty")
     return lines
+
+
+def passed_over_report(passed, preferences, settings):
+    """What there is to say of sets that a method has nothing to learn from, in lines."""
+    if not passed:
+        return []
+    verb = "was" if len(passed) == 1 else "were"
+    return [f"{len(passed)} of {len(preferences)} sets {verb} passed over: {METHODS[settings['method']].wanted} "
+            f"({named(passed)})"]
+
+
+def named(preferences):
+    """The judged sets' names."""
+    return "set " + listed([p.trajectory.set_id for p in preferences])
 
 
 def held_out_report(last, preferences, held_out, before):

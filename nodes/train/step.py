@@ -25,8 +25,8 @@ from ..datasets import ImageSet
 from ..library import events_folder
 from ..types import CATEGORY, PICKS, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 from .agreement import require_repeatable, sampled_otherwise
-from .passing import passed_over, round_of_nothing, told, why_nothing
-from .report import held_out_report, loss_map, report, sets_report
+from .passing import passed_over, round_of_nothing, why_nothing
+from .report import held_out_report, loss_map, passed_over_report, report, sets_report
 from .schema import METHOD, RECORDED_NOISE, chosen
 
 GUIDANCE = ("as recorded", "off (faster)")
@@ -192,7 +192,8 @@ class D3POTrainStep(io.ComfyNode):
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
         warned = out.warned + monitor.warnings(before["figures"] + out.history, start.step - len(before["figures"]))
-        text = "\n".join([report(preferences, out, time.monotonic() - began), *told(passed, preferences, described),
+        text = "\n".join([report(preferences, out, time.monotonic() - began),
+                          *passed_over_report(passed, preferences, described),
                           *sets_report(preferences, plan.settings),
                           *held_out_report(out.history[-1], preferences, held_out, before["figures"]), *out.told,
                           *(f"Warning: {one}" for one in warned)])
