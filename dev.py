@@ -26,8 +26,18 @@ if sys.version_info < (3, 10):
     raise SystemExit("dev.py: Python 3.10 or newer is needed, this is %d.%d" % sys.version_info[:2])
 
 from tools.host import (
-    BASE, CHECKPOINT, FRONTEND_WANTED, LOCAL_COMFYUI, PACK, ROOT, comfyui_folder, frontend_files, host_command,
-    host_environment, is_comfyui, make_base,
+    BASE,
+    CHECKPOINT,
+    FRONTEND_WANTED,
+    LOCAL_COMFYUI,
+    PACK,
+    ROOT,
+    comfyui_folder,
+    frontend_files,
+    host_command,
+    host_environment,
+    is_comfyui,
+    make_base,
 )  # fmt: skip
 
 VENV = ROOT / ".venv"

@@ -75,8 +75,8 @@ class D3POKSampler(io.ComfyNode):
                                tooltip="A sampler that adds noise at every step: only then has a step a probability to "
                                        "train on."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal",
-                               tooltip="How noise falls over the steps. With the train step's weighting paper, one step of 20 has "
-                                       "0.85 of the squared gradient with normal and 0.75 with ddim_uniform (0.73 in D3PO's "
+                               tooltip="How noise falls over the steps. With the train step's weighting paper, one step of 20 "
+                                       "has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform (0.73 in D3PO's "
                                        "code), but at most 0.12 with sgm_uniform and 0.10 with karras. With standardised "
                                        "all steps count alike."),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
@@ -105,8 +105,8 @@ class D3POKSampler(io.ComfyNode):
         name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
         if name in SAMPLERS:
             return True
-        kind = ("draws each step from more than a single Gaussian" if any(s in str(name) for s in ("ancestral", "sde", "lcm", "ddpm"))
-                else "is deterministic")
+        draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
+        kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
         return (f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
                 f"Choose {' or '.join(SAMPLERS)}.")
 

@@ -110,7 +110,8 @@ def learning(host, prompt, seeds, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["speed", "picker", "dataset", "methods", "schedules", "learning"], default="speed")
+    parser.add_argument("what", nargs="?", default="speed",
+                        choices=["speed", "picker", "dataset", "methods", "schedules", "learning"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--sets", type=int, default=600)

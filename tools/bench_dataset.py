@@ -24,8 +24,8 @@ from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_bu
 if torch_is_cpu_build():  # else PEFT may not import
     mend_torchvision()
     mend_torchaudio()
-from d3po_core.training.adapter import Adapter  # noqa: E402
-from d3po_core.training.loop import Example, Settings, Trainer  # noqa: E402
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.loop import Example, Settings, Trainer
 
 INDEXED, CANDIDATES, STEPS, SHAPE = 10_000, 4, 20, (4, 64, 64)
 

@@ -57,5 +57,6 @@ def measure(repeats):
                 picker.focus()
                 times = key_times(picker, repeats)
                 print(f"{renderer}, {name}: median {statistics.median(times):.0f} ms, 95% within "
-                      f"{sorted(times)[int(0.95 * len(times))]:.0f} ms, largest {max(times):.0f} ms, {len(times)} keys", flush=True)
+                      f"{sorted(times)[int(0.95 * len(times))]:.0f} ms, largest {max(times):.0f} ms, "
+                      f"{len(times)} keys", flush=True)
                 page.context.close()

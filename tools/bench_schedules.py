@@ -49,8 +49,9 @@ def table(found):
     for name, sigmas in found.items():
         share = shares(sigmas)
         first = int(share.argmax())
-        rows.append((float(share[first]), f"| {name} | {share[first]:.2f} | {first + 1} of {len(share)}, sigma {sigmas[first]:.2f} "
-                                          f"to {sigmas[first + 1]:.2f} | {1 / float(share.square().sum()):.1f} |"))
+        rows.append((float(share[first]), f"| {name} | {share[first]:.2f} | {first + 1} of {len(share)}, sigma "
+                                          f"{sigmas[first]:.2f} to {sigmas[first + 1]:.2f} | "
+                                          f"{1 / float(share.square().sum()):.1f} |"))
     return "\n".join(["| scheduler | largest share of a step | which | steps that count |", "|---|---|---|---|",
                       *(row for _, row in sorted(rows))])
 

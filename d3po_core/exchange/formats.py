@@ -20,9 +20,25 @@ from .parquet import parquet_columns, parquet_names, read_pickapic, write_pickap
 from .record import PICKLE_SUFFIXES, ExchangeError, Record, readable, refuse_pickle_file
 from .table import columns, read_table, table_names, write_table
 
-__all__ = ["ExchangeError", "Record", "Summary", "READERS", "WRITERS", "read", "recognise",
-           "read_d3po", "read_folders", "read_hps", "read_pickapic", "read_table",
-           "write_d3po", "write_folders", "write_hps", "write_pickapic", "write_table"]
+__all__ = [
+    "READERS",
+    "WRITERS",
+    "ExchangeError",
+    "Record",
+    "Summary",
+    "read",
+    "read_d3po",
+    "read_folders",
+    "read_hps",
+    "read_pickapic",
+    "read_table",
+    "recognise",
+    "write_d3po",
+    "write_folders",
+    "write_hps",
+    "write_pickapic",
+    "write_table",
+]
 
 READERS = {"d3po": read_d3po, "folders": read_folders, "table": read_table, "pickapic": read_pickapic,
            "hps": read_hps}

@@ -1,7 +1,7 @@
 """The methods of preference tuning by name: which loss an update makes of a term, and what it needs for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from . import losses
 

@@ -7,7 +7,24 @@ from .recording import clean_candidates, finished, record, require_epsilon_or_v
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
-    "EMPTY_NEGATIVE", "Conditioning", "carry", "clean_candidates", "conditioning_of", "evaluate_inside", "finished",
-    "fingerprint", "is_empty_text", "largest_pass", "policy_name", "record", "require_epsilon_or_v",
-    "require_plain", "require_repeatable", "require_steps", "sampling_name", "set_name", "texts_above", "train_inside",
+    "EMPTY_NEGATIVE",
+    "Conditioning",
+    "carry",
+    "clean_candidates",
+    "conditioning_of",
+    "evaluate_inside",
+    "fingerprint",
+    "finished",
+    "is_empty_text",
+    "largest_pass",
+    "policy_name",
+    "record",
+    "require_epsilon_or_v",
+    "require_plain",
+    "require_repeatable",
+    "require_steps",
+    "sampling_name",
+    "set_name",
+    "texts_above",
+    "train_inside",
 ]

@@ -126,7 +126,8 @@ class D3POTrainStep(io.ComfyNode):
                 io.Float.Input("ema", default=0.0, advanced=True, min=0.0, max=0.9999, step=0.001, round=False, optional=True,
                                tooltip="Decay of a moving average of the LoRA's weights: the average is what is saved and "
                                        "sampled with, and training goes on from the weights. 0.99 to 0.999 smooths. 0: none."),
-                io.Float.Input("window_start", default=0.0, advanced=True, min=0.0, max=0.99, step=0.05, round=False, optional=True,
+                io.Float.Input("window_start", default=0.0, advanced=True, min=0.0, max=0.99, step=0.05, round=False,
+                               optional=True,
                                tooltip="Recorded steps: where the part of the schedule begins that is trained on. 0: its first "
                                        "step, of most noise, where an image as a whole is decided."),
                 io.Float.Input("window_end", default=1.0, advanced=True, min=0.01, max=1.0, step=0.05, round=False, optional=True,

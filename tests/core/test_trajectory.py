@@ -58,7 +58,8 @@ def rewrite(path, header):
 
 
 def d3po_header(**changes):
-    header = {"format": FORMAT, "kernel": {"name": "ancestral", "eta": 1.0}, "set_id": "s", "model": "m", "policy": "p", "settings": {}} | changes
+    header = {"format": FORMAT, "kernel": {"name": "ancestral", "eta": 1.0}, "set_id": "s", "model": "m", "policy": "p",
+              "settings": {}} | changes
     return {"d3po": json.dumps({k: v for k, v in header.items() if v is not ...})}
 
 

@@ -138,7 +138,7 @@ def test_other_branches_run_while_a_picker_waits(host):
     graph = choosing(**WAITING)
     graph |= {"inverted": node("ImageInvert", image=["candidates", 1]),
               "show": node("PreviewImage", images=["inverted", 0])}
-    shown = lambda message: message["type"] == "executed" and message["data"]["node"] == "show"  # noqa: E731
+    shown = lambda message: message["type"] == "executed" and message["data"]["node"] == "show"
     entry, seen = watch(host, graph, Judge(host, {"pairs": [[0, 1]]}, when=shown), timeout=30)
     order = [("show" if shown(message) else message["type"]) for message in seen]
     assert order.index("d3po.waiting") < order.index("show") < order.index("d3po.closed")
