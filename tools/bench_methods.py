@@ -21,7 +21,7 @@ from scipy import stats
 from tools.demo import WORKFLOW, evaluate, measure, node_of
 from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import CHECKPOINT
-from tools.workflow import load, to_api
+from tools.workflow import load, node, to_api
 
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
@@ -47,10 +47,6 @@ METHODS = {
     "reward-weighted": {},
     "supervised": {},
 }
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def recording(prompt, dataset):

@@ -16,14 +16,10 @@ from safetensors.torch import load_file
 
 from tools.experiment_templates import named_run, pick
 from tools.host import ROOT, Host, make_base
-from tools.workflow import load, to_api
+from tools.workflow import load, node, to_api
 
 TEMPLATES = ("d3po_picker_loop", "d3po_thumbs", "d3po_objective_loop")
 SMALL = {"D3POKSampler": {"steps": 3, "candidates": 3}, "D3POPrompts": {"count": 2}, "D3POTrainStep": {"epochs": 2, "rank": 2}}
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def tensors_of(path):

@@ -39,6 +39,11 @@ class Value(NamedTuple):
     value: Any
 
 
+def node(class_type, **inputs):
+    """A node of an API prompt."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
 def load(path) -> dict:
     """Read a workflow file."""
     return json.loads(Path(path).read_text("utf-8"))
