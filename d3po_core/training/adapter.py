@@ -5,6 +5,7 @@ reference is the same network with the adapter off.
 """
 
 import json
+import logging
 import math
 import re
 from contextlib import contextmanager
@@ -44,12 +45,17 @@ def target_modules(root, targets="attention"):
 
 def _peft():
     """The package PEFT: seconds to load, and nothing but adapters needs it."""
+    quantised = logging.getLogger("bitsandbytes")  # PEFT loads it, and its notices on kernels of its own are of no use here
+    level = quantised.level
+    quantised.setLevel(logging.ERROR)
     try:
         import peft
         import peft.tuners.tuners_utils
     except ImportError as error:
         raise ValueError(f"adapter: LoRAs are trained by the package peft, which cannot be imported ({error}). Install it "
                          "into the Python that runs ComfyUI with: pip install peft") from error
+    finally:
+        quantised.setLevel(level)
     return peft
 
 
