@@ -66,6 +66,17 @@ def set_renderer(page, renderer):
     set_setting(page, "Comfy.VueNodes.Enabled", renderer != "canvas")
 
 
+def next_entry(page, host, before, timeout=60):
+    """The history entry of the first run that ends after those in `before`. The page hears of a node's result earlier."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        history = host.get("/history")
+        if new := [prompt for prompt in history if prompt not in before]:
+            return history[new[0]]
+        page.wait_for_timeout(50)
+    raise TimeoutError("no run ended")
+
+
 class Picker:
     """One picker node on a page. `node` is its execution id."""
 
@@ -105,15 +116,9 @@ class Picker:
 
     def next_run(self, before, timeout=60):
         """The history entry of the first run that ends after those in `before`."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            history = self.host.get("/history")
-            new = [prompt for prompt in history if prompt not in before]
-            if new:
-                self.settle()
-                return history[new[0]]
-            self.page.wait_for_timeout(50)
-        raise TimeoutError("no run ended")
+        entry = next_entry(self.page, self.host, before, timeout)
+        self.settle()
+        return entry
 
     def queue(self):
         """What the server runs and what waits to run."""

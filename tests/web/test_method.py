@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.host.graphs import trained
-from tests.web.picker import BLANK, complaints, set_renderer, set_setting
+from tests.web.picker import BLANK, complaints, next_entry, set_renderer, set_setting
 from tests.web.test_look import SCREENSHOTS
 from tools.host import ROOT
 from tools.workflow import load, to_api
@@ -370,7 +370,6 @@ def run(step, host):
     """Press Run; the outputs of the run, once the page has heard of them."""
     before = set(host.get("/history"))
     step.page.evaluate("() => app.queuePrompt(0)")
-    while not (new := host.get("/history").keys() - before):
-        step.page.wait_for_timeout(50)
+    outputs = next_entry(step.page, host, before)["outputs"]
     step.page.wait_for_timeout(500)
-    return host.get("/history")[new.pop()]["outputs"]
+    return outputs

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.host.graphs import unique
-from tests.web.picker import BLANK, complaints, set_renderer
+from tests.web.picker import BLANK, complaints, next_entry, set_renderer
 from tests.web.test_look import SCREENSHOTS
 
 
@@ -22,8 +22,7 @@ def queue(page, host, node_type, **values):
     }""", [BLANK, node_type, values])
     page.wait_for_function("(id) => app.graph.getNodeById(id).widgets.some((one) => one.name === 'report')", arg=node,
                            timeout=60_000)
-    (prompt,) = set(host.get("/history")) - before
-    return node, host.get("/history")[prompt]
+    return node, next_entry(page, host, before)
 
 
 def shown(page, node, renderer):
