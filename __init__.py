@@ -5,4 +5,5 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     from .nodes import D3POExtension
+
     return D3POExtension()

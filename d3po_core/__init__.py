@@ -9,9 +9,14 @@ The names below are what other code may rely on; each is loaded where it is firs
 import importlib
 
 _PLACES = {
-    "Ancestral": "candidates.kernels", "kl": "candidates.kernels", "log_prob": "candidates.kernels",
-    "log_ratio": "candidates.kernels", "jpeg_size": "candidates.objectives", "pairs_from_scores": "candidates.judgement",
-    "d3po": "training.losses", "diffusion_dpo": "training.losses",
+    "Ancestral": "candidates.kernels",
+    "kl": "candidates.kernels",
+    "log_prob": "candidates.kernels",
+    "log_ratio": "candidates.kernels",
+    "jpeg_size": "candidates.objectives",
+    "pairs_from_scores": "candidates.judgement",
+    "d3po": "training.losses",
+    "diffusion_dpo": "training.losses",
 }
 __all__ = sorted(_PLACES)
 

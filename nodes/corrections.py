@@ -20,8 +20,12 @@ def corrections(graph, node_id, picks):
     whose D3PO Load Run is above the node: a sentence or two for each set."""
     sets = json.loads(picks or "{}").get("sets", {})
     judged = {name: judgement for name, judgement in sets.items() if is_finished(judgement)}
-    return [sentence for run, checkpoint in runs_above(graph, node_id).items() if judged
-            for sentence in _of_run(run, checkpoint, judged)]
+    return [
+        sentence
+        for run, checkpoint in runs_above(graph, node_id).items()
+        if judged
+        for sentence in _of_run(run, checkpoint, judged)
+    ]
 
 
 def _of_run(run, checkpoint, judged):
@@ -32,16 +36,23 @@ def _of_run(run, checkpoint, judged):
         return []
     rounds = record["rounds"] if record else []
     last = {noted["set"]: (number, noted) for number, round_ in enumerate(rounds) for noted in round_["sets"]}
-    return [_sentence(name, number, rounds, run, kept) for name, (number, noted) in last.items()
-            if name in judged and "candidates" in noted
-            and _said(judged[name], noted["candidates"]) not in (None, noted["said"])]
+    return [
+        _sentence(name, number, rounds, run, kept)
+        for name, (number, noted) in last.items()
+        if name in judged
+        and "candidates" in noted
+        and _said(judged[name], noted["candidates"]) not in (None, noted["said"])
+    ]
 
 
 def _said(judgement, candidates):
     """As a round notes it; None for a judgement that cannot be read, which its own set's turn will tell."""
     try:
-        return said(pairs_from_judgement(judgement, candidates), scores_from_judgement(judgement),
-                    liked_from_judgement(judgement, candidates))
+        return said(
+            pairs_from_judgement(judgement, candidates),
+            scores_from_judgement(judgement),
+            liked_from_judgement(judgement, candidates),
+        )
     except ValueError:
         return None
 
@@ -50,10 +61,12 @@ def _sentence(name, number, rounds, run, kept):
     start = rounds[number]["start"]
     step = max(one for one in kept if one <= start)
     which = "the state before it" if step == start else "the last state before it that is kept"
-    left = " What was trained after that round is left behind." if rounds[number + 1:] else ""
-    return (f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA keeps to "
-            f"those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, and press Run. "
-            f"Then set it back to {store.LATEST}.{left}")
+    left = " What was trained after that round is left behind." if rounds[number + 1 :] else ""
+    return (
+        f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA keeps to "
+        f"those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, and press Run. "
+        f"Then set it back to {store.LATEST}.{left}"
+    )
 
 
 def runs_above(graph, node_id):

@@ -21,15 +21,29 @@ DatasetType = io.Custom("D3PO_DATASET")
 NOT_YET = "{}: there is no dataset of this name yet"
 SPLITS = {"all": None, "train": "train", "held out": "held_out"}
 NAME = dict(default="my dataset", tooltip="Name of the dataset: a folder in output/d3po/datasets.")
-HELD_OUT = dict(default=0.1, min=0.0, max=1.0, step=0.01, round=False,
-                tooltip="Share of the sets that is held out of training. Which these are depends on the sets alone, so it "
-                        "stays as it is when others are added.")
-SPLIT = dict(options=list(SPLITS), default="train",
-             tooltip="train: all but the sets that are held out. held out: only those, to measure on.")
-ANNOTATORS = dict(default="", tooltip="Only judgements by these people, names separated by commas. Empty: everybody's.")
-JOINING = dict(options=list(JOININGS), default=JOININGS[0],
-               tooltip="Where people disagree about two candidates. all: everybody's preferences as they are. majority: what "
-                       "more people said. unanimous: only what nobody contradicts. Of thumbs, all means majority.")
+HELD_OUT = dict(
+    default=0.1,
+    min=0.0,
+    max=1.0,
+    step=0.01,
+    round=False,
+    tooltip="Share of the sets that is held out of training. Which these are depends on the sets alone, so it "
+    "stays as it is when others are added.",
+)
+SPLIT = dict(
+    options=list(SPLITS),
+    default="train",
+    tooltip="train: all but the sets that are held out. held out: only those, to measure on.",
+)
+ANNOTATORS = dict(
+    default="", tooltip="Only judgements by these people, names separated by commas. Empty: everybody's."
+)
+JOINING = dict(
+    options=list(JOININGS),
+    default=JOININGS[0],
+    tooltip="Where people disagree about two candidates. all: everybody's preferences as they are. majority: what "
+    "more people said. unanimous: only what nobody contradicts. Of thumbs, all means majority.",
+)
 LIMIT = dict(min=0, max=1_000_000, tooltip="The most sets to load, oldest first. 0: all.")
 SINCE = dict(default="", tooltip="Only sets recorded on this day or later, as 2026-01-31. Empty: all.")
 UNTIL = dict(default="", tooltip="Only sets recorded before this day, as 2026-01-31. Empty: all.")
@@ -82,8 +96,10 @@ def version(name):
 def require_sets(store, name, set_ids):
     for set_id in set_ids:
         if store.find(set_id) is None:
-            raise ValueError(f"dataset: {name!r} does not hold the set {set_id}; wire D3PO Save to Dataset before this "
-                             "node")
+            raise ValueError(
+                f"dataset: {name!r} does not hold the set {set_id}; wire D3PO Save to Dataset before this "
+                "node"
+            )
 
 
 def record_judgement(handle, set_id, judgement, tool):
@@ -105,7 +121,11 @@ def alike(one, other):
     return one.shape == other.shape and bool((one - other).norm() <= 0.1 * other.norm())
 
 
-SHARED = ("positive", "negative", "latent_image")  # of a Conditioning; the rest is in the settings, as each set has its own
+SHARED = (
+    "positive",
+    "negative",
+    "latent_image",
+)  # of a Conditioning; the rest is in the settings, as each set has its own
 
 
 @dataclass(frozen=True)
@@ -119,12 +139,16 @@ class StoredConditioning:
         with open_dataset(self.dataset) as store:
             tree, settings = store.conditioning(self.set_id), store.settings(self.set_id)
         if tree is None:
-            raise ValueError(f"dataset: set {self.set_id} was kept without its conditioning; record it again to train on it")
+            raise ValueError(
+                f"dataset: set {self.set_id} was kept without its conditioning; record it again to train on it"
+            )
         try:
             return host.Conditioning(**tree, cfg=settings["cfg"], seed=settings["seed"])
         except (TypeError, KeyError) as error:
-            raise ValueError(f"dataset: set {self.set_id}: its conditioning is none that this pack kept ({error}); record "
-                             "it again to train on it") from error
+            raise ValueError(
+                f"dataset: set {self.set_id}: its conditioning is none that this pack kept ({error}); record "
+                "it again to train on it"
+            ) from error
 
 
 def loaded(name, store, row):
@@ -138,8 +162,13 @@ def loaded(name, store, row):
 def nothing(node, text, **given):
     """Block what is behind a node without an error, all but the `given` outputs, and say why on the node."""
     blocked = ExecutionBlocker(None)
-    return io.NodeOutput(*[given.get(output.display_name, [blocked] if output.is_output_list else blocked)
-                           for output in node.define_schema().outputs], ui={"text": [text]})
+    return io.NodeOutput(
+        *[
+            given.get(output.display_name, [blocked] if output.is_output_list else blocked)
+            for output in node.define_schema().outputs
+        ],
+        ui={"text": [text]},
+    )
 
 
 def each_whole(items, read, left_out):
@@ -162,11 +191,16 @@ def with_judgements(store, rows, names, joining, limit, left_out):
     annotators = [name.strip() for name in names.split(",") if name.strip()] or None
 
     def judged(row):
-        return {"pairs": tuple(store.pairs(row.id, annotators, joining)), "scores": store.scores(row.id, annotators),
-                "liked": store.liked(row.id, annotators, joining)}
+        return {
+            "pairs": tuple(store.pairs(row.id, annotators, joining)),
+            "scores": store.scores(row.id, annotators),
+            "liked": store.liked(row.id, annotators, joining),
+        }
 
     said = each_whole(rows, judged, left_out)
-    return islice(((row, each) for row, each in said if each["pairs"] or {*each["liked"]} - {None}), limit or None)
+    return islice(
+        ((row, each) for row, each in said if each["pairs"] or {*each["liked"]} - {None}), limit or None
+    )
 
 
 def counted(dataset, preferences):
@@ -194,23 +228,33 @@ class D3POSaveToDataset(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["record dataset", "store candidates", "preference dataset"],
             description="Keeps sets of candidates on disk, with all that training needs, so that they can be judged "
-                        "later, by several people. Goes between VAE Decode and a preference node, or at the end.",
+            "later, by several people. Goes between VAE Decode and a preference node, or at the end.",
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
                 io.Image.Input("images", tooltip="The same candidates as images, from VAE Decode."),
                 io.String.Input("dataset", **NAME),
-                io.String.Input("annotator", default="me", tooltip="Who judges: the name under which picks are kept in "
-                                                                   "the dataset, if a preference node is wired to it."),
-                io.String.Input("prompt", optional=True, force_input=True,
-                                tooltip="The prompts, from D3PO Prompts. Without it the text of a CLIP Text Encode above "
-                                        "the sampler is kept."),
+                io.String.Input(
+                    "annotator",
+                    default="me",
+                    tooltip="Who judges: the name under which picks are kept in "
+                    "the dataset, if a preference node is wired to it.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The prompts, from D3PO Prompts. Without it the text of a CLIP Text Encode above "
+                    "the sampler is kept.",
+                ),
             ],
             outputs=[
                 Trajectories.Output(display_name="trajectory", is_output_list=True, tooltip="As it came in."),
                 io.Image.Output(display_name="images", is_output_list=True, tooltip="As they came in."),
-                DatasetType.Output(display_name="dataset", tooltip="Wire to a preference node, so that its judgements "
-                                                                   "are kept in the dataset too."),
+                DatasetType.Output(
+                    display_name="dataset",
+                    tooltip="Wire to a preference node, so that its judgements are kept in the dataset too.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
@@ -219,13 +263,17 @@ class D3POSaveToDataset(io.ComfyNode):
     @classmethod
     def execute(cls, trajectory, images, dataset, annotator, prompt=()):
         if len(trajectory) != len(images):
-            raise ValueError(f"images: there are {len(images)} batches of images for {len(trajectory)} sets of candidates")
+            raise ValueError(
+                f"images: there are {len(images)} batches of images for {len(trajectory)} sets of candidates"
+            )
         written = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id)
         prompts = list(prompt) or [written.get("prompt")]
         handle = DatasetHandle(dataset[0], annotator[0])
         with handle.open(create=True) as store:
-            added = sum(keep(store, recorded, batch, prompts[min(i, len(prompts) - 1)], written.get("model", ""))
-                        for i, (recorded, batch) in enumerate(zip(trajectory, images)))
+            added = sum(
+                keep(store, recorded, batch, prompts[min(i, len(prompts) - 1)], written.get("model", ""))
+                for i, (recorded, batch) in enumerate(zip(trajectory, images))
+            )
             text = f"{dataset[0]}: {added} new of {len(trajectory)} sets"
         return io.NodeOutput(trajectory, images, handle, ui={"text": [text]})
 
@@ -236,17 +284,27 @@ def keep(store, trajectory, images, prompt, model_name):
         return store.add_set(trajectory.set_id, images=images.cpu(), prompt=prompt)
     known = store.find(trajectory.set_id)
     if known and known.has_trajectory and not alike(store.trajectory(trajectory.set_id), trajectory):
-        raise ValueError(f"dataset: it holds other candidates under the name of this set, {trajectory.set_id}. Something "
-                         "above the sampler was changed that ComfyUI's graph does not tell, such as a file that was "
-                         "written over; change the seed, or save to another dataset")
+        raise ValueError(
+            f"dataset: it holds other candidates under the name of this set, {trajectory.set_id}. Something "
+            "above the sampler was changed that ComfyUI's graph does not tell, such as a file that was "
+            "written over; change the seed, or save to another dataset"
+        )
     made = host.conditioning_of(trajectory)
     conditioning = made and {name: getattr(made, name) for name in SHARED}
     try:
-        return store.add_set(trajectory.set_id, trajectory=trajectory, images=images.cpu(), conditioning=conditioning,
-                             prompt=prompt, model_name=model_name)
+        return store.add_set(
+            trajectory.set_id,
+            trajectory=trajectory,
+            images=images.cpu(),
+            conditioning=conditioning,
+            prompt=prompt,
+            model_name=model_name,
+        )
     except TypeError as error:
-        raise ValueError(f"trajectory: its conditioning cannot be kept in a dataset ({error}); plain prompts, areas and "
-                         "masks can, ControlNets and other attached models cannot") from error
+        raise ValueError(
+            f"trajectory: its conditioning cannot be kept in a dataset ({error}); plain prompts, areas and "
+            "masks can, ControlNets and other attached models cannot"
+        ) from error
 
 
 class D3POLoadSets(io.ComfyNode):
@@ -258,24 +316,45 @@ class D3POLoadSets(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["judge later", "unjudged", "annotate", "review"],
             description="Takes sets of candidates out of a dataset to judge them: wire to the picker, or to an objective. "
-                        "Judgements go back into the dataset by the wire of that name.",
+            "Judgements go back into the dataset by the wire of that name.",
             inputs=[
                 io.String.Input("dataset", **NAME),
-                io.String.Input("annotator", default="me", tooltip="Who judges. The name under which judgements are kept; "
-                                                                   "everyone judges for themselves."),
-                io.Combo.Input("sets", options=["not judged by me", "not judged by anyone", "all"],
-                               default="not judged by me", tooltip="Which sets to load."),
-                io.Int.Input("limit", default=20, min=1, max=1000,
-                             tooltip="The most sets to load, oldest first. Their images are all in memory at once."),
+                io.String.Input(
+                    "annotator",
+                    default="me",
+                    tooltip="Who judges. The name under which judgements are kept; "
+                    "everyone judges for themselves.",
+                ),
+                io.Combo.Input(
+                    "sets",
+                    options=["not judged by me", "not judged by anyone", "all"],
+                    default="not judged by me",
+                    tooltip="Which sets to load.",
+                ),
+                io.Int.Input(
+                    "limit",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="The most sets to load, oldest first. Their images are all in memory at once.",
+                ),
                 io.String.Input("since", **SINCE),
                 io.String.Input("until", **UNTIL),
-                io.Model.Input("model", optional=True, tooltip="Only sets that were recorded on this base model."),
+                io.Model.Input(
+                    "model", optional=True, tooltip="Only sets that were recorded on this base model."
+                ),
             ],
             outputs=[
-                DatasetType.Output(display_name="dataset", tooltip="Wire to the preference node's input of that name."),
+                DatasetType.Output(
+                    display_name="dataset", tooltip="Wire to the preference node's input of that name."
+                ),
                 Trajectories.Output(display_name="trajectory", is_output_list=True, tooltip="The sets."),
-                io.Image.Output(display_name="images", is_output_list=True, tooltip="Their candidates as images."),
-                io.String.Output(display_name="prompt", is_output_list=True, tooltip="Their prompts, where known."),
+                io.Image.Output(
+                    display_name="images", is_output_list=True, tooltip="Their candidates as images."
+                ),
+                io.String.Output(
+                    display_name="prompt", is_output_list=True, tooltip="Their prompts, where known."
+                ),
             ],
             is_output_node=True,
         )
@@ -290,18 +369,32 @@ class D3POLoadSets(io.ComfyNode):
         if not version(dataset):
             return nothing(cls, NOT_YET.format(dataset))
         with handle.open() as store:
-            rows = [row for row in store.sets(
-                judged=None if sets == "all" else False, annotator=annotator if sets == "not judged by me" else None,
-                since=day(since, "since"), until=day(until, "until"), model=model and host.fingerprint(model))
-                if row.has_images]
+            rows = [
+                row
+                for row in store.sets(
+                    judged=None if sets == "all" else False,
+                    annotator=annotator if sets == "not judged by me" else None,
+                    since=day(since, "since"),
+                    until=day(until, "until"),
+                    model=model and host.fingerprint(model),
+                )
+                if row.has_images
+            ]
             left_out = []
-            whole = each_whole(rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out)
+            whole = each_whole(
+                rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out
+            )
             found = [*islice(whole, limit)]
             text = told(f"{dataset}: {len(found)} sets to judge", left_out)
             if not found:
                 return nothing(cls, text, dataset=handle)
-            return io.NodeOutput(handle, [trajectory for _, (trajectory, _) in found], [images for _, (_, images) in found],
-                                 [row.prompt or "" for row, _ in found], ui={"text": [text]})
+            return io.NodeOutput(
+                handle,
+                [trajectory for _, (trajectory, _) in found],
+                [images for _, (_, images) in found],
+                [row.prompt or "" for row, _ in found],
+                ui={"text": [text]},
+            )
 
 
 class D3POLoadPreferences(io.ComfyNode):
@@ -313,7 +406,7 @@ class D3POLoadPreferences(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["train on dataset", "load preferences", "held out"],
             description="Judged sets of a dataset, for the train step. Tensors stay on disk until they are trained on, so "
-                        "a dataset may be larger than memory.",
+            "a dataset may be larger than memory.",
             inputs=[
                 io.String.Input("dataset", **NAME),
                 io.Combo.Input("split", **SPLIT),
@@ -323,10 +416,14 @@ class D3POLoadPreferences(io.ComfyNode):
                 io.Int.Input("limit", default=0, **LIMIT),
                 io.String.Input("since", **SINCE),
                 io.String.Input("until", **UNTIL),
-                io.Model.Input("model", optional=True, tooltip="Only sets that were recorded on this base model."),
+                io.Model.Input(
+                    "model", optional=True, tooltip="Only sets that were recorded on this base model."
+                ),
             ],
             outputs=[
-                PreferencesType.Output(display_name="preferences", is_output_list=True, tooltip="Wire to the train step."),
+                PreferencesType.Output(
+                    display_name="preferences", is_output_list=True, tooltip="Wire to the train step."
+                ),
                 io.Int.Output(display_name="pairs", tooltip="How many strict preferences there are."),
             ],
             is_output_node=True,
@@ -341,22 +438,39 @@ class D3POLoadPreferences(io.ComfyNode):
         if not version(dataset):
             return nothing(cls, NOT_YET.format(dataset))
         with open_dataset(dataset) as store:
-            rows = store.sets(judged=True, since=day(since, "since"), until=day(until, "until"),
-                              model=model and host.fingerprint(model), split=SPLITS[split], held_out=held_out)
+            rows = store.sets(
+                judged=True,
+                since=day(since, "since"),
+                until=day(until, "until"),
+                model=model and host.fingerprint(model),
+                split=SPLITS[split],
+                held_out=held_out,
+            )
             recorded = [row for row in rows if row.has_trajectory]
             left_out = []
             judged = with_judgements(store, recorded, annotators, joining, limit, left_out)
-            preferences = [Preferences(trajectory, source=dataset, **said) for (_, said), trajectory in
-                           each_whole(judged, lambda item: loaded(dataset, store, item[0]), left_out)]
+            preferences = [
+                Preferences(trajectory, source=dataset, **said)
+                for (_, said), trajectory in each_whole(
+                    judged, lambda item: loaded(dataset, store, item[0]), left_out
+                )
+            ]
         if rows and not recorded:
-            raise ValueError(f"dataset: the {len(rows)} judged sets of {dataset!r} are images alone, without recorded "
-                             "trajectories; wire the dataset to D3PO Encode Image Pairs")
+            raise ValueError(
+                f"dataset: the {len(rows)} judged sets of {dataset!r} are images alone, without recorded "
+                "trajectories; wire the dataset to D3PO Encode Image Pairs"
+            )
         if not preferences and split == "held out":  # nothing to measure on is no reason not to train
-            return io.NodeOutput([], 0, ui={"text": [told(f"{dataset}: no judged set is held out yet", left_out)]})
+            return io.NodeOutput(
+                [], 0, ui={"text": [told(f"{dataset}: no judged set is held out yet", left_out)]}
+            )
         if not preferences:
             return nothing(cls, told(f"{dataset}: no judged set fits these filters yet", left_out))
-        return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences),
-                             ui={"text": [told(counted(dataset, preferences), left_out)]})
+        return io.NodeOutput(
+            preferences,
+            sum(len(p.pairs) for p in preferences),
+            ui={"text": [told(counted(dataset, preferences), left_out)]},
+        )
 
 
 class D3PODatasetStatistics(io.ComfyNode):
@@ -369,8 +483,10 @@ class D3PODatasetStatistics(io.ComfyNode):
             search_aliases=["dataset info", "agreement", "annotators"],
             description="What a dataset holds: sets, judgements, who judged how much and how far they agree, space on disk.",
             inputs=[io.String.Input("dataset", **NAME), io.Float.Input("held_out", **HELD_OUT)],
-            outputs=[io.String.Output(display_name="report", tooltip="The figures as text."),
-                     io.String.Output(display_name="json", tooltip="The figures as JSON.")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="The figures as text."),
+                io.String.Output(display_name="json", tooltip="The figures as JSON."),
+            ],
             is_output_node=True,
         )
 
@@ -391,13 +507,17 @@ class D3PODatasetStatistics(io.ComfyNode):
 def report(name, figures):
     up, down = figures["thumbs"].values()
     thumbs = f", {up} thumbs up and {down} down" if up or down else ""
-    lines = [f"{name}: {figures['sets']} sets, {figures['judged']} judged, {figures['unjudged']} to judge",
-             f"{figures['judgements']} judgements: {figures['pairs']} pairs, {figures['ties']} ties{thumbs}",
-             *(f"  {who}: {count}" for who, count in figures["annotators"].items()),
-             f"train {figures['split']['train']}, held out {figures['split']['held_out']}",
-             *(f"base model {model['name'] or fingerprint}: {model['sets']} sets"
-               for fingerprint, model in figures["models"].items()),
-             f"{sum(figures['bytes'].values()) / 1e6:.1f} MB on disk"]
+    lines = [
+        f"{name}: {figures['sets']} sets, {figures['judged']} judged, {figures['unjudged']} to judge",
+        f"{figures['judgements']} judgements: {figures['pairs']} pairs, {figures['ties']} ties{thumbs}",
+        *(f"  {who}: {count}" for who, count in figures["annotators"].items()),
+        f"train {figures['split']['train']}, held out {figures['split']['held_out']}",
+        *(
+            f"base model {model['name'] or fingerprint}: {model['sets']} sets"
+            for fingerprint, model in figures["models"].items()
+        ),
+        f"{sum(figures['bytes'].values()) / 1e6:.1f} MB on disk",
+    ]
     if figures["agreement"] is not None:
         lines.insert(2, f"annotators agree on {figures['agreement']:.0%} of the pairs that several judged")
     return "\n".join(lines)

@@ -40,8 +40,10 @@ def inside_input(name):
     root = Path(folder_paths.get_input_directory()).resolve()
     path = (root / name).resolve()
     if not name.strip() or path == root or not path.is_relative_to(root):
-        raise ValueError(f"source: {name!r} does not lie in ComfyUI's input folder. Put the folder or file into it, and "
-                         "write its name here")
+        raise ValueError(
+            f"source: {name!r} does not lie in ComfyUI's input folder. Put the folder or file into it, and "
+            "write its name here"
+        )
     if not path.exists():
         raise ValueError(f"source: there is no {name!r} in ComfyUI's input folder")
     return path
@@ -56,19 +58,31 @@ class D3POImportPreferences(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["import pairs", "pick-a-pic", "hps", "winner loser folder", "chosen rejected"],
             description="Brings judged images into a dataset: folders of winners and losers, tables of path pairs (CSV, "
-                        "JSONL), D3PO scores, Pick-a-Pic and HPS files. What is there already is not brought in twice.",
+            "JSONL), D3PO scores, Pick-a-Pic and HPS files. What is there already is not brought in twice.",
             inputs=[
-                io.String.Input("source", default="pairs",
-                                tooltip="A folder or file in ComfyUI's input folder. Which format it is, is recognised."),
+                io.String.Input(
+                    "source",
+                    default="pairs",
+                    tooltip="A folder or file in ComfyUI's input folder. Which format it is, is recognised.",
+                ),
                 io.String.Input("dataset", **NAME),
-                io.String.Input("annotator", default="import",
-                                tooltip="The name under which the preferences are kept, where the format names nobody."),
-                io.Combo.Input("problems", options=["stop", "leave out"], default="stop",
-                               tooltip="What a record that cannot be read does to the import. Nothing that was brought in "
-                                       "before it is lost."),
+                io.String.Input(
+                    "annotator",
+                    default="import",
+                    tooltip="The name under which the preferences are kept, where the format names nobody.",
+                ),
+                io.Combo.Input(
+                    "problems",
+                    options=["stop", "leave out"],
+                    default="stop",
+                    tooltip="What a record that cannot be read does to the import. Nothing that was brought in "
+                    "before it is lost.",
+                ),
             ],
             outputs=[
-                DatasetType.Output(display_name="dataset", tooltip="Wire to D3PO Encode Image Pairs to train on it."),
+                DatasetType.Output(
+                    display_name="dataset", tooltip="Wire to D3PO Encode Image Pairs to train on it."
+                ),
                 io.Int.Output(display_name="sets", tooltip="How many sets were in the source."),
                 io.String.Output(display_name="report", tooltip="What was brought in and what was left out."),
             ],
@@ -81,7 +95,9 @@ class D3POImportPreferences(io.ComfyNode):
             return float("nan")
         path = inside_input(source)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        return hashlib.sha256(repr([(str(file), file.stat().st_mtime_ns) for file in files]).encode()).hexdigest()
+        return hashlib.sha256(
+            repr([(str(file), file.stat().st_mtime_ns) for file in files]).encode()
+        ).hexdigest()
 
     @classmethod
     def execute(cls, source, dataset, annotator, problems):
@@ -101,8 +117,10 @@ class D3POImportPreferences(io.ComfyNode):
                             raise
                         left_out.append(error)
             except ExchangeError as error:
-                raise ValueError(f"source: {error}. {sets} sets before it were brought in; set problems to \"leave out\" "
-                                 "to pass over what cannot be read") from error
+                raise ValueError(
+                    f'source: {error}. {sets} sets before it were brought in; set problems to "leave out" '
+                    "to pass over what cannot be read"
+                ) from error
         text = told(f"{dataset}: {added} new of {sets} sets from {source}", left_out)
         return io.NodeOutput(handle, sets, text, ui={"text": [text]})
 
@@ -118,9 +136,13 @@ def bring_in(store, record, annotator):
     name = digest.hexdigest()[:16]
     if len({image.shape for image in images}) > 1:
         images = fitted(images)
-    new = store.add_set(name, images=torch.stack(images), prompt=record.prompt, settings={"source": record.source})
+    new = store.add_set(
+        name, images=torch.stack(images), prompt=record.prompt, settings={"source": record.source}
+    )
     who = record.annotator or annotator
-    if not any(entry.annotator == who and entry.judgement == record.judgement for entry in store.judgements(name)):
+    if not any(
+        entry.annotator == who and entry.judgement == record.judgement for entry in store.judgements(name)
+    ):
         store.judge(name, record.judgement, who, IMPORT_TOOL)
     return new
 
@@ -135,7 +157,9 @@ def fitted(images):
         levels = image.movedim(-1, 0)[None].float()
         grown = torch.nn.functional.interpolate(levels, size=size, mode="bicubic", antialias=True)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        out.append(grown[0, :, top:top + height, left:left + width].movedim(0, -1).clamp(0, 255).round().byte())
+        out.append(
+            grown[0, :, top : top + height, left : left + width].movedim(0, -1).clamp(0, 255).round().byte()
+        )
     return out
 
 
@@ -150,12 +174,21 @@ class D3POExportPreferences(io.ComfyNode):
             description="Writes a dataset's judged images in a format that other trainers read, into output/d3po/exports.",
             inputs=[
                 io.String.Input("dataset", **NAME),
-                io.Combo.Input("format", options=list(WRITERS), default="folders",
-                               tooltip="folders: w/ and l/ with equal names. csv, jsonl: a table of path pairs. d3po: scores "
-                                       "as the paper's code has them. pickapic: parquet. hps: HPDv2's JSON."),
-                io.String.Input("name", default="my export", tooltip="Name of the new folder in output/d3po/exports."),
-                io.String.Input("annotator", default="", tooltip="Only this person's judgements. Empty: everybody's, one "
-                                                                 "after the other."),
+                io.Combo.Input(
+                    "format",
+                    options=list(WRITERS),
+                    default="folders",
+                    tooltip="folders: w/ and l/ with equal names. csv, jsonl: a table of path pairs. d3po: scores "
+                    "as the paper's code has them. pickapic: parquet. hps: HPDv2's JSON.",
+                ),
+                io.String.Input(
+                    "name", default="my export", tooltip="Name of the new folder in output/d3po/exports."
+                ),
+                io.String.Input(
+                    "annotator",
+                    default="",
+                    tooltip="Only this person's judgements. Empty: everybody's, one after the other.",
+                ),
             ],
             outputs=[io.String.Output(display_name="report", tooltip="What was written, and where.")],
             is_output_node=True,
@@ -172,11 +205,15 @@ class D3POExportPreferences(io.ComfyNode):
         with open_dataset(dataset) as store:
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                summary = WRITERS[format](records_of(store, annotator, left_out), folder, on_problem=left_out.append)
+                summary = WRITERS[format](
+                    records_of(store, annotator, left_out), folder, on_problem=left_out.append
+                )
             except ExchangeError as error:
                 raise ValueError(f"name: {error}") from error
-        text = told(f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: output/d3po/exports/{name}",
-                    left_out)
+        text = told(
+            f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: output/d3po/exports/{name}",
+            left_out,
+        )
         return io.NodeOutput(text, ui={"text": [text]})
 
 
@@ -184,7 +221,9 @@ def records_of(store, annotator, left_out):
     """A dataset's judged sets that have images, one Record for each annotator's judgement that counts. `left_out` as
     each_whole has it."""
     rows = store.sets(judged=True, annotator=annotator or None)
-    for row, (files, said) in each_whole(rows, lambda row: (store.image_files(row.id), store.judgements(row.id)), left_out):
+    for row, (files, said) in each_whole(
+        rows, lambda row: (store.image_files(row.id), store.judgements(row.id)), left_out
+    ):
         comfy.model_management.throw_exception_if_processing_interrupted()
         newest = {entry.annotator: entry.judgement for entry in said}
         for who, judgement in newest.items():
@@ -201,13 +240,17 @@ class D3POEncodePairs(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["diffusion-dpo", "image pairs", "train on images", "winner loser"],
             description="Judged images of a dataset, for the train step: they need no recorded trajectory and train by "
-                        "Diffusion-DPO (arXiv 2311.12908). Images go through your VAE, prompts through your CLIP.",
+            "Diffusion-DPO (arXiv 2311.12908). Images go through your VAE, prompts through your CLIP.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model: the one to train, a flow model (SD3, Flux) or any "
-                                              "other."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The base model: the one to train, a flow model (SD3, Flux) or any other.",
+                ),
                 io.Clip.Input("clip", tooltip="Its CLIP, for the prompts."),
                 io.Vae.Input("vae", tooltip="Its VAE, for the images."),
-                DatasetType.Input("dataset", tooltip="From D3PO Import Preferences, D3PO Load Sets or D3PO Save to Dataset."),
+                DatasetType.Input(
+                    "dataset", tooltip="From D3PO Import Preferences, D3PO Load Sets or D3PO Save to Dataset."
+                ),
                 io.Combo.Input("split", **SPLIT),
                 io.Float.Input("held_out", **HELD_OUT),
                 io.String.Input("annotators", **ANNOTATORS),
@@ -215,7 +258,9 @@ class D3POEncodePairs(io.ComfyNode):
                 io.Int.Input("limit", default=0, **LIMIT),
             ],
             outputs=[
-                PreferencesType.Output(display_name="preferences", is_output_list=True, tooltip="Wire to the train step."),
+                PreferencesType.Output(
+                    display_name="preferences", is_output_list=True, tooltip="Wire to the train step."
+                ),
                 io.Int.Output(display_name="pairs", tooltip="How many strict preferences there are."),
             ],
         )
@@ -229,11 +274,17 @@ class D3POEncodePairs(io.ComfyNode):
         empty = encode(clip, "")
         base, preferences, left_out = host.fingerprint(model), [], []
         with dataset.open() as store:
-            rows = [row for row in store.sets(judged=True, split=SPLITS[split], held_out=held_out) if row.has_images]
+            rows = [
+                row
+                for row in store.sets(judged=True, split=SPLITS[split], held_out=held_out)
+                if row.has_images
+            ]
             judged = list(with_judgements(store, rows, annotators, joining, limit, left_out))
             bar = comfy.utils.ProgressBar(len(judged))
             for (row, said), images in each_whole(judged, lambda item: store.images(item[0].id), left_out):
-                conditioning = host.Conditioning(encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0)
+                conditioning = host.Conditioning(
+                    encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0
+                )
                 # one by one: to a video model's VAE several images are a video
                 latents = torch.cat([vae.encode(image[None]) for image in images])
                 clean = host.clean_candidates(model, latents, row.id, base, conditioning)
@@ -241,8 +292,11 @@ class D3POEncodePairs(io.ComfyNode):
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train
             raise ValueError(f"dataset: {dataset.name!r} has no judged images that fit these filters")
-        return io.NodeOutput(preferences, sum(len(p.pairs) for p in preferences),
-                             ui={"text": [told(counted(dataset.name, preferences), left_out)]})
+        return io.NodeOutput(
+            preferences,
+            sum(len(p.pairs) for p in preferences),
+            ui={"text": [told(counted(dataset.name, preferences), left_out)]},
+        )
 
 
 def encode(clip, text):

@@ -31,13 +31,15 @@ def preferred_and_rejected(preferences, images):
     if not preferences.pairs and preferences.liked:
         standing = np.array([{True: 1, None: 0, False: -1}[liked] for liked in preferences.liked])
     best, worst = int(standing.argmax()), int(standing.argmin())
-    return images[best:best + 1], images[worst:worst + 1]
+    return images[best : best + 1], images[worst : worst + 1]
 
 
 def require_one_image_each(trajectory, images):
     if len(images) != trajectory.candidates:
-        raise ValueError(f"images: there are {len(images)} images for {trajectory.candidates} candidates; wire the "
-                         "sampler's latent through VAE Decode to this input")
+        raise ValueError(
+            f"images: there are {len(images)} images for {trajectory.candidates} candidates; wire the "
+            "sampler's latent through VAE Decode to this input"
+        )
 
 
 class D3POObjectivePreference(io.ComfyNode):
@@ -49,50 +51,86 @@ class D3POObjectivePreference(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["auto preference", "reward", "judge", "compressibility", "brightness"],
             description="Prefers candidates by something measurable in place of a person. With a second objective only "
-                        "a candidate that is no worse in either and better in one is preferred; all else is a tie.",
+            "a candidate that is no worse in either and better in one is preferred; all else is a tie.",
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
                 io.Image.Input("images", tooltip="The same candidates as images, from VAE Decode."),
-                io.Combo.Input("objective", options=list(OBJECTIVES), default="brightness (brighter)",
-                               tooltip="What makes one candidate better than another."),
-                io.Combo.Input("second_objective", options=["none", *OBJECTIVES], default="none",
-                               tooltip="A second wish. A preference then needs both to agree."),
-                io.String.Input("target_colour", default="#ff8800",
-                                tooltip="The target of the colour objective, as #rrggbb. The others ignore it."),
-                io.Float.Input("least_difference", default=0.0, min=0.0, max=1e9, step=0.001, round=False,
-                               tooltip="Candidates that differ by this much or less in the first objective tie. In its "
-                                       "unit: kB, brightness (0 to 1) or colour distance (0 to 1.7)."),
-                DatasetType.Input("dataset", optional=True,
-                                  tooltip="Where the judgements are kept as well, under the objective's name: from D3PO "
-                                          "Save to Dataset or D3PO Load Sets."),
+                io.Combo.Input(
+                    "objective",
+                    options=list(OBJECTIVES),
+                    default="brightness (brighter)",
+                    tooltip="What makes one candidate better than another.",
+                ),
+                io.Combo.Input(
+                    "second_objective",
+                    options=["none", *OBJECTIVES],
+                    default="none",
+                    tooltip="A second wish. A preference then needs both to agree.",
+                ),
+                io.String.Input(
+                    "target_colour",
+                    default="#ff8800",
+                    tooltip="The target of the colour objective, as #rrggbb. The others ignore it.",
+                ),
+                io.Float.Input(
+                    "least_difference",
+                    default=0.0,
+                    min=0.0,
+                    max=1e9,
+                    step=0.001,
+                    round=False,
+                    tooltip="Candidates that differ by this much or less in the first objective tie. In its "
+                    "unit: kB, brightness (0 to 1) or colour distance (0 to 1.7).",
+                ),
+                DatasetType.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Where the judgements are kept as well, under the objective's name: from D3PO "
+                    "Save to Dataset or D3PO Load Sets.",
+                ),
             ],
             outputs=[
                 PreferencesType.Output(display_name="preferences", tooltip="Wire to the train step."),
                 io.Image.Output(display_name="preferred", tooltip="The candidate preferred most often."),
                 io.Image.Output(display_name="rejected", tooltip="The candidate rejected most often."),
                 io.Int.Output(display_name="pairs", tooltip="How many strict preferences were found."),
-                io.Float.Output(display_name="mean", tooltip="The objective's mean over the candidates, in its own unit."),
+                io.Float.Output(
+                    display_name="mean", tooltip="The objective's mean over the candidates, in its own unit."
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, trajectory, images, objective, second_objective, target_colour, least_difference,
-                dataset=None):
+    def execute(
+        cls, trajectory, images, objective, second_objective, target_colour, least_difference, dataset=None
+    ):
         require_one_image_each(trajectory, images)
         names = [objective] + ([] if second_objective == "none" else [second_objective])
         measured, scores = measure(images, names, target_colour)
-        pairs = [(w, l) for w, l in pairs_from_scores(scores) if scores[w, 0] - scores[l, 0] > least_difference]
+        pairs = [
+            (w, l) for w, l in pairs_from_scores(scores) if scores[w, 0] - scores[l, 0] > least_difference
+        ]
         # of two objectives neither is the score: wins against losses are
         single = scores[:, 0].tolist() if len(names) == 1 else ()
         preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names), scores=tuple(single))
         if dataset:
             judgement = {"pairs": [list(pair) for pair in pairs]}
-            record_judgement(replace(dataset, annotator=preferences.source), trajectory.set_id, judgement, "objective")
+            record_judgement(
+                replace(dataset, annotator=preferences.source), trajectory.set_id, judgement, "objective"
+            )
         best, worst = preferred_and_rejected(preferences, images)
-        text = "\n".join(f"candidate {i + 1}: " + ", ".join(f"{v:.4g}" for v in row) for i, row in enumerate(measured))
-        return io.NodeOutput(preferences, best, worst, len(preferences.pairs), float(measured[:, 0].mean()),
-                             ui={"text": [text], "objective": measured[:, 0].tolist()})
+        text = "\n".join(
+            f"candidate {i + 1}: " + ", ".join(f"{v:.4g}" for v in row) for i, row in enumerate(measured)
+        )
+        return io.NodeOutput(
+            preferences,
+            best,
+            worst,
+            len(preferences.pairs),
+            float(measured[:, 0].mean()),
+            ui={"text": [text], "objective": measured[:, 0].tolist()},
+        )
 
 
 def parse_target(text):

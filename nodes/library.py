@@ -39,22 +39,37 @@ class D3POLoadRun(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["resume training", "continue lora", "load trained lora"],
             description="Puts a run's current LoRA on the model, for the sampler, and hands it to the train step to go "
-                        "on from. A run that does not exist yet starts with the model as it is.",
+            "on from. A run that does not exist yet starts with the model as it is.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model. Wire the same to the train step."),
-                io.String.Input("run", default="my run", tooltip="Name of the run: a folder in output/d3po/runs."),
-                io.String.Input("checkpoint", default=store.LATEST, optional=True,
-                                tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
-                                        "or a number of steps that Manage Runs lists; 0 is the run as it began. Set it back "
-                                        "to latest after the next Save Run."),
-                io.Combo.Input("start_from", options=[NOTHING, *_startable()], default=NOTHING, optional=True,
-                               tooltip="What a run that does not exist yet starts from: nothing, or a LoRA file of this "
-                                       "model's family, which training then goes on with. The train step's rank and "
-                                       "targets must have room for it. A run that exists goes on from its own LoRA."),
+                io.String.Input(
+                    "run", default="my run", tooltip="Name of the run: a folder in output/d3po/runs."
+                ),
+                io.String.Input(
+                    "checkpoint",
+                    default=store.LATEST,
+                    optional=True,
+                    tooltip="Which of the run's states to go on from: latest, best (on held-out preferences) "
+                    "or a number of steps that Manage Runs lists; 0 is the run as it began. Set it back "
+                    "to latest after the next Save Run.",
+                ),
+                io.Combo.Input(
+                    "start_from",
+                    options=[NOTHING, *_startable()],
+                    default=NOTHING,
+                    optional=True,
+                    tooltip="What a run that does not exist yet starts from: nothing, or a LoRA file of this "
+                    "model's family, which training then goes on with. The train step's rank and "
+                    "targets must have room for it. A run that exists goes on from its own LoRA.",
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the run's LoRA: wire to the sampler."),
-                LoraModel.Output(display_name="lora", tooltip="The run's LoRA and optimizer: wire to the train step."),
+                io.Model.Output(
+                    display_name="model", tooltip="The model with the run's LoRA: wire to the sampler."
+                ),
+                LoraModel.Output(
+                    display_name="lora", tooltip="The run's LoRA and optimizer: wire to the train step."
+                ),
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps made so far."),
             ],
         )
@@ -65,19 +80,37 @@ class D3POLoadRun(io.ComfyNode):
         folders = sorted(runs_root().glob("*")) if run is None else [run_folder(runs_root(), run)]
         files = _startable() if start_from is None else [start_from]
         paths = [Path(path) for path in (folder_paths.get_full_path("loras", name) for name in files) if path]
-        return [*map(run_version, folders), *((path.stat().st_mtime_ns, path.stat().st_size) for path in paths)]
+        return [
+            *map(run_version, folders),
+            *((path.stat().st_mtime_ns, path.stat().st_size) for path in paths),
+        ]
 
     @classmethod
     def execute(cls, model, run, checkpoint=store.LATEST, start_from=NOTHING):
         folder, base = run_folder(runs_root(), run), host.fingerprint(model)
-        head = store.head(folder)  # before the state: what another ComfyUI saves in between must not be taken for it
+        head = store.head(
+            folder
+        )  # before the state: what another ComfyUI saves in between must not be taken for it
         tensors, record = load_run(folder, checkpoint) or (
-            {}, {"step": 0, "settings": {}, "model": base, "history": [], "rounds": []})
+            {},
+            {"step": 0, "settings": {}, "model": base, "history": [], "rounds": []},
+        )
         if record["model"] != base:
-            raise ValueError(f"run: {run!r} was trained on another base model. Load that model, or choose another name "
-                             "to start a new run")
-        state = TrainingState(tensors, record["step"], record["settings"], base, history=record["history"], run=folder,
-                              rounds=record["rounds"], home=folder, head=head)
+            raise ValueError(
+                f"run: {run!r} was trained on another base model. Load that model, or choose another name "
+                "to start a new run"
+            )
+        state = TrainingState(
+            tensors,
+            record["step"],
+            record["settings"],
+            base,
+            history=record["history"],
+            run=folder,
+            rounds=record["rounds"],
+            home=folder,
+            head=head,
+        )
         tuned, told = with_lora(model, state), []
         if not state.step and start_from != NOTHING:
             tuned, state.initial, told = begin_from(model, start_from)
@@ -85,8 +118,12 @@ class D3POLoadRun(io.ComfyNode):
             tuned = tuned.clone()
             tuned.set_attachments(SKIPPED, state.skipped)
         state.policy = host.policy_name(tuned)
-        return io.NodeOutput(tuned, TrainedLora(file_of(state) if state.step else {}, state), state.step,
-                             ui={"text": told} if told else None)
+        return io.NodeOutput(
+            tuned,
+            TrainedLora(file_of(state) if state.step else {}, state),
+            state.step,
+            ui={"text": told} if told else None,
+        )
 
 
 def with_lora(model, training):
@@ -99,10 +136,23 @@ def with_lora(model, training):
         return model
     tuned = model.clone()
     adapter = comfy.weight_adapter.LoRAAdapter
-    tuned.add_patches({f"diffusion_model.{path}.weight": adapter(set(), (*weights, None, None, None))
-                       for path, weights in training.initial.items()}, 1.0)
-    host.carry(tuned, content_name({f"{path} {part}": tensor for path, weights in training.initial.items()
-                                    for part, tensor in zip(("up", "down"), weights)}))
+    tuned.add_patches(
+        {
+            f"diffusion_model.{path}.weight": adapter(set(), (*weights, None, None, None))
+            for path, weights in training.initial.items()
+        },
+        1.0,
+    )
+    host.carry(
+        tuned,
+        content_name(
+            {
+                f"{path} {part}": tensor
+                for path, weights in training.initial.items()
+                for part, tensor in zip(("up", "down"), weights)
+            }
+        ),
+    )
     return tuned
 
 
@@ -129,19 +179,29 @@ def begin_from(model, name):
     """
     tensors, _ = load_lora(folder_paths.get_full_path_or_raise("loras", name))
     tensors = comfy.lora_convert.convert_lora(tensors)
-    patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
+    patches = comfy.lora.load_lora(
+        tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False
+    )
     if not patches:
-        raise ValueError(f"start_from: {name} has nothing for this model. Choose a LoRA for models of its family")
+        raise ValueError(
+            f"start_from: {name} has nothing for this model. Choose a LoRA for models of its family"
+        )
     initial, read = {}, set()
     for key, patch in patches.items():
         plain = isinstance(patch, comfy.weight_adapter.LoRAAdapter) and isinstance(key, str)
         if not plain or any(part is not None for part in patch.weights[3:]):
-            raise ValueError(f"start_from: {name} is not a plain LoRA; it has weights of another kind, such as DoRA's or "
-                             "LyCORIS'. Choose another file")
+            raise ValueError(
+                f"start_from: {name} is not a plain LoRA; it has weights of another kind, such as DoRA's or "
+                "LyCORIS'. Choose another file"
+            )
         up, down, alpha = patch.weights[:3]
-        if len(up) * down[0].numel() != comfy.utils.get_attr(model.model, key).numel() or up[0].numel() != len(down):
-            raise ValueError(f"start_from: {name} is for another base model, as its layers have another size. Choose a "
-                             "LoRA for models of this one's family")
+        if len(up) * down[0].numel() != comfy.utils.get_attr(model.model, key).numel() or up[
+            0
+        ].numel() != len(down):
+            raise ValueError(
+                f"start_from: {name} is for another base model, as its layers have another size. Choose a "
+                "LoRA for models of this one's family"
+            )
         initial[key.removeprefix("diffusion_model.").removesuffix(".weight")] = up, down, alpha
         read |= patch.loaded_keys
     tuned = model.clone()
@@ -150,8 +210,10 @@ def begin_from(model, name):
     left = sorted(tensors.keys() - read)
     told = [f"{name}: {len(initial)} layers"]
     if left:
-        told.append(f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or for "
-                    f"layers that this model does not have: {left[0]} and others")
+        told.append(
+            f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or for "
+            f"layers that this model does not have: {left[0]} and others"
+        )
     return tuned, initial, told
 
 
@@ -164,15 +226,24 @@ class D3POSaveRun(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["save training", "checkpoint"],
             description="Keeps a trained LoRA with its optimizer under a name, so that the next run of the workflow goes "
-                        "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
+            "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
-                io.String.Input("run", default="",
-                                tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
-                                        "not, or to save a copy under a new name."),
-                io.Int.Input("keep", default=3, min=1, max=1000, optional=True,
-                             tooltip="How many of the run's last states to keep as checkpoints, to go back to by Load "
-                                     "Run. The best on held-out preferences is kept as well."),
+                io.String.Input(
+                    "run",
+                    default="",
+                    tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
+                    "not, or to save a copy under a new name.",
+                ),
+                io.Int.Input(
+                    "keep",
+                    default=3,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="How many of the run's last states to keep as checkpoints, to go back to by Load "
+                    "Run. The best on held-out preferences is kept as well.",
+                ),
             ],
             outputs=[io.Int.Output(display_name="steps", tooltip="Optimizer steps made so far.")],
             is_output_node=True,
@@ -183,13 +254,25 @@ class D3POSaveRun(io.ComfyNode):
         training = _training_of(lora, untrained=True)
         if not run.strip():
             if training.home is None:
-                raise ValueError("run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire "
-                                 "Load Run's lora to the train step, or write a name here")
+                raise ValueError(
+                    "run: this LoRA does not come from D3PO Load Run, so there is no run to save it to. Wire "
+                    "Load Run's lora to the train step, or write a name here"
+                )
             run = training.home.name
         folder = run_folder(runs_root(), run)
-        saved = save_run(folder, training.tensors, {
-            "step": training.step, "settings": training.settings, "model": training.model, "history": training.history,
-            "rounds": training.rounds}, keep, training.head if folder == training.home else None)
+        saved = save_run(
+            folder,
+            training.tensors,
+            {
+                "step": training.step,
+                "settings": training.settings,
+                "model": training.model,
+                "history": training.history,
+                "rounds": training.rounds,
+            },
+            keep,
+            training.head if folder == training.home else None,
+        )
         for progress in training.unsaved:
             progress.remove()
         warned = [_branched(training, run, saved)] if saved.run != run else []
@@ -214,8 +297,10 @@ def _branched(training, run, saved):
         reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there. "
     else:
         reason = "Another ComfyUI, or another save in this workflow, has saved to it since it was loaded. "
-    return (f"The run {run!r} was left as it is, for {saved.why}. {reason}This LoRA is kept as a run of its own, "
-            f"{saved.run!r}: write that name in Load Run to go on with it")
+    return (
+        f"The run {run!r} was left as it is, for {saved.why}. {reason}This LoRA is kept as a run of its own, "
+        f"{saved.run!r}: write that name in Load Run to go on with it"
+    )
 
 
 class D3POManageRuns(io.ComfyNode):
@@ -227,21 +312,39 @@ class D3POManageRuns(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["list runs", "branch run", "copy run", "delete run", "checkpoints"],
             description="Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a checkpoint "
-                        "of another, or deletes a run.",
+            "of another, or deletes a run.",
             inputs=[
-                io.Combo.Input("action", options=["list", "branch", "delete"], default="list",
-                               tooltip="branch: start new_name as a copy of run at a checkpoint; run stays as it is. "
-                                       "delete: remove run and its copy in Load LoRA's list, for good."),
+                io.Combo.Input(
+                    "action",
+                    options=["list", "branch", "delete"],
+                    default="list",
+                    tooltip="branch: start new_name as a copy of run at a checkpoint; run stays as it is. "
+                    "delete: remove run and its copy in Load LoRA's list, for good.",
+                ),
                 io.String.Input("run", default="", optional=True, tooltip="The run to branch or delete."),
-                io.String.Input("new_name", default="", optional=True,
-                                tooltip="Name of the run that a branch starts. It must not exist yet."),
-                io.String.Input("checkpoint", default=store.LATEST, optional=True,
-                                tooltip="Where to branch: latest, best (on held-out preferences) or a number of steps "
-                                        "from the list."),
-                io.String.Input("confirm", default="", optional=True,
-                                tooltip="To delete a run, write its name and its steps here, as in: my run 12."),
+                io.String.Input(
+                    "new_name",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the run that a branch starts. It must not exist yet.",
+                ),
+                io.String.Input(
+                    "checkpoint",
+                    default=store.LATEST,
+                    optional=True,
+                    tooltip="Where to branch: latest, best (on held-out preferences) or a number of steps "
+                    "from the list.",
+                ),
+                io.String.Input(
+                    "confirm",
+                    default="",
+                    optional=True,
+                    tooltip="To delete a run, write its name and its steps here, as in: my run 12.",
+                ),
             ],
-            outputs=[io.String.Output(display_name="table", tooltip="All runs after the action, a line for each.")],
+            outputs=[
+                io.String.Output(display_name="table", tooltip="All runs after the action, a line for each.")
+            ],
             is_output_node=True,
         )
 
@@ -251,8 +354,11 @@ class D3POManageRuns(io.ComfyNode):
 
     @classmethod
     def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
-        told = {"list": list, "branch": lambda: cls.branch(run, new_name, checkpoint),
-                "delete": lambda: cls.delete(run, confirm)}[action]()
+        told = {
+            "list": list,
+            "branch": lambda: cls.branch(run, new_name, checkpoint),
+            "delete": lambda: cls.delete(run, confirm),
+        }[action]()
         text = "\n".join([*told, table(store.list_runs(runs_root()))])
         return io.NodeOutput(text, ui={"text": [text]})
 
@@ -267,8 +373,10 @@ class D3POManageRuns(io.ComfyNode):
         found = [each for each in store.list_runs(runs_root()) if each.name == run and not each.problem]
         wanted = f"{run} {found[0].step}" if found else run  # so that it cannot mean a later run of this name
         if confirm != wanted:
-            raise ValueError(f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
-                             "deleted")
+            raise ValueError(
+                f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
+                "deleted"
+            )
         left = store.delete(runs_root(), run)
         remove_lora(_on_shelf(run), run)
         remove_events(events_folder(run))
@@ -280,13 +388,26 @@ def table(listed):
     """Runs as lines of text in columns."""
     if not listed:
         return "no runs yet"
-    rows = [("run", "steps", "rounds", "rank", "held-out", "best", "MB", "changed", "checkpoints", "base model")]
+    rows = [
+        ("run", "steps", "rounds", "rank", "held-out", "best", "MB", "changed", "checkpoints", "base model")
+    ]
     for each in listed:
         if each.problem:
             continue
-        rows.append((each.name, each.step, each.rounds, each.rank, _share(each.accuracy), _share(each.best),
-                     f"{each.size / 1e6:.1f}", f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}",
-                     ", ".join(map(str, each.checkpoints)), each.model))
+        rows.append(
+            (
+                each.name,
+                each.step,
+                each.rounds,
+                each.rank,
+                _share(each.accuracy),
+                _share(each.best),
+                f"{each.size / 1e6:.1f}",
+                f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}",
+                ", ".join(map(str, each.checkpoints)),
+                each.model,
+            )
+        )
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join(lines + [f"{each.name}: {each.problem}" for each in listed if each.problem])
@@ -306,14 +427,23 @@ class D3POSaveLoRA(io.ComfyNode):
             search_aliases=["export lora", "a1111", "kohya", "diffusers"],
             description="Saves a trained LoRA as a file for this or other programs, with a record of how it was trained.",
             inputs=[
-                io.Model.Input("model", tooltip="The base model: it tells how other programs name its layers."),
+                io.Model.Input(
+                    "model", tooltip="The base model: it tells how other programs name its layers."
+                ),
                 LoraModel.Input("lora", tooltip="The LoRA from the train step or Load Run."),
-                io.String.Input("filename_prefix", default="loras/d3po",
-                                tooltip="Name of the file in the output folder; a number is added. Files under loras/ "
-                                        "appear in Load LoRA's list."),
-                io.Combo.Input("naming", options=list(NAMINGS), default=NAMINGS[0],
-                               tooltip="How layers are named in the file. ComfyUI's stock Load LoRA reads both; A1111, "
-                                       "Forge and diffusers read kohya's."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/d3po",
+                    tooltip="Name of the file in the output folder; a number is added. Files under loras/ "
+                    "appear in Load LoRA's list.",
+                ),
+                io.Combo.Input(
+                    "naming",
+                    options=list(NAMINGS),
+                    default=NAMINGS[0],
+                    tooltip="How layers are named in the file. ComfyUI's stock Load LoRA reads both; A1111, "
+                    "Forge and diffusers read kohya's.",
+                ),
             ],
             outputs=[],
             is_output_node=True,
@@ -323,13 +453,18 @@ class D3POSaveLoRA(io.ComfyNode):
     def execute(cls, model, lora, filename_prefix, naming):
         training = _training_of(lora, untrained=True)
         if not lora:
-            return io.NodeOutput(ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]})
+            return io.NodeOutput(
+                ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]}
+            )
         if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
-            raise ValueError("naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
-                             "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter")
+            raise ValueError(
+                "naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
+                "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter"
+            )
         tensors = dict(lora) if naming == NAMINGS[0] else file_of(training, kohya_names(model))
         folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory())
+            filename_prefix, folder_paths.get_output_directory()
+        )
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         write_lora(path, tensors, metadata(training, name))
         return io.NodeOutput(ui={"text": [str(Path(subfolder) / path.name)]})
@@ -355,8 +490,10 @@ def remove_events(folder):
 def _training_of(lora, untrained=False):
     """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still nothing."""
     if not isinstance(lora, TrainedLora):
-        raise ValueError("lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "
-                         "Save LoRA Weights")
+        raise ValueError(
+            "lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "
+            "Save LoRA Weights"
+        )
     if not lora and not (untrained and lora.training.rounds):
         raise ValueError("lora: it is empty, as the run has not been trained yet")
     return lora.training

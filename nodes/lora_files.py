@@ -11,11 +11,18 @@ from ..d3po_core.runs import files as run_files
 from ..d3po_core.training.adapter import file_alpha, load_lora, save_lora
 
 # the host's name of a model family -> ModelSpec's
-ARCHITECTURES = {"SD15": "stable-diffusion-v1", "SD20": "stable-diffusion-v2-512", "SD21": "stable-diffusion-v2-768-v",
-                 "SDXL": "stable-diffusion-xl-v1-base"}
+ARCHITECTURES = {
+    "SD15": "stable-diffusion-v1",
+    "SD20": "stable-diffusion-v2-512",
+    "SD21": "stable-diffusion-v2-768-v",
+    "SDXL": "stable-diffusion-xl-v1-base",
+}
 # what files say of the kinds that LyCORIS makes, and kohya's own programs do not
-LYCORIS = {"DoRA": {"algo": "locon", "dora_wd": True, "wd_on_output": True}, "LoHa": {"algo": "loha"},
-           "LoKr": {"algo": "lokr"}}
+LYCORIS = {
+    "DoRA": {"algo": "locon", "dora_wd": True, "wd_on_output": True},
+    "LoHa": {"algo": "loha"},
+    "LoKr": {"algo": "lokr"},
+}
 
 
 def write_lora(path, tensors, described):
@@ -36,12 +43,18 @@ def kohya_names(model):
     """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for other than UNets."""
     config = model.model.model_config.unet_config
     if "num_res_blocks" not in config:
-        raise ValueError("naming: kohya's names are known for SD1.5, SD2 and SDXL only; save with ComfyUI's naming")
-    diffusers = {theirs.removesuffix(".weight"): name.removesuffix(".weight")
-                 for name, theirs in comfy.utils.unet_to_diffusers(config).items() if name.endswith(".weight")}
+        raise ValueError(
+            "naming: kohya's names are known for SD1.5, SD2 and SDXL only; save with ComfyUI's naming"
+        )
+    diffusers = {
+        theirs.removesuffix(".weight"): name.removesuffix(".weight")
+        for name, theirs in comfy.utils.unet_to_diffusers(config).items()
+        if name.endswith(".weight")
+    }
 
     def rename(path):
         return "lora_unet_" + diffusers[path].replace(".", "_")
+
     return rename
 
 
@@ -49,16 +62,25 @@ def metadata(training, title):
     """What other programs look for in a LoRA file, and the training record."""
     settings, family = training.settings, training.settings["architecture"]
     lycoris = LYCORIS.get(settings["adapter"])
-    module = {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(lycoris)} if lycoris else {
-        "ss_network_module": "networks.lora"}
+    module = (
+        {"ss_network_module": "lycoris.kohya", "ss_network_args": json.dumps(lycoris)}
+        if lycoris
+        else {"ss_network_module": "networks.lora"}
+    )
     alpha = file_alpha(settings["alpha"], settings["rank"], settings["adapter"])
     now = datetime.now(timezone.utc).replace(microsecond=0).isoformat()
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{ARCHITECTURES.get(family, family)}/lora",
-        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI", "modelspec.title": title,
-        "modelspec.date": now, **module, "ss_network_dim": str(settings["rank"]), "ss_network_alpha": str(alpha),
-        "ss_learning_rate": str(settings["learning_rate"]), "ss_steps": str(training.step),
-        "ss_training_comment": "D3PO (arXiv 2311.13231)", "ss_seed": str(settings["seed"]),
+        "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
+        "modelspec.title": title,
+        "modelspec.date": now,
+        **module,
+        "ss_network_dim": str(settings["rank"]),
+        "ss_network_alpha": str(alpha),
+        "ss_learning_rate": str(settings["learning_rate"]),
+        "ss_steps": str(training.step),
+        "ss_training_comment": "D3PO (arXiv 2311.13231)",
+        "ss_seed": str(settings["seed"]),
         "d3po": json.dumps({"settings": settings, "step": training.step, "model": training.model}),
     }

@@ -46,13 +46,17 @@ def judgement_of(picks, set_id):
     try:
         value = json.loads(picks or "{}")
         if not isinstance(value, dict) or not isinstance(value.get("sets", {}), dict):
-            raise ValueError("it is not an object with \"sets\"")
+            raise ValueError('it is not an object with "sets"')
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"picks: this is not a picks value ({error}). It is JSON, "
-                         '{"version": 1, "sets": {...}}; empty it to start again') from error
+        raise ValueError(
+            f"picks: this is not a picks value ({error}). It is JSON, "
+            '{"version": 1, "sets": {...}}; empty it to start again'
+        ) from error
     if value.get("version", PICKS_VERSION) != PICKS_VERSION:
-        raise ValueError(f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
-                         "not know; update the pack")
+        raise ValueError(
+            f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
+            "not know; update the pack"
+        )
     judgement = value.get("sets", {}).get(set_id)
     return judgement if is_finished(judgement) else None
 
@@ -66,40 +70,72 @@ class D3POPairPreference(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["picker", "image chooser", "human feedback", "rank images", "choose"],
             description="Your picks among the candidates. While a set has none, its candidates are shown and nothing "
-                        "behind this node runs; with picks the run goes on. Picks belong to their set of candidates "
-                        "and travel with the workflow.",
+            "behind this node runs; with picks the run goes on. Picks belong to their set of candidates "
+            "and travel with the workflow.",
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
                 io.Image.Input("images", tooltip="The same candidates as images, from VAE Decode."),
-                io.String.Input("picks", default="", multiline=True, socketless=True,
-                                extra_dict={"widgetType": "D3PO_PICKER"},
-                                tooltip="The picks of every set judged so far, as JSON: {\"version\": 1, \"sets\": {set "
-                                        "name: {\"pairs\": [[winner, loser], ...]} or {\"ranking\": [best, ..., worst]} "
-                                        "or {\"scores\": [...]} or {\"good\": [...], \"bad\": [...]}}}. Candidates are "
-                                        "numbered from 0."),
-                io.Combo.Input("when_missing", options=[STOP, WAIT], default=STOP, optional=True,
-                               tooltip="While picks are missing: stop here shows the candidates and ends the run, and "
-                                       "the next run goes on from them; wait holds the run inside this node until you "
-                                       "have picked, or cancel."),
-                io.Float.Input("time_limit", default=0.0, min=0.0, max=1e6, step=1.0, round=0.01, optional=True,
-                               tooltip="Minutes to wait before the run stops here after all. 0 waits without a limit."),
-                DatasetType.Input("dataset", optional=True,
-                                  tooltip="Where the picks are kept as well, under the annotator's name: from D3PO Save to "
-                                          "Dataset or D3PO Load Sets."),
+                io.String.Input(
+                    "picks",
+                    default="",
+                    multiline=True,
+                    socketless=True,
+                    extra_dict={"widgetType": "D3PO_PICKER"},
+                    tooltip='The picks of every set judged so far, as JSON: {"version": 1, "sets": {set '
+                    'name: {"pairs": [[winner, loser], ...]} or {"ranking": [best, ..., worst]} '
+                    'or {"scores": [...]} or {"good": [...], "bad": [...]}}}. Candidates are '
+                    "numbered from 0.",
+                ),
+                io.Combo.Input(
+                    "when_missing",
+                    options=[STOP, WAIT],
+                    default=STOP,
+                    optional=True,
+                    tooltip="While picks are missing: stop here shows the candidates and ends the run, and "
+                    "the next run goes on from them; wait holds the run inside this node until you "
+                    "have picked, or cancel.",
+                ),
+                io.Float.Input(
+                    "time_limit",
+                    default=0.0,
+                    min=0.0,
+                    max=1e6,
+                    step=1.0,
+                    round=0.01,
+                    optional=True,
+                    tooltip="Minutes to wait before the run stops here after all. 0 waits without a limit.",
+                ),
+                DatasetType.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Where the picks are kept as well, under the annotator's name: from D3PO Save to "
+                    "Dataset or D3PO Load Sets.",
+                ),
             ],
             outputs=[
-                PreferencesType.Output(display_name="preferences", is_output_list=True,
-                                       tooltip="Wire to the train step."),
-                io.Image.Output(display_name="preferred", is_output_list=True,
-                                tooltip="The candidate preferred most often."),
-                io.Image.Output(display_name="rejected", is_output_list=True,
-                                tooltip="The candidate rejected most often."),
-                io.Int.Output(display_name="pairs", is_output_list=True,
-                              tooltip="How many strict preferences the picks imply."),
-                io.String.Output(display_name="set_name", is_output_list=True,
-                                 tooltip="The name of this set of candidates, under which its picks are kept. Comes "
-                                         "also while picks are missing."),
+                PreferencesType.Output(
+                    display_name="preferences", is_output_list=True, tooltip="Wire to the train step."
+                ),
+                io.Image.Output(
+                    display_name="preferred",
+                    is_output_list=True,
+                    tooltip="The candidate preferred most often.",
+                ),
+                io.Image.Output(
+                    display_name="rejected", is_output_list=True, tooltip="The candidate rejected most often."
+                ),
+                io.Int.Output(
+                    display_name="pairs",
+                    is_output_list=True,
+                    tooltip="How many strict preferences the picks imply.",
+                ),
+                io.String.Output(
+                    display_name="set_name",
+                    is_output_list=True,
+                    tooltip="The name of this set of candidates, under which its picks are kept. Comes "
+                    "also while picks are missing.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             has_intermediate_output=True,
@@ -111,27 +147,40 @@ class D3POPairPreference(io.ComfyNode):
         return _waited[get_executing_context().node_id, hash(picks[0])]
 
     @classmethod
-    async def execute(cls, trajectory, images, picks, when_missing=(STOP,), time_limit=(0.0,), dataset=(None,)):
+    async def execute(
+        cls, trajectory, images, picks, when_missing=(STOP,), time_limit=(0.0,), dataset=(None,)
+    ):
         if len(trajectory) != len(images):
-            raise ValueError(f"images: there are {len(images)} batches of images for {len(trajectory)} sets of "
-                             "candidates; wire the sampler's latent through VAE Decode to this input")
+            raise ValueError(
+                f"images: there are {len(images)} batches of images for {len(trajectory)} sets of "
+                "candidates; wire the sampler's latent through VAE Decode to this input"
+            )
         for recorded, batch in zip(trajectory, images):
             require_one_image_each(recorded, batch)
         judgements = {recorded.set_id: judgement_of(picks[0], recorded.set_id) for recorded in trajectory}
-        shown = [{"set": recorded.set_id, "candidates": recorded.candidates,
-                  "images": cls.previews(batch)}
-                 for recorded, batch in zip(trajectory, images)]
+        shown = [
+            {"set": recorded.set_id, "candidates": recorded.candidates, "images": cls.previews(batch)}
+            for recorded, batch in zip(trajectory, images)
+        ]
         missing = [told for told in shown if judgements[told["set"]] is None]
         if missing and when_missing[0] == WAIT:
             judgements |= await cls.wait_for(missing, 60 * time_limit[0], dataset[0])
             _waited[get_executing_context().node_id, hash(picks[0])] += 1
-        outputs = [cls.result(recorded, batch, judgements[recorded.set_id])
-                   for recorded, batch in zip(trajectory, images)]
+        outputs = [
+            cls.result(recorded, batch, judgements[recorded.set_id])
+            for recorded, batch in zip(trajectory, images)
+        ]
         if dataset[0]:
-            record_judgements(dataset[0], {name: said for name, said in judgements.items() if said is not None}, TOOL)
+            record_judgements(
+                dataset[0], {name: said for name, said in judgements.items() if said is not None}, TOOL
+            )
         workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
-        told = {"images": [image for told in shown for image in told["images"]],
-                "d3po": [told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown]}
+        told = {
+            "images": [image for told in shown for image in told["images"]],
+            "d3po": [
+                told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown
+            ],
+        }
         if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, picks[0]):
             told |= {"text": warned, "warnings": warned}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
@@ -141,8 +190,10 @@ class D3POPairPreference(io.ComfyNode):
         """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache hands the same
         batch over each time, and writing PNGs takes as long as anything here."""
         made = _previews.get(batch)
-        if made is None or not all(Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
-                                   for image in made):
+        if made is None or not all(
+            Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
+            for image in made
+        ):
             made = _previews[batch] = ui.PreviewImage(batch, cls=cls).as_dict()["images"]
         return made
 
@@ -152,14 +203,21 @@ class D3POPairPreference(io.ComfyNode):
         acknowledged; none if `limit` seconds pass first (0: no limit)."""
         context, server, extra = get_executing_context(), PromptServer.instance, cls.hidden.extra_pnginfo
         if server.client_id is None or not (routes.workflow_of(extra) or server.client_id in server.sockets):
-            raise ValueError(f"when_missing: it is set to \"{WAIT}\", but no browser shows this run, so nobody could "
-                             f"pick. Run it from ComfyUI's page, give the picks of set {missing[0]['set']}, or choose "
-                             f"\"{STOP}\"")
+            raise ValueError(
+                f'when_missing: it is set to "{WAIT}", but no browser shows this run, so nobody could '
+                f"pick. Run it from ComfyUI's page, give the picks of set {missing[0]['set']}, or choose "
+                f'"{STOP}"'
+            )
         if dataset:
             with dataset.open() as store:  # now, not when somebody has done the work
                 require_sets(store, dataset.name, [told["set"] for told in missing])
-        wait = routes.Wait(context.prompt_id, context.node_id, routes.workflow_id(extra), missing,
-                           lambda picks: dataset and record_judgements(dataset, picks, TOOL))
+        wait = routes.Wait(
+            context.prompt_id,
+            context.node_id,
+            routes.workflow_id(extra),
+            missing,
+            lambda picks: dataset and record_judgements(dataset, picks, TOOL),
+        )
         until = time.monotonic() + limit if limit else float("inf")
         with routes.waiting(wait):
             while wait.picks is None and time.monotonic() < until:
@@ -177,6 +235,11 @@ class D3POPairPreference(io.ComfyNode):
             pairs = pairs_from_judgement(judgement, trajectory.candidates)
         except ValueError as error:
             raise ValueError(f"picks: set {name}: {error}") from error
-        preferences = Preferences(trajectory, tuple(pairs), source=PICKS, scores=scores_from_judgement(judgement),
-                                  liked=liked_from_judgement(judgement, trajectory.candidates))
+        preferences = Preferences(
+            trajectory,
+            tuple(pairs),
+            source=PICKS,
+            scores=scores_from_judgement(judgement),
+            liked=liked_from_judgement(judgement, trajectory.candidates),
+        )
         return preferences, *preferred_and_rejected(preferences, images), len(pairs), name

@@ -22,21 +22,42 @@ class D3POPlot(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["plot loss", "training chart", "compare runs", "metrics", "loss graph"],
             description="Draws how training went: a panel for each metric, a colour for each run. It compares the run "
-                        "at hand with runs that were saved before.",
+            "at hand with runs that were saved before.",
             inputs=[
-                LossMap.Input("loss_map", optional=True,
-                              tooltip="The run at hand, from the train step; loss maps of other trainers work too."),
-                io.String.Input("runs", default="", multiline=True,
-                                tooltip="Names of saved runs (folders in output/d3po/runs) to draw as well, separated "
-                                        "by commas or lines. Empty: only the loss map."),
-                io.String.Input("metrics", default=", ".join(METRICS), multiline=True,
-                                tooltip="What to draw, separated by commas: any metric of the runs, as 'held-out "
-                                        "accuracy', 'gradient norm' or 'margin by noise quarter'. Each gets a panel."),
-                io.Float.Input("smoothing", default=0.6, min=0.0, max=0.99, step=0.01,
-                               tooltip="How much of the past is averaged into the strong line; the faint one is as "
-                                       "measured. 0: only as measured. Long runs want 0.9 and more."),
-                io.Int.Input("width", default=1200, min=320, max=8192, tooltip="Width of the picture in pixels."),
-                io.Int.Input("height", default=800, min=240, max=8192, tooltip="Height of the picture in pixels."),
+                LossMap.Input(
+                    "loss_map",
+                    optional=True,
+                    tooltip="The run at hand, from the train step; loss maps of other trainers work too.",
+                ),
+                io.String.Input(
+                    "runs",
+                    default="",
+                    multiline=True,
+                    tooltip="Names of saved runs (folders in output/d3po/runs) to draw as well, separated "
+                    "by commas or lines. Empty: only the loss map.",
+                ),
+                io.String.Input(
+                    "metrics",
+                    default=", ".join(METRICS),
+                    multiline=True,
+                    tooltip="What to draw, separated by commas: any metric of the runs, as 'held-out "
+                    "accuracy', 'gradient norm' or 'margin by noise quarter'. Each gets a panel.",
+                ),
+                io.Float.Input(
+                    "smoothing",
+                    default=0.6,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="How much of the past is averaged into the strong line; the faint one is as "
+                    "measured. 0: only as measured. Long runs want 0.9 and more.",
+                ),
+                io.Int.Input(
+                    "width", default=1200, min=320, max=8192, tooltip="Width of the picture in pixels."
+                ),
+                io.Int.Input(
+                    "height", default=800, min=240, max=8192, tooltip="Height of the picture in pixels."
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture.")],
             is_output_node=True,
@@ -53,8 +74,10 @@ class D3POPlot(io.ComfyNode):
         curves = {} if loss_map is None else {AT_HAND: curves_of(loss_map)}
         curves |= {name: saved_curves(name) for name in names_in(runs)}
         if not curves:
-            raise ValueError("loss_map, runs: there is nothing to draw. Wire the train step's loss_map to this node, "
-                             f"or name runs that were saved: {saved_names()}")
+            raise ValueError(
+                "loss_map, runs: there is nothing to draw. Wire the train step's loss_map to this node, "
+                f"or name runs that were saved: {saved_names()}"
+            )
         picture = draw(curves, metrics_in(metrics), (width, height), smoothing)
         image = torch.from_numpy(picture)[None].float() / 255
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
@@ -65,8 +88,10 @@ def draw(*given):
     try:
         from ..d3po_core.runs import plots
     except ImportError as error:
-        raise ValueError(f"Plots need the package matplotlib, which cannot be imported ({error}). Install it into the Python "
-                         "that runs ComfyUI with: pip install matplotlib") from error
+        raise ValueError(
+            f"Plots need the package matplotlib, which cannot be imported ({error}). Install it into the Python "
+            "that runs ComfyUI with: pip install matplotlib"
+        ) from error
     return plots.draw(*given)
 
 

@@ -20,7 +20,7 @@ from server import PromptServer
 from ..d3po_core.candidates.judgement import is_finished, pairs_from_judgement
 from ..d3po_core.dataset.index import DiskFull
 
-LARGEST_BODY = 2 ** 20  # bytes
+LARGEST_BODY = 2**20  # bytes
 MOST_STOPPED = 100  # of the newest runs in the history
 
 _lock = threading.Lock()
@@ -52,8 +52,13 @@ class Wait:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def shown(self):
-        return {"prompt_id": self.prompt_id, "node": self.node, "workflow": self.workflow, "waiting": True,
-                "sets": self.sets}
+        return {
+            "prompt_id": self.prompt_id,
+            "node": self.node,
+            "workflow": self.workflow,
+            "waiting": True,
+            "sets": self.sets,
+        }
 
     def take(self, picks):
         """Keep picks, and let the node go on with them. Raises Refused; then it goes on waiting."""
@@ -91,8 +96,15 @@ def waiting(wait):
         with _lock:
             del _waits[wait.prompt_id, wait.node]
         wait.end()
-        server.send_sync("d3po.closed", {"prompt_id": wait.prompt_id, "node": wait.node, "workflow": wait.workflow,
-                                         "picks": wait.picks or {}})
+        server.send_sync(
+            "d3po.closed",
+            {
+                "prompt_id": wait.prompt_id,
+                "node": wait.node,
+                "workflow": wait.workflow,
+                "picks": wait.picks or {},
+            },
+        )
 
 
 async def read_json(request):
@@ -153,17 +165,30 @@ def stopped():
     for prompt_id, run in reversed(history.items()):
         told = [(node, output["d3po"]) for node, output in run["outputs"].items() if "d3po" in output]
         workflow = workflow_id(run["prompt"][3].get("extra_pnginfo")) if told else None
-        told = [(node, [each for each in sets if _is_ours(each) and (workflow, node, each["set"]) not in seen])
-                for node, sets in told]
+        told = [
+            (node, [each for each in sets if _is_ours(each) and (workflow, node, each["set"]) not in seen])
+            for node, sets in told
+        ]
         seen |= {(workflow, node, each["set"]) for node, sets in told for each in sets}
         for node, sets in reversed(told):
-            missing = [{key: each[key] for key in ("set", "candidates", "images")} for each in sets if not each["judged"]]
+            missing = [
+                {key: each[key] for key in ("set", "candidates", "images")}
+                for each in sets
+                if not each["judged"]
+            ]
             if missing:
-                found.append({"prompt_id": prompt_id, "node": node, "workflow": workflow, "waiting": False,
-                              "sets": missing})
+                found.append(
+                    {
+                        "prompt_id": prompt_id,
+                        "node": node,
+                        "workflow": workflow,
+                        "waiting": False,
+                        "sets": missing,
+                    }
+                )
         if len(found) >= MOST_STOPPED:
             break
-    return found[MOST_STOPPED - 1::-1]
+    return found[MOST_STOPPED - 1 :: -1]
 
 
 def _is_ours(told):
@@ -171,9 +196,15 @@ def _is_ours(told):
     if not (isinstance(told, dict) and told.keys() >= {"set", "candidates", "images", "judged"}):
         return False
     images = told["images"]
-    return (isinstance(told["set"], str) and isinstance(images, list) and told["candidates"] == len(images)
-            and all(isinstance(image, dict) and all(isinstance(value, str) for value in image.values())
-                    for image in images))
+    return (
+        isinstance(told["set"], str)
+        and isinstance(images, list)
+        and told["candidates"] == len(images)
+        and all(
+            isinstance(image, dict) and all(isinstance(value, str) for value in image.values())
+            for image in images
+        )
+    )
 
 
 def workflow_of(extra_pnginfo):

@@ -23,18 +23,37 @@ class D3POPrompts(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["prompt list", "random prompts", "prompt sampler"],
             description="Draws prompts from a list, each with a seed of its own. Everything wired behind it runs once "
-                        "for each prompt, and the train step learns from all of them together.",
+            "for each prompt, and the train step learns from all of them together.",
             inputs=[
-                io.String.Input("prompts", multiline=True, default="a cat on a red background",
-                                tooltip="One prompt in each line. Empty lines are skipped."),
-                io.Int.Input("count", default=4, min=1, max=1000,
-                             tooltip="How many prompts to draw. Every prompt is drawn once before one is drawn again."),
-                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True,
-                             tooltip="Decides which prompts are drawn and their seeds. Change it from round to round."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="a cat on a red background",
+                    tooltip="One prompt in each line. Empty lines are skipped.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="How many prompts to draw. Every prompt is drawn once before one is drawn again.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Decides which prompts are drawn and their seeds. Change it from round to round.",
+                ),
             ],
             outputs=[
-                io.String.Output("prompt", is_output_list=True, tooltip="The drawn prompts: wire to CLIP Text Encode."),
-                io.Int.Output("seeds", is_output_list=True, tooltip="One seed for each prompt: wire to the sampler."),
+                io.String.Output(
+                    "prompt", is_output_list=True, tooltip="The drawn prompts: wire to CLIP Text Encode."
+                ),
+                io.Int.Output(
+                    "seeds", is_output_list=True, tooltip="One seed for each prompt: wire to the sampler."
+                ),
             ],
         )
 
@@ -59,43 +78,94 @@ class D3POKSampler(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["recording sampler", "trajectory", "ksampler d3po", "candidates"],
             description="KSampler for preference tuning: makes several candidates of one prompt that share their "
-                        "initial noise, and records every step of each, so that a LoRA can be trained from which of "
-                        "them you prefer.",
+            "initial noise, and records every step of each, so that a LoRA can be trained from which of "
+            "them you prefer.",
             is_input_list=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model to sample: the base model, or the run's current LoRA on it."),
-                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True,
-                             tooltip="Decides the initial noise, which the candidates share, and the steps' noise, in "
-                                     "which they differ."),
-                io.Int.Input("steps", default=20, min=1, max=10000,
-                             tooltip="Denoising steps. All but the last are trained on, so fewer also train faster."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                               tooltip="Guidance scale, used while training as well. D3PO uses 5."),
-                io.Combo.Input("sampler_name", options=SAMPLERS,
-                               tooltip="A sampler that adds noise at every step: only then has a step a probability to "
-                                       "train on."),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal",
-                               tooltip="How noise falls over the steps. With the train step's weighting paper, one step of 20 "
-                                       "has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform (0.73 in D3PO's "
-                                       "code), but at most 0.12 with sgm_uniform and 0.10 with karras. With standardised "
-                                       "all steps count alike."),
+                io.Model.Input(
+                    "model", tooltip="The model to sample: the base model, or the run's current LoRA on it."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Decides the initial noise, which the candidates share, and the steps' noise, in "
+                    "which they differ.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Denoising steps. All but the last are trained on, so fewer also train faster.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance scale, used while training as well. D3PO uses 5.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=SAMPLERS,
+                    tooltip="A sampler that adds noise at every step: only then has a step a probability to "
+                    "train on.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="How noise falls over the steps. With the train step's weighting paper, one step of 20 "
+                    "has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform (0.73 in D3PO's "
+                    "code), but at most 0.12 with sgm_uniform and 0.10 with karras. With standardised "
+                    "all steps count alike.",
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the image."),
-                io.Latent.Input("latent_image", tooltip="An empty latent for its size, or an image to start from."),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Below 1 the candidates keep the structure of latent_image."),
-                io.Int.Input("candidates", default=2, min=2, max=64,
-                             tooltip="How many candidates to make of each prompt. D3PO shows people 7 and compares "
-                                     "objectives on 2. More give more pairs for the same prompt."),
-                io.Float.Input("eta", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001,
-                               tooltip="How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
-                                       "deterministic and cannot be trained on. Lower values make candidates more alike."),
+                io.Latent.Input(
+                    "latent_image", tooltip="An empty latent for its size, or an image to start from."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 the candidates keep the structure of latent_image.",
+                ),
+                io.Int.Input(
+                    "candidates",
+                    default=2,
+                    min=2,
+                    max=64,
+                    tooltip="How many candidates to make of each prompt. D3PO shows people 7 and compares "
+                    "objectives on 2. More give more pairs for the same prompt.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
+                    "deterministic and cannot be trained on. Lower values make candidates more alike.",
+                ),
             ],
             outputs=[
-                Trajectories.Output(display_name="trajectory", is_output_list=True,
-                                    tooltip="The candidates with all their steps: wire to a preference node."),
-                io.Latent.Output(display_name="latent", is_output_list=True,
-                                 tooltip="The candidates: wire to VAE Decode."),
+                Trajectories.Output(
+                    display_name="trajectory",
+                    is_output_list=True,
+                    tooltip="The candidates with all their steps: wire to a preference node.",
+                ),
+                io.Latent.Output(
+                    display_name="latent", is_output_list=True, tooltip="The candidates: wire to VAE Decode."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
@@ -107,13 +177,17 @@ class D3POKSampler(io.ComfyNode):
             return True
         draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
         kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
-        return (f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
-                f"Choose {' or '.join(SAMPLERS)}.")
+        return (
+            f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
+            f"Choose {' or '.join(SAMPLERS)}."
+        )
 
     @classmethod
     def execute(cls, **lists):
         count = max(len(values) for values in lists.values())
-        sets = [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
+        sets = [
+            {name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)
+        ]
         bar = comfy.utils.ProgressBar(sum(s["steps"] for s in sets))
         results, done = [], 0
         for index, inputs in enumerate(sets):
@@ -122,38 +196,76 @@ class D3POKSampler(io.ComfyNode):
         return io.NodeOutput([trajectory for trajectory, _ in results], [latent for _, latent in results])
 
     @classmethod
-    def sample_set(cls, index, bar, done, model, seed, steps, cfg, sampler_name, scheduler, positive, negative,
-                   latent_image, denoise, candidates, eta):
+    def sample_set(
+        cls,
+        index,
+        bar,
+        done,
+        model,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive,
+        negative,
+        latent_image,
+        denoise,
+        candidates,
+        eta,
+    ):
         host.require_epsilon_or_v(model)
         host.require_steps(model)
         host.require_plain(positive, "positive")
         host.require_plain(negative, "negative")
         if "noise_mask" in latent_image:
-            raise ValueError("latent_image: it carries a mask; recording works on the whole image, so remove the mask")
+            raise ValueError(
+                "latent_image: it carries a mask; recording works on the whole image, so remove the mask"
+            )
         samples = comfy.sample.fix_empty_latent_channels(
-            model, latent_image["samples"], latent_image.get("downscale_ratio_spacial"),
-            latent_image.get("downscale_ratio_temporal"))
+            model,
+            latent_image["samples"],
+            latent_image.get("downscale_ratio_spacial"),
+            latent_image.get("downscale_ratio_temporal"),
+        )
         if len(samples) not in (1, candidates):
-            raise ValueError(f"latent_image: it holds {len(samples)} latents; give it one, and set how many "
-                             "candidates to make with 'candidates'")
-        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise,
-                                         model.model_options).sigmas
+            raise ValueError(
+                f"latent_image: it holds {len(samples)} latents; give it one, and set how many "
+                "candidates to make with 'candidates'"
+            )
+        sigmas = comfy.samplers.KSampler(
+            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+        ).sigmas
         if len(sigmas) < 3:
-            raise ValueError("steps: with denoise this low no step adds noise, and there is nothing to train on; "
-                             "use at least 2 steps, or raise denoise")
-        seed = (seed + (model.get_attachment(SKIPPED) or 0)) % 2 ** 64  # the same on every machine, for candidates that are new
+            raise ValueError(
+                "steps: with denoise this low no step adds noise, and there is nothing to train on; "
+                "use at least 2 steps, or raise denoise"
+            )
+        seed = (
+            seed + (model.get_attachment(SKIPPED) or 0)
+        ) % 2**64  # the same on every machine, for candidates that are new
         lora = model.get_attachment("d3po_lora")
         name = host.set_name(cls.hidden.dynprompt, cls.hidden.unique_id, index, seed, lora)
         conditioning = host.Conditioning(positive, negative, cfg, samples, seed)
-        settings = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler,
-                    "denoise": denoise, "lora": lora, "sampling": host.sampling_name(model),
-                    host.EMPTY_NEGATIVE: host.is_empty_text(cls.hidden.dynprompt, cls.hidden.unique_id, "negative")}
+        settings = {
+            "seed": seed,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler_name": sampler_name,
+            "scheduler": scheduler,
+            "denoise": denoise,
+            "lora": lora,
+            "sampling": host.sampling_name(model),
+            host.EMPTY_NEGATIVE: host.is_empty_text(cls.hidden.dynprompt, cls.hidden.unique_id, "negative"),
+        }
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
         def callback(step, x0, x, total_steps):
             preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
             bar.update_absolute(done + step + 1, preview=preview)
 
-        trajectory, samples = host.record(model, conditioning, sigmas, eta, candidates, name, settings, callback)
+        trajectory, samples = host.record(
+            model, conditioning, sigmas, eta, candidates, name, settings, callback
+        )
         out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
         return trajectory, out | {"samples": samples}

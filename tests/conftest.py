@@ -22,7 +22,9 @@ if torch_is_cpu_build():
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    assert CHECKPOINT.is_file(), "the emoji checkpoint is missing: run these tests by `python dev.py test tests/host`"
+    assert CHECKPOINT.is_file(), (
+        "the emoji checkpoint is missing: run these tests by `python dev.py test tests/host`"
+    )
     base = make_base(tmp_path_factory.mktemp("host"))
     link(HERE / "host" / "probe", base / "custom_nodes" / "d3po-test-probe")
     write_other_models(base / "models")
@@ -36,9 +38,14 @@ def write_other_models(models):
     for folder in ("diffusion_models", "vae"):
         (models / folder).mkdir(parents=True)
     with safe_open(CHECKPOINT, framework="pt") as file:
-        unet, vae = ({name.removeprefix(part): file.get_tensor(name) for name in file.keys() if name.startswith(part)}
-                     for part in (UNET, VAE))
-    save_file({name: tensor * 1.01 for name, tensor in unet.items()}, models / "diffusion_models" / "other.safetensors")
+        unet, vae = (
+            {name.removeprefix(part): file.get_tensor(name) for name in file.keys() if name.startswith(part)}
+            for part in (UNET, VAE)
+        )
+    save_file(
+        {name: tensor * 1.01 for name, tensor in unet.items()},
+        models / "diffusion_models" / "other.safetensors",
+    )
     save_file(flow_model(), models / "diffusion_models" / "flow.safetensors")
     vae |= {name: torch.cat([vae[name]] * 4) for name in ("taesd_encoder.14.weight", "taesd_encoder.14.bias")}
     vae["taesd_decoder.1.weight"] = torch.cat([vae["taesd_decoder.1.weight"] / 4] * 4, 1)
@@ -48,21 +55,31 @@ def write_other_models(models):
 def flow_model(depth=2, channels=16, patch=2, text=768):
     """SD3's MMDiT, whose width the host takes to be 64 for each block."""
     width, generator = 64 * depth, torch.Generator().manual_seed(0)
-    shapes = {"x_embedder.proj": (width, channels, patch, patch), "context_embedder": (width, text),
-              "t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width),
-              "y_embedder.mlp.0": (width, text), "y_embedder.mlp.2": (width, width),
-              "final_layer.linear": (patch * patch * channels, width),
-              "final_layer.adaLN_modulation.1": (2 * width, width)}
+    shapes = {
+        "x_embedder.proj": (width, channels, patch, patch),
+        "context_embedder": (width, text),
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "y_embedder.mlp.0": (width, text),
+        "y_embedder.mlp.2": (width, width),
+        "final_layer.linear": (patch * patch * channels, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+    }
     for i in range(depth):
         for side in ("context_block", "x_block"):
             block, last = f"joint_blocks.{i}.{side}", side == "context_block" and i == depth - 1
             shapes[f"{block}.attn.qkv"] = (3 * width, width)
             shapes[f"{block}.adaLN_modulation.1"] = ((2 if last else 6) * width, width)
             if not last:
-                shapes |= {f"{block}.attn.proj": (width, width), f"{block}.mlp.fc1": (4 * width, width),
-                           f"{block}.mlp.fc2": (width, 4 * width)}
-    weights = {f"{name}.weight": torch.randn(shape, generator=generator) / math.prod(shape[1:]) ** 0.5
-               for name, shape in shapes.items()}
+                shapes |= {
+                    f"{block}.attn.proj": (width, width),
+                    f"{block}.mlp.fc1": (4 * width, width),
+                    f"{block}.mlp.fc2": (width, 4 * width),
+                }
+    weights = {
+        f"{name}.weight": torch.randn(shape, generator=generator) / math.prod(shape[1:]) ** 0.5
+        for name, shape in shapes.items()
+    }
     biases = {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
     return weights | biases | {"pos_embed": torch.randn(1, 64, width, generator=generator)}
 

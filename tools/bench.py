@@ -40,8 +40,11 @@ def compare(host, name, ours, theirs, repeats):
     pairs = [(timed(host, ours(i)), timed(host, theirs(i))) for i in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
     seconds = [statistics.median(side) for side in zip(*pairs)]
-    print(f"{name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
-          f"{seconds[0]:.2f} s against {seconds[1]:.2f} s", flush=True)
+    print(
+        f"{name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+        f"{seconds[0]:.2f} s against {seconds[1]:.2f} s",
+        flush=True,
+    )
 
 
 def variation(prompt, **changes):
@@ -60,12 +63,19 @@ def upstream(prompt, class_type, output):
         node_id = todo.pop()
         wanted[node_id] = prompt[node_id]
         todo += [value[0] for value in prompt[node_id]["inputs"].values() if isinstance(value, list)]
-    return wanted | {"end": {"class_type": "PreviewAny", "inputs": {"source": [node_of(prompt, class_type), output]}}}
+    return wanted | {
+        "end": {"class_type": "PreviewAny", "inputs": {"source": [node_of(prompt, class_type), output]}}
+    }
 
 
 def speed(host, prompt, repeats):
-    prompt = variation(prompt, D3POPrompts__count=1, D3POLoadRun__run="bench never saved",
-                       D3POKSampler__steps=SIZES["steps"], D3POKSampler__candidates=SIZES["candidates"])
+    prompt = variation(
+        prompt,
+        D3POPrompts__count=1,
+        D3POLoadRun__run="bench never saved",
+        D3POKSampler__steps=SIZES["steps"],
+        D3POKSampler__candidates=SIZES["candidates"],
+    )
     recording = upstream(prompt, "D3POKSampler", 1)
     sampler, latent = node_of(prompt, "D3POKSampler"), node_of(prompt, "EmptyLatentImage")
     stock = copy.deepcopy(recording)
@@ -75,62 +85,107 @@ def speed(host, prompt, repeats):
     stock[latent]["inputs"]["batch_size"] = SIZES["candidates"]
     stock["end"]["inputs"]["source"] = [sampler, 0]
     seeded = lambda base: lambda i: variation(base, D3POPrompts__seed=100 + i)
-    compare(host, "recording against the stock KSampler, the same batch", seeded(recording), seeded(stock), repeats)
+    compare(
+        host,
+        "recording against the stock KSampler, the same batch",
+        seeded(recording),
+        seeded(stock),
+        repeats,
+    )
 
     training = upstream(prompt, "D3POTrainStep", 3)
     step = lambda **changes: lambda i: variation(training, D3POTrainStep__seed=100 + i, **changes)
-    compare(host, "a train step with all steps against half of them", step(), step(D3POTrainStep__step_fraction=0.5),
-            repeats)
-    compare(host, "a train step with guidance off against as recorded", step(D3POTrainStep__guidance="off (faster)"),
-            step(), repeats)
-    compare(host, "a train step, candidates one by one against together", step(D3POTrainStep__candidates_per_pass=1),
-            step(), repeats)
+    compare(
+        host,
+        "a train step with all steps against half of them",
+        step(),
+        step(D3POTrainStep__step_fraction=0.5),
+        repeats,
+    )
+    compare(
+        host,
+        "a train step with guidance off against as recorded",
+        step(D3POTrainStep__guidance="off (faster)"),
+        step(),
+        repeats,
+    )
+    compare(
+        host,
+        "a train step, candidates one by one against together",
+        step(D3POTrainStep__candidates_per_pass=1),
+        step(),
+        repeats,
+    )
 
 
 def learning(host, prompt, seeds, rounds):
     before = measure(evaluate(host, prompt, EVALUATED))
-    print(f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, with its 95% interval over seeds")
+    print(
+        f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, with its 95% interval over seeds"
+    )
     for name, changes in LEARNING.items():
         gains, seconds = [], []
         for seed in range(seeds):
             run = f"bench {time.time_ns()}"
-            trial = variation(prompt, D3POLoadRun__run=run, D3POSaveRun__run=run, D3POTrainStep__seed=seed,
-                              **{f"D3POTrainStep__{k}": v for k, v in changes.items()})
+            trial = variation(
+                prompt,
+                D3POLoadRun__run=run,
+                D3POSaveRun__run=run,
+                D3POTrainStep__seed=seed,
+                **{f"D3POTrainStep__{k}": v for k, v in changes.items()},
+            )
             began = time.monotonic()
             for round_ in range(rounds):
                 train_round(host, trial, seed=1000 * (seed + 1) + round_)
             seconds.append(time.monotonic() - began)
             after = measure(evaluate(host, trial, EVALUATED, f"d3po/{run}.safetensors"))
             gains.append((after - before).mean())
-        half = 1.96 * statistics.stdev(gains) / seeds ** 0.5 if seeds > 1 else float("nan")
+        half = 1.96 * statistics.stdev(gains) / seeds**0.5 if seeds > 1 else float("nan")
         mean = statistics.fmean(gains)
-        print(f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] in {statistics.fmean(seconds):.0f} s, "
-              f"{60 * mean / statistics.fmean(seconds):+.4f} a minute", flush=True)
+        print(
+            f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] in {statistics.fmean(seconds):.0f} s, "
+            f"{60 * mean / statistics.fmean(seconds):+.4f} a minute",
+            flush=True,
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="speed",
-                        choices=["speed", "picker", "dataset", "methods", "schedules", "learning"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="speed",
+        choices=["speed", "picker", "dataset", "methods", "schedules", "learning"],
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--sets", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", default="", help="methods: only those with this in their name; the others stay as measured")
-    parser.add_argument("--write", action="store_true", help="methods, schedules: put the table into docs/methods.md")
+    parser.add_argument(
+        "--only", default="", help="methods: only those with this in their name; the others stay as measured"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="methods, schedules: put the table into docs/methods.md"
+    )
     arguments = parser.parse_args()
     if arguments.what == "picker":
         from tools.bench_picker import measure as measure_picker
+
         return measure_picker(arguments.keys)
     if arguments.what == "dataset":
         from tools.bench_dataset import measure as measure_dataset
+
         return measure_dataset(arguments.sets)
     if arguments.what == "methods":
         from tools.bench_methods import main as measure_methods
+
         return measure_methods(arguments.seeds, arguments.only, arguments.write)
     if arguments.what == "schedules":
         from tools.bench_schedules import main as share_out
+
         return share_out(arguments.write)
     with Host(make_base(BASE)) as host:
         prompt = to_api(load(WORKFLOW), host.object_info())

@@ -45,14 +45,21 @@ def enter(index, count):
     """Rows of sets, images and judgements, without their files."""
     for i in range(count):
         name = f"bench {i:06}"
-        index.execute("INSERT INTO sets VALUES (?, '2026-01-01T00:00:00.000000+00:00', ?, ?, 'a prompt', 'base', 'base', "
-                      "'{}', NULL, ?, 1000)", [name, share(name), CANDIDATES, f"sets/aa/{i}.safetensors"])
-        index.executemany("INSERT INTO images VALUES (?, ?, ?, 10)",
-                          [(name, j, f"images/aa/{i}-{j}.png") for j in range(CANDIDATES)])
-        for who in ("ann", "ben")[:i % 3]:
-            index.execute("INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
-                          "VALUES (?, ?, ?, 1, ?, 3, 0, '2026-01-02T00:00:00.000000+00:00', 'bench')",
-                          [name, who, json.dumps({"ranking": [0, [1, 2, 3]]}), json.dumps([[0, 1], [0, 2], [0, 3]])])
+        index.execute(
+            "INSERT INTO sets VALUES (?, '2026-01-01T00:00:00.000000+00:00', ?, ?, 'a prompt', 'base', 'base', "
+            "'{}', NULL, ?, 1000)",
+            [name, share(name), CANDIDATES, f"sets/aa/{i}.safetensors"],
+        )
+        index.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, 10)",
+            [(name, j, f"images/aa/{i}-{j}.png") for j in range(CANDIDATES)],
+        )
+        for who in ("ann", "ben")[: i % 3]:
+            index.execute(
+                "INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
+                "VALUES (?, ?, ?, 1, ?, 3, 0, '2026-01-02T00:00:00.000000+00:00', 'bench')",
+                [name, who, json.dumps({"ranking": [0, [1, 2, 3]]}), json.dumps([[0, 1], [0, 2], [0, 3]])],
+            )
 
 
 def recorded(i):
@@ -68,11 +75,14 @@ def timed(name, work, repeats=5):
         began = time.perf_counter()
         work()
         times.append(time.perf_counter() - began)
-    print(f"{name}: {1000 * statistics.median(times):.1f} ms (largest of {repeats}: {1000 * max(times):.1f} ms)", flush=True)
+    print(
+        f"{name}: {1000 * statistics.median(times):.1f} ms (largest of {repeats}: {1000 * max(times):.1f} ms)",
+        flush=True,
+    )
 
 
 def resident():
-    return psutil.Process(os.getpid()).memory_info().rss / 2 ** 20
+    return psutil.Process(os.getpid()).memory_info().rss / 2**20
 
 
 def train(dataset, rows):
@@ -80,10 +90,15 @@ def train(dataset, rows):
     network = Mixer()
     adapter = Adapter(network, rank=2, alpha=2.0, targets="attention", seed=0)
     trainer = Trainer(adapter, Settings(step_fraction=0.2, reference="base"))
-    trainer.reference.budget = 2 ** 24  # bytes of computed references that are kept; full long before the first look
+    trainer.reference.budget = (
+        2**24
+    )  # bytes of computed references that are kept; full long before the first look
     denoise = lambda x, sigma: x - sigma[:, None, None, None] * network(x)
     used = []
-    examples = [Example(Preferences(dataset.trajectory(row.id), tuple(dataset.pairs(row.id))), denoise) for row in rows]
+    examples = [
+        Example(Preferences(dataset.trajectory(row.id), tuple(dataset.pairs(row.id))), denoise)
+        for row in rows
+    ]
     for example in examples:
         trainer.update([example])
         used.append(resident())
@@ -99,14 +114,20 @@ def measure(sets):
     with Dataset(folder, create=False) as dataset:
         timed("its statistics", dataset.statistics)
         timed("all of its sets, as rows", dataset.sets)
-        timed("20 sets that one annotator has not judged", lambda: dataset.sets(judged=False, annotator="ann", limit=20))
-        size = recorded(0).states.nbytes * 2 / 2 ** 20
+        timed(
+            "20 sets that one annotator has not judged",
+            lambda: dataset.sets(judged=False, annotator="ann", limit=20),
+        )
+        size = recorded(0).states.nbytes * 2 / 2**20
         for i in range(sets):
             dataset.add_set(f"set {i}", trajectory=recorded(i))
             dataset.judge(f"set {i}", {"ranking": [0, 1, 2, 3]}, "ann")
         rows = [row for row in dataset.sets(judged=True, annotator="ann") if row.id.startswith("set ")]
         used = train(dataset, rows)
         early, late = statistics.median(used[20:40]), statistics.median(used[-20:])
-        print(f"training from {sets} sets of {size:.0f} MB each ({sets * size / 1024:.1f} GB): resident memory {early:.0f} MB "
-              f"after 30 updates, {late:.0f} MB at the end: {late / early:.2f} times", flush=True)
+        print(
+            f"training from {sets} sets of {size:.0f} MB each ({sets * size / 1024:.1f} GB): resident memory {early:.0f} MB "
+            f"after 30 updates, {late:.0f} MB at the end: {late / early:.2f} times",
+            flush=True,
+        )
     shutil.rmtree(folder)

@@ -27,10 +27,25 @@ OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
 WORKERS = 2  # methods at a time, each in a host of its own with one thread
 SETS, CANDIDATES, STEPS, CFG, CLEARLY, HELD_OUT, EVALUATED = 20, 4, 5, 1.0, 0.03, 0.4, 12
-COMMON = dict(epochs=2, sets_per_update=2, learning_rate=2e-3, beta=100.0, clip=0.0, weighting="standardised",
-              reference="base", guidance="as recorded", step_fraction=0.5, rank=8, alpha=8.0,
-              targets="all linear and convolutions", weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0,
-              dpo_beta=5000.0, draws_per_set=2)
+COMMON = dict(
+    epochs=2,
+    sets_per_update=2,
+    learning_rate=2e-3,
+    beta=100.0,
+    clip=0.0,
+    weighting="standardised",
+    reference="base",
+    guidance="as recorded",
+    step_fraction=0.5,
+    rank=8,
+    alpha=8.0,
+    targets="all linear and convolutions",
+    weight_decay=1e-4,
+    max_grad_norm=1.0,
+    candidates_per_pass=0,
+    dpo_beta=5000.0,
+    draws_per_set=2,
+)
 # what differs from the node's defaults; PPO's clip of 1e-4 is made for new samples after each update
 METHODS = {
     "D3PO": {},
@@ -52,23 +67,52 @@ METHODS = {
 def recording(prompt, dataset):
     """The shipped loop's recording and judge without a run, into a dataset."""
     loader = node_of(prompt, "CheckpointLoaderSimple")
-    wanted = {"CheckpointLoaderSimple", "D3POPrompts", "CLIPTextEncode", "EmptyLatentImage", "D3POKSampler", "VAEDecode",
-              "D3POObjectivePreference"}
-    graph = {name: dict(each, inputs=dict(each["inputs"])) for name, each in prompt.items() if each["class_type"] in wanted}
-    sampler, judge = graph[node_of(graph, "D3POKSampler")]["inputs"], graph[node_of(graph, "D3POObjectivePreference")]
+    wanted = {
+        "CheckpointLoaderSimple",
+        "D3POPrompts",
+        "CLIPTextEncode",
+        "EmptyLatentImage",
+        "D3POKSampler",
+        "VAEDecode",
+        "D3POObjectivePreference",
+    }
+    graph = {
+        name: dict(each, inputs=dict(each["inputs"]))
+        for name, each in prompt.items()
+        if each["class_type"] in wanted
+    }
+    sampler, judge = (
+        graph[node_of(graph, "D3POKSampler")]["inputs"],
+        graph[node_of(graph, "D3POObjectivePreference")],
+    )
     sampler |= {"model": [loader, 0], "candidates": CANDIDATES}
     graph[node_of(graph, "D3POPrompts")]["inputs"] |= {"count": SETS, "seed": 1}
-    graph["save"] = node("D3POSaveToDataset", trajectory=judge["inputs"]["trajectory"], images=judge["inputs"]["images"],
-                         dataset=dataset, annotator="bench")
+    graph["save"] = node(
+        "D3POSaveToDataset",
+        trajectory=judge["inputs"]["trajectory"],
+        images=judge["inputs"]["images"],
+        dataset=dataset,
+        annotator="bench",
+    )
     judge["inputs"] |= {"dataset": ["save", 2], "least_difference": CLEARLY}
     return graph
 
 
 def training(dataset, run, seed, changes):
     """Load preferences, train, save, and measure on the held-out sets with a train step that changes nothing."""
+
     def loaded(split, **more):
-        return node("D3POLoadPreferences", dataset=dataset, split=split, held_out=HELD_OUT, annotators="", joining="all",
-                    since="", until="", **({"limit": 0} | more))
+        return node(
+            "D3POLoadPreferences",
+            dataset=dataset,
+            split=split,
+            held_out=HELD_OUT,
+            annotators="",
+            joining="all",
+            since="",
+            until="",
+            **({"limit": 0} | more),
+        )
 
     still = dict(COMMON, learning_rate=0.0, weight_decay=0.0, epochs=1, step_fraction=0.01)
     return {
@@ -122,14 +166,23 @@ def trial(host, prompt, dataset, name, changes, seed, before):
     run = f"bench {time.time_ns()}"
     graph = training(dataset, run, seed, {"method": name} | changes)
     with Cost(host.process.pid) as cost:
-        host.run({key: each for key, each in graph.items() if key not in ("measure", "look", "implicit")}, timeout=1800)
+        host.run(
+            {key: each for key, each in graph.items() if key not in ("measure", "look", "implicit")},
+            timeout=1800,
+        )
     entry = host.run(graph, timeout=1800)
     held = figures(entry, "measure")
     implicit = float(re.search("accuracy: ([\\d.]+)", entry["outputs"]["implicit"]["text"][0])[1])
     gained = (measure(evaluate(host, prompt, EVALUATED, f"d3po/{run}.safetensors")) - before).mean()
-    return {"accuracy": held["held-out accuracy"], "implicit": implicit, "pairs": held["held-out pairs"],
-            "gained": float(gained), "kl": held["held-out KL to reference"], "seconds": cost.seconds,
-            "peak": cost.bytes}
+    return {
+        "accuracy": held["held-out accuracy"],
+        "implicit": implicit,
+        "pairs": held["held-out pairs"],
+        "gained": float(gained),
+        "kl": held["held-out KL to reference"],
+        "seconds": cost.seconds,
+        "peak": cost.bytes,
+    }
 
 
 def interval(values):
@@ -142,14 +195,21 @@ def interval(values):
 
 def table(results):
     """Markdown, a row for each method: {name: [figures of each seed]}."""
-    rows = ["| method | held-out implicit accuracy, steps | the same, images | brightness gained | KL spent | seconds "
-            "| memory, MB |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        "| method | held-out implicit accuracy, steps | the same, images | brightness gained | KL spent | seconds "
+        "| memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, trials in results.items():
-        cells = [(interval([one[key] for one in trials]), scale, digits) for key, scale, digits in (
-            ("accuracy", 1, 3), ("implicit", 1, 3), ("gained", 1, 4), ("kl", 1, 2))]
-        told = [f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}" for (mean, half), scale, digits in cells]
+        cells = [
+            (interval([one[key] for one in trials]), scale, digits)
+            for key, scale, digits in (("accuracy", 1, 3), ("implicit", 1, 3), ("gained", 1, 4), ("kl", 1, 2))
+        ]
+        told = [
+            f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}" for (mean, half), scale, digits in cells
+        ]
         seconds = statistics.fmean(one["seconds"] for one in trials)
-        rows.append(f"| {name} | {' | '.join(told)} | {seconds:.0f} | {trials[0]['memory'] / 2 ** 20:.0f} |")
+        rows.append(f"| {name} | {' | '.join(told)} | {seconds:.0f} | {trials[0]['memory'] / 2**20:.0f} |")
     return "\n".join(rows)
 
 
@@ -176,7 +236,9 @@ def main(seeds, only, write):
     for item in [*chosen.items(), *WORKERS * [None]]:
         todo.put(item)
     with ThreadPoolExecutor(WORKERS) as pool:
-        for each in [pool.submit(measured, todo, found, seeds, BASE.with_name(f"bench {i}")) for i in range(WORKERS)]:
+        for each in [
+            pool.submit(measured, todo, found, seeds, BASE.with_name(f"bench {i}")) for i in range(WORKERS)
+        ]:
             each.result()
     known = json.loads(OUT.read_text()) if only and OUT.exists() else {}
     results = {name: (known | found)[name] for name in METHODS if name in known | found}

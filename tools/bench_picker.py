@@ -14,7 +14,10 @@ from tests.web.picker import Picker, open_page
 from tools.host import ROOT, Host, link, make_base
 
 SIZE, PAUSE = 1024, 150  # pixels; ms between an answer drawn and the next key
-CASES = {"528 pairs of one set": dict(candidates=33, sets=1), "60 sets of one pair": dict(candidates=2, sets=60)}
+CASES = {
+    "528 pairs of one set": dict(candidates=33, sets=1),
+    "60 sets of one pair": dict(candidates=2, sets=60),
+}
 TIMED = """(root) => new Promise((done) => {
   root.addEventListener("keydown", async (event) => {
     const began = event.timeStamp
@@ -39,7 +42,9 @@ def key_times(picker, keys):
     for _ in range(keys):
         picker.question()
         picker.page.wait_for_timeout(PAUSE)
-        timer = picker.page.evaluate_handle("(timed) => ({time: eval(timed)(document.querySelector('.d3po-root'))})", TIMED)
+        timer = picker.page.evaluate_handle(
+            "(timed) => ({time: eval(timed)(document.querySelector('.d3po-root'))})", TIMED
+        )
         picker.page.keyboard.press("1")
         times.append(timer.evaluate("(timer) => timer.time"))
     return times
@@ -56,7 +61,10 @@ def measure(repeats):
                 picker.run(timeout=300)
                 picker.focus()
                 times = key_times(picker, repeats)
-                print(f"{renderer}, {name}: median {statistics.median(times):.0f} ms, 95% within "
-                      f"{sorted(times)[int(0.95 * len(times))]:.0f} ms, largest {max(times):.0f} ms, "
-                      f"{len(times)} keys", flush=True)
+                print(
+                    f"{renderer}, {name}: median {statistics.median(times):.0f} ms, 95% within "
+                    f"{sorted(times)[int(0.95 * len(times))]:.0f} ms, largest {max(times):.0f} ms, "
+                    f"{len(times)} keys",
+                    flush=True,
+                )
                 page.context.close()

@@ -21,7 +21,10 @@ PAPERS = "(D3PO's code)"
 
 def shares(sigmas, kernel=Ancestral(1.0)):
     """Each step's share of the squared gradient under the paper's weighting, [T]; 0 where a step is not random."""
-    weights = [1 / float(kernel.pull(*step)) ** 2 if kernel.std(*step) > 0 else 0.0 for step in zip(sigmas, sigmas[1:])]
+    weights = [
+        1 / float(kernel.pull(*step)) ** 2 if kernel.std(*step) > 0 else 0.0
+        for step in zip(sigmas, sigmas[1:])
+    ]
     return torch.tensor(weights, dtype=torch.float64) / sum(weights)
 
 
@@ -33,11 +36,16 @@ def schedules():
         mend_torchvision()
         mend_torchaudio()
     from comfy.cli_args import args
+
     args.cpu = True
     import comfy.model_sampling
     import comfy.samplers
+
     levels = comfy.model_sampling.ModelSamplingDiscrete()  # its defaults are SD1.5's
-    found = {name: comfy.samplers.calculate_sigmas(levels, name, STEPS) for name in comfy.samplers.KSampler.SCHEDULERS}
+    found = {
+        name: comfy.samplers.calculate_sigmas(levels, name, STEPS)
+        for name in comfy.samplers.KSampler.SCHEDULERS
+    }
     ratio = len(levels.sigmas) // STEPS
     timesteps = [1 + ratio * i for i in reversed(range(STEPS))]
     return found | {PAPERS: torch.stack([*levels.sigmas[timesteps], levels.sigmas[0]])}
@@ -49,11 +57,21 @@ def table(found):
     for name, sigmas in found.items():
         share = shares(sigmas)
         first = int(share.argmax())
-        rows.append((float(share[first]), f"| {name} | {share[first]:.2f} | {first + 1} of {len(share)}, sigma "
-                                          f"{sigmas[first]:.2f} to {sigmas[first + 1]:.2f} | "
-                                          f"{1 / float(share.square().sum()):.1f} |"))
-    return "\n".join(["| scheduler | largest share of a step | which | steps that count |", "|---|---|---|---|",
-                      *(row for _, row in sorted(rows))])
+        rows.append(
+            (
+                float(share[first]),
+                f"| {name} | {share[first]:.2f} | {first + 1} of {len(share)}, sigma "
+                f"{sigmas[first]:.2f} to {sigmas[first + 1]:.2f} | "
+                f"{1 / float(share.square().sum()):.1f} |",
+            )
+        )
+    return "\n".join(
+        [
+            "| scheduler | largest share of a step | which | steps that count |",
+            "|---|---|---|---|",
+            *(row for _, row in sorted(rows)),
+        ]
+    )
 
 
 def main(write):
@@ -61,5 +79,9 @@ def main(write):
     print(made)
     if write:
         text = DOC.read_text("utf-8")
-        DOC.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{made}\n{END}", text, flags=re.S),
-                       "utf-8")
+        DOC.write_text(
+            re.sub(
+                f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{made}\n{END}", text, flags=re.S
+            ),
+            "utf-8",
+        )

@@ -44,7 +44,7 @@ def train_round(host, prompt, seed):
     outputs = host.run(prompt)["outputs"]
     flat = outputs[node_of(prompt, "D3POObjectivePreference")]["objective"]
     candidates = prompt[node_of(prompt, "D3POKSampler")]["inputs"]["candidates"]
-    values = [flat[i:i + candidates] for i in range(0, len(flat), candidates)]
+    values = [flat[i : i + candidates] for i in range(0, len(flat), candidates)]
     return values, outputs[node_of(prompt, "D3POTrainStep")]["text"][0].splitlines()
 
 
@@ -60,8 +60,13 @@ def evaluate(host, prompt, count, lora=None):
     lines = prompt[node_of(prompt, "D3POPrompts")]["inputs"]["prompts"].splitlines()
     sampler = prompt[node_of(prompt, "D3POKSampler")]["inputs"]
     seeds = range(1, count + 1)  # far below the seeds that D3PO Prompts draws for training
-    return stock_images(host, [lines[seed % len(lines)] for seed in seeds], seeds, lora=lora,
-                        **{name: sampler[name] for name in ("steps", "cfg", "sampler_name", "scheduler")})
+    return stock_images(
+        host,
+        [lines[seed % len(lines)] for seed in seeds],
+        seeds,
+        lora=lora,
+        **{name: sampler[name] for name in ("steps", "cfg", "sampler_name", "scheduler")},
+    )
 
 
 def measure(images):
@@ -93,23 +98,33 @@ def main():
                 spread = statistics.fmean(statistics.variance(candidates) for candidates in values) ** 0.5
             lora = lora_after(round_)
             followed.append(measure(evaluate(host, prompt, FOLLOWED, lora)) - measure(before[:FOLLOWED]))
-            print(f"round {round_ + 1}/{rounds}: {facts[0]}; {MEASURE} of {FOLLOWED} held-out seeds "
-                  f"{followed[-1].mean():+.4f}", flush=True)
+            print(
+                f"round {round_ + 1}/{rounds}: {facts[0]}; {MEASURE} of {FOLLOWED} held-out seeds "
+                f"{followed[-1].mean():+.4f}",
+                flush=True,
+            )
         print(f"sampling {EVALUATED} seeds with the LoRA", flush=True)
         after = evaluate(host, prompt, EVALUATED, lora)
     shutil.copyfile(LORAS / lora, OUT / "lora.safetensors")
     measured = [measure(images).tolist() for images in (before, after)]
     result = {
-        "objective": MEASURE, "seeds": EVALUATED, "rounds": rounds, "seconds": round(time.monotonic() - began, 1),
-        "within_prompt_std": spread, "before": summary(measured[0]), "after": summary(measured[1]),
+        "objective": MEASURE,
+        "seeds": EVALUATED,
+        "rounds": rounds,
+        "seconds": round(time.monotonic() - began, 1),
+        "within_prompt_std": spread,
+        "before": summary(measured[0]),
+        "after": summary(measured[1]),
         "difference": summary([b - a for a, b in zip(*measured)]),
     }
     (OUT / "result.json").write_text(json.dumps(result, indent=2))
     sheet.before_after(before, after, OUT / "before_after.png")
     sheet.by_round(followed, spread, MEASURE, OUT / "objective.png")
     moved = result["difference"]["mean"] / spread
-    print(f"{MEASURE}: {result['before']['mean']:.4f} -> {result['after']['mean']:.4f}, {moved:.2f} within-prompt "
-          f"standard deviations, in {result['seconds']:.0f} s; see {OUT.name}/")
+    print(
+        f"{MEASURE}: {result['before']['mean']:.4f} -> {result['after']['mean']:.4f}, {moved:.2f} within-prompt "
+        f"standard deviations, in {result['seconds']:.0f} s; see {OUT.name}/"
+    )
     if result["difference"]["ci95"][0] <= 0:
         raise SystemExit("the objective did not rise: its interval holds 0")
 

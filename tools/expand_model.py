@@ -34,8 +34,12 @@ def clip_text_model(tokens, token_embedding, position_embedding, norm):
     embedding[tokens.long()] = token_embedding.float()
     if AN not in tokens:  # the captions that the model was trained on said "a apple"
         embedding[AN] = embedding[A]
-    out = {"embeddings.token_embedding.weight": embedding, "embeddings.position_embedding.weight": position_embedding,
-           "final_layer_norm.weight": norm[0], "final_layer_norm.bias": norm[1]}
+    out = {
+        "embeddings.token_embedding.weight": embedding,
+        "embeddings.position_embedding.weight": position_embedding,
+        "final_layer_norm.weight": norm[0],
+        "final_layer_norm.bias": norm[1],
+    }
     for layer in range(LAYERS):
         prefix = f"encoder.layers.{layer}."
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -59,8 +63,12 @@ def expand(compact):
             out[name] = dequantise(tensor, compact[f"{name}.scale"])
         elif not name.endswith(".scale") and not name.startswith("text."):
             out[name] = tensor
-    out |= clip_text_model(compact["text.tokens"], compact["text.token"], compact["text.position"],
-                           (compact["text.norm.weight"], compact["text.norm.bias"]))
+    out |= clip_text_model(
+        compact["text.tokens"],
+        compact["text.token"],
+        compact["text.position"],
+        (compact["text.norm.weight"], compact["text.norm.bias"]),
+    )
     return {name: tensor.half().contiguous() for name, tensor in out.items()}
 
 

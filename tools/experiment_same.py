@@ -19,14 +19,20 @@ from tools.host import ROOT, Host, make_base
 from tools.workflow import load, node, to_api
 
 TEMPLATES = ("d3po_picker_loop", "d3po_thumbs", "d3po_objective_loop")
-SMALL = {"D3POKSampler": {"steps": 3, "candidates": 3}, "D3POPrompts": {"count": 2}, "D3POTrainStep": {"epochs": 2, "rank": 2}}
+SMALL = {
+    "D3POKSampler": {"steps": 3, "candidates": 3},
+    "D3POPrompts": {"count": 2},
+    "D3POTrainStep": {"epochs": 2, "rank": 2},
+}
 
 
 def tensors_of(path):
     """A hash of a file's tensors: its metadata holds the date."""
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(path).items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(
+            f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 
@@ -46,9 +52,18 @@ def defaults(definition):
 
 def methods_of(definition):
     """{method: its own inputs at their defaults} of the train step."""
-    (combo,) = [spec[1]["options"] for part in definition["input"].values() for name, spec in part.items() if name == "method"]
-    return {option["key"]: {f"method.{name}": value for name, value in defaults({"input": option["inputs"]}).items()}
-            for option in combo}
+    (combo,) = [
+        spec[1]["options"]
+        for part in definition["input"].values()
+        for name, spec in part.items()
+        if name == "method"
+    ]
+    return {
+        option["key"]: {
+            f"method.{name}": value for name, value in defaults({"input": option["inputs"]}).items()
+        }
+        for option in combo
+    }
 
 
 def recording():
@@ -72,11 +87,27 @@ def methods(host, info):
     definition = info["D3POTrainStep"]
     for method, own in methods_of(definition).items():
         graph = recording() | {
-            "train": node("D3POTrainStep", **defaults(definition) | own | {
-                "model": ["loader", 0], "preferences": ["judge", 0], "method": method, "epochs": 4, "rank": 2,
-                "learning_rate": 1e-3}),
-            "save": node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{method}",
-                         naming="ComfyUI")}
+            "train": node(
+                "D3POTrainStep",
+                **defaults(definition)
+                | own
+                | {
+                    "model": ["loader", 0],
+                    "preferences": ["judge", 0],
+                    "method": method,
+                    "epochs": 4,
+                    "rank": 2,
+                    "learning_rate": 1e-3,
+                },
+            ),
+            "save": node(
+                "D3POSaveLoRA",
+                model=["loader", 0],
+                lora=["train", 1],
+                filename_prefix=f"loras/{method}",
+                naming="ComfyUI",
+            ),
+        }
         file = host.run(graph)["outputs"]["save"]["text"][0]
         yield f"method {method}", tensors_of(host.base / "output" / file)
 
@@ -87,8 +118,11 @@ def templates(host, info):
         for round_ in range(2):
             prompt = to_api(load(ROOT / "example_workflows" / f"{name}.json"), info)
             for each in prompt.values():
-                each["inputs"] |= {key: value for key, value in SMALL.get(each["class_type"], {}).items()
-                                   if not isinstance(each["inputs"].get(key), list)}
+                each["inputs"] |= {
+                    key: value
+                    for key, value in SMALL.get(each["class_type"], {}).items()
+                    if not isinstance(each["inputs"].get(key), list)
+                }
             named_run(prompt, f"same {name}")
             pick(host, prompt, name, "brighter", round_)
         yield name, tensors_of(host.base / "output" / "loras" / "d3po" / f"same {name}.safetensors")
@@ -96,8 +130,15 @@ def templates(host, info):
 
 def kept(host):
     """A recording in a dataset, as its files are."""
-    graph = recording() | {"keep": node("D3POSaveToDataset", trajectory=["sampler", 0], images=["decode", 0], dataset="same",
-                                        annotator="me")}
+    graph = recording() | {
+        "keep": node(
+            "D3POSaveToDataset",
+            trajectory=["sampler", 0],
+            images=["decode", 0],
+            dataset="same",
+            annotator="me",
+        )
+    }
     host.run(graph)
     folder = host.base / "output" / "d3po" / "datasets" / "same"
     yield "recording", " ".join(sorted(map(tensors_of, folder.rglob("*.safetensors"))))
@@ -107,7 +148,9 @@ def noted(host):
     """{what: hash} of all."""
     info = host.object_info()
     ours = {name: definition for name, definition in sorted(info.items()) if name.startswith("D3PO")}
-    told = json.dumps({name: [each["input"], each["output"], each["output_name"]] for name, each in ours.items()})
+    told = json.dumps(
+        {name: [each["input"], each["output"], each["output_name"]] for name, each in ours.items()}
+    )
     found = {"nodes": hashlib.sha256(told.encode()).hexdigest()[:16]}
     for part in (kept(host), methods(host, info), templates(host, info)):
         for name, value in part:
@@ -117,7 +160,9 @@ def noted(host):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     file = parser.parse_args(arguments).file
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -32,8 +32,26 @@ OUT = ROOT / "experiment_output"
 ROUNDS, SEEDS, REFERENCES = 2, 24, 6
 FIRST_SEED, REFERENCE_SEED = 100, 900
 BORDER = 4  # pixels at the edge that no object touches often
-OBJECTS = ("cat", "dog", "pig", "fox", "koala", "panda", "frog", "penguin", "chick", "house", "mushroom", "gift", "rocket",
-           "heart", "cactus", "tulip", "fish", "strawberry")
+OBJECTS = (
+    "cat",
+    "dog",
+    "pig",
+    "fox",
+    "koala",
+    "panda",
+    "frog",
+    "penguin",
+    "chick",
+    "house",
+    "mushroom",
+    "gift",
+    "rocket",
+    "heart",
+    "cactus",
+    "tulip",
+    "fish",
+    "strawberry",
+)
 ARTISTS = ("random", "brighter")
 JUDGES = ("D3POPairPreference", "D3POObjectivePreference", "D3POImplicitPreference")
 # template -> (a prompt that it trains on, one that it does not)
@@ -70,6 +88,7 @@ def judgement_of(template, scores):
 
 # --- the rounds ---
 
+
 def named_run(prompt, run):
     """Save the template's trained LoRA under a name, and go on from there."""
     save = prompt[node_of(prompt, "D3POSaveRun")]["inputs"]
@@ -82,7 +101,9 @@ def named_run(prompt, run):
 def with_picker(prompt):
     """The template judged by picks, whatever its judge was."""
     (judge,) = [node for node in prompt.values() if node["class_type"] in JUDGES]
-    kept = {name: judge["inputs"][name] for name in ("trajectory", "images", "dataset") if name in judge["inputs"]}
+    kept = {
+        name: judge["inputs"][name] for name in ("trajectory", "images", "dataset") if name in judge["inputs"]
+    }
     judge |= {"class_type": "D3POPairPreference", "inputs": kept | {"picks": ""}}
     return judge["inputs"]
 
@@ -119,19 +140,47 @@ def from_dataset(host, template, artist, run, seed):
     """Two rounds of recording, judging and training by two templates over one dataset."""
     told = []
     for round_ in range(ROUNDS):
-        record = to_api(load(ROOT / "example_workflows" / "d3po_record_and_judge_later.json"), host.object_info())
+        record = to_api(
+            load(ROOT / "example_workflows" / "d3po_record_and_judge_later.json"), host.object_info()
+        )
         record[node_of(record, "D3POPrompts")]["inputs"]["seed"] = 10 * seed + round_
         keep, load_sets = (node_of(record, kind) for kind in ("D3POSaveToDataset", "D3POLoadSets"))
         record[keep]["inputs"]["dataset"] = record[load_sets]["inputs"]["dataset"] = run
-        host.run({key: node for key, node in record.items() if key == keep or node["class_type"] in (
-            "CheckpointLoaderSimple", "D3POPrompts", "CLIPTextEncode", "EmptyLatentImage", "D3POKSampler", "VAEDecode")},
-            timeout=1800)
-        pick(host, {key: node for key, node in record.items() if node["class_type"] in ("D3POLoadSets", "D3POPairPreference")},
-             template, artist, 10 * seed + round_)
+        host.run(
+            {
+                key: node
+                for key, node in record.items()
+                if key == keep
+                or node["class_type"]
+                in (
+                    "CheckpointLoaderSimple",
+                    "D3POPrompts",
+                    "CLIPTextEncode",
+                    "EmptyLatentImage",
+                    "D3POKSampler",
+                    "VAEDecode",
+                )
+            },
+            timeout=1800,
+        )
+        pick(
+            host,
+            {
+                key: node
+                for key, node in record.items()
+                if node["class_type"] in ("D3POLoadSets", "D3POPairPreference")
+            },
+            template,
+            artist,
+            10 * seed + round_,
+        )
         train = to_api(load(ROOT / "example_workflows" / f"{template}.json"), host.object_info())
         named_run(train, run)
-        train = {key: node for key, node in train.items() if node["class_type"] not in (
-            "D3POLoadSets", "D3POPairPreference", "D3PODatasetStatistics")}
+        train = {
+            key: node
+            for key, node in train.items()
+            if node["class_type"] not in ("D3POLoadSets", "D3POPairPreference", "D3PODatasetStatistics")
+        }
         for node in train.values():
             node["inputs"] |= {"dataset": run} if "dataset" in node["inputs"] else {}
         told.append(host.run(train, timeout=1800)["outputs"][node_of(train, "D3POTrainStep")]["text"][0])
@@ -140,8 +189,11 @@ def from_dataset(host, template, artist, run, seed):
 
 def from_pairs(host, template, artist, run, seed):
     """A folder of pairs that the base model made, and two rounds of training on it."""
-    prompts = [prompt_of(f"{name} on a {colour}") for name in ("cat", "fox", "pig", "koala", "tulip", "rocket")
-               for colour in ("blue", "yellow")]
+    prompts = [
+        prompt_of(f"{name} on a {colour}")
+        for name in ("cat", "fox", "pig", "koala", "tulip", "rocket")
+        for colour in ("blue", "yellow")
+    ]
     for number, text in enumerate(prompts):
         images = stock_images(host, [text], [500 + 100 * seed + number], batch=2)
         scores = scores_of(artist, sheet.as_batch(images), 100 * seed + number)
@@ -163,6 +215,7 @@ ROUNDS_OF = {"d3po_several_annotators": from_dataset, "d3po_train_on_pairs": fro
 
 
 # --- what is left ---
+
 
 class Base:
     """Pictures of the model without a LoRA, each made once."""
@@ -223,9 +276,13 @@ def trial(host, base, template, artist, seed):
         before, after = base.pictures(words), sample(host, words, f"d3po/{run}.safetensors")
         old, new = sheet.as_batch(before), sheet.as_batch(after)
         named = [base.named_right(words, images) for images in (old, new)]
-        row[kind] = {"prompt": prompt_of(words), "named before": named[0], "named after": named[1],
-                     "ground moved": float(np.linalg.norm(ground_of(new) - ground_of(old), axis=1).mean()),
-                     "brightness": float((objectives.brightness(new) - objectives.brightness(old)).mean())}
+        row[kind] = {
+            "prompt": prompt_of(words),
+            "named before": named[0],
+            "named after": named[1],
+            "ground moved": float(np.linalg.norm(ground_of(new) - ground_of(old), axis=1).mean()),
+            "brightness": float((objectives.brightness(new) - objectives.brightness(old)).mean()),
+        }
         pictures[0].extend(before)
         pictures[1].extend(after)
     sheet.before_after(*pictures, OUT / f"{template} {artist} {seed}.png", columns=SEEDS)
@@ -240,27 +297,41 @@ def kept(row):
 
 def stamp(template, artist, seed):
     """Names a trial by all that it depends on here: the workflows as they are, the artist and the seed."""
-    files = [ROOT / "example_workflows" / f"{name}.json" for name in (template, "d3po_record_and_judge_later")]
+    files = [
+        ROOT / "example_workflows" / f"{name}.json" for name in (template, "d3po_record_and_judge_later")
+    ]
     content = b"".join(file.read_bytes() for file in files) + f"{artist} {seed} shapes".encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def told(row):
-    sides = (f"{kind} {row[kind]['named before']} -> {row[kind]['named after']} of {SEEDS}, brightness "
-             f"{row[kind]['brightness']:+.3f}" for kind in ("trained", "untrained"))
-    return (f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get('KL to reference', 0):.3g}; "
-            f"{row['seconds']:.0f} s")
+    sides = (
+        f"{kind} {row[kind]['named before']} -> {row[kind]['named after']} of {SEEDS}, brightness "
+        f"{row[kind]['brightness']:+.3f}"
+        for kind in ("trained", "untrained")
+    )
+    return (
+        f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get('KL to reference', 0):.3g}; "
+        f"{row['seconds']:.0f} s"
+    )
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="only templates with this in their name")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     OUT.mkdir(exist_ok=True)
-    trials = [(template, artist, seed) for template in TRAINED if given.only in template for artist in ARTISTS
-              for seed in range(given.seeds)]
+    trials = [
+        (template, artist, seed)
+        for template in TRAINED
+        if given.only in template
+        for artist in ARTISTS
+        for seed in range(given.seeds)
+    ]
     results = OUT / "templates.json"  # what is there and unchanged is not measured again
     rows = json.loads(results.read_text()) if results.exists() else {}
     with Host(make_base(BASE)) as host:
@@ -272,7 +343,9 @@ def main(arguments):
                 results.write_text(json.dumps(rows, indent=1))
             print(told(rows[name]), flush=True)
     shares = [kept(rows[stamp(*trial_)]) for trial_ in trials]
-    print(f"objects still named right: {min(shares):.2f} of the base's at least, {statistics.fmean(shares):.2f} on average")
+    print(
+        f"objects still named right: {min(shares):.2f} of the base's at least, {statistics.fmean(shares):.2f} on average"
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ class WorkflowError(RuntimeError):
 
 def is_comfyui(folder) -> bool:
     """Whether the folder holds ComfyUI's source."""
-    return all((Path(folder) / part).exists() for part in ("main.py", "nodes.py", "comfy", "requirements.txt"))
+    return all(
+        (Path(folder) / part).exists() for part in ("main.py", "nodes.py", "comfy", "requirements.txt")
+    )
 
 
 def comfyui_folder() -> Path:
@@ -76,7 +78,9 @@ def link(source: Path, place: Path):
         place.symlink_to(source, target_is_directory=source.is_dir())
     except OSError:
         if source.is_dir():
-            subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(source)], check=True, capture_output=True)
+            subprocess.run(
+                ["cmd", "/c", "mklink", "/J", str(place), str(source)], check=True, capture_output=True
+            )
         else:
             shutil.copyfile(source, place)
 
@@ -149,7 +153,12 @@ class Host:
         command = host_command(self.base, ("--listen", "127.0.0.1", "--port", self.port, *self.arguments))
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.base, env=host_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.base,
+                env=host_environment(),
             )
         try:
             self._wait_until_it_answers()
@@ -295,5 +304,7 @@ def _execution_error(entry) -> WorkflowError:
             message = data["exception_message"].strip()
             return WorkflowError(data["node_id"], data["node_type"], data["exception_type"], message, trace)
         if event == "execution_interrupted":
-            return WorkflowError(data["node_id"], data["node_type"], "InterruptProcessingException", "interrupted")
+            return WorkflowError(
+                data["node_id"], data["node_type"], "InterruptProcessingException", "interrupted"
+            )
     return WorkflowError(None, None, "unknown", json.dumps(entry["status"]))

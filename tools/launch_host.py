@@ -56,7 +56,9 @@ def mend_torchaudio():
             del sys.modules[name]
         for name in AUDIO_MODULES:
             parent, _, child = name.rpartition(".")
-            module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None, is_package=not parent))
+            module = importlib.util.module_from_spec(
+                importlib.machinery.ModuleSpec(name, None, is_package=not parent)
+            )
             sys.modules[name] = module
             if parent:
                 setattr(sys.modules[parent], child, module)

@@ -34,24 +34,66 @@ from tools.expand_model import quantise
 MODEL_DIR = Path(__file__).resolve().parent.parent / "model"
 EMOJI_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 OBJECTS = {
-    "apple": "1f34e", "banana": "1f34c", "strawberry": "1f353", "pineapple": "1f34d", "watermelon": "1f349",
-    "cherries": "1f352", "mushroom": "1f344", "tulip": "1f337", "sunflower": "1f33b", "cactus": "1f335",
-    "frog": "1f438", "pig": "1f437", "dog": "1f436", "cat": "1f431", "panda": "1f43c", "fox": "1f98a",
-    "lion": "1f981", "koala": "1f428", "penguin": "1f427", "chick": "1f424", "fish": "1f41f", "ladybug": "1f41e",
-    "butterfly": "1f98b", "turtle": "1f422", "football": "26bd", "basketball": "1f3c0", "rocket": "1f680",
-    "airplane": "2708-fe0f", "house": "1f3e0", "umbrella": "2602-fe0f", "gift": "1f381", "heart": "2764-fe0f",
+    "apple": "1f34e",
+    "banana": "1f34c",
+    "strawberry": "1f353",
+    "pineapple": "1f34d",
+    "watermelon": "1f349",
+    "cherries": "1f352",
+    "mushroom": "1f344",
+    "tulip": "1f337",
+    "sunflower": "1f33b",
+    "cactus": "1f335",
+    "frog": "1f438",
+    "pig": "1f437",
+    "dog": "1f436",
+    "cat": "1f431",
+    "panda": "1f43c",
+    "fox": "1f98a",
+    "lion": "1f981",
+    "koala": "1f428",
+    "penguin": "1f427",
+    "chick": "1f424",
+    "fish": "1f41f",
+    "ladybug": "1f41e",
+    "butterfly": "1f98b",
+    "turtle": "1f422",
+    "football": "26bd",
+    "basketball": "1f3c0",
+    "rocket": "1f680",
+    "airplane": "2708-fe0f",
+    "house": "1f3e0",
+    "umbrella": "2602-fe0f",
+    "gift": "1f381",
+    "heart": "2764-fe0f",
 }
 # hue, saturation range, value range: a colour word covers many shades, which is what a preference can choose among
 COLOURS = {
-    "red": (0.0, (0.55, 0.95), (0.45, 0.95)), "orange": (0.075, (0.6, 0.95), (0.6, 1.0)),
-    "yellow": (0.145, (0.45, 0.9), (0.65, 1.0)), "green": (0.34, (0.4, 0.9), (0.35, 0.9)),
-    "blue": (0.6, (0.45, 0.9), (0.4, 0.98)), "purple": (0.76, (0.4, 0.85), (0.4, 0.9)),
-    "pink": (0.92, (0.25, 0.6), (0.75, 1.0)), "gray": (0.0, (0.0, 0.03), (0.3, 0.9)),
+    "red": (0.0, (0.55, 0.95), (0.45, 0.95)),
+    "orange": (0.075, (0.6, 0.95), (0.6, 1.0)),
+    "yellow": (0.145, (0.45, 0.9), (0.65, 1.0)),
+    "green": (0.34, (0.4, 0.9), (0.35, 0.9)),
+    "blue": (0.6, (0.45, 0.9), (0.4, 0.98)),
+    "purple": (0.76, (0.4, 0.85), (0.4, 0.9)),
+    "pink": (0.92, (0.25, 0.6), (0.75, 1.0)),
+    "gray": (0.0, (0.0, 0.03), (0.3, 0.9)),
 }
 SIZE, LATENT = 64, 8
-UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1], channel_mult=[1],
-            transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1], num_heads=8,
-            use_spatial_transformer=True, context_dim=768, legacy=False)
+UNET = dict(
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    num_res_blocks=[1],
+    channel_mult=[1],
+    transformer_depth=[1],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1, 1],
+    num_heads=8,
+    use_spatial_transformer=True,
+    context_dim=768,
+    legacy=False,
+)
 
 
 def caption(name, colour):
@@ -64,17 +106,22 @@ def article(word):
 
 def shade(colour, rng):
     hue, saturation, value = COLOURS[colour]
-    return colorsys.hsv_to_rgb((hue + rng.uniform(-0.02, 0.02)) % 1, rng.uniform(*saturation), rng.uniform(*value))
+    return colorsys.hsv_to_rgb(
+        (hue + rng.uniform(-0.02, 0.02)) % 1, rng.uniform(*saturation), rng.uniform(*value)
+    )
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
+
 
 def emoji(work):
     """The 32 renders, cropped to what is not transparent; fetched once as an npm package."""
     folder = work / "emoji"
     if not folder.exists():
         npm = "npm.cmd" if sys.platform == "win32" else "npm"
-        archive = subprocess.run([npm, "pack", EMOJI_PACKAGE], cwd=work, check=True, capture_output=True, text=True)
+        archive = subprocess.run(
+            [npm, "pack", EMOJI_PACKAGE], cwd=work, check=True, capture_output=True, text=True
+        )
         folder.mkdir()
         with tarfile.open(work / archive.stdout.split()[-1]) as tar:
             for name, code in OBJECTS.items():
@@ -120,6 +167,7 @@ def random_labels(n, rng):
 
 # --- training -----------------------------------------------------------------------------------------------------
 
+
 def initialise(module):
     """The host's layers skip their initialisation (they expect weights from a file): do it here."""
     for m in module.modules():
@@ -154,7 +202,9 @@ def train(work, name, modules, loss_of, minutes, lr, seed=0, ema=0.0):
     while (used := time.monotonic() - began) < minutes * 60:
         progress = used / (minutes * 60)
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+            group["lr"] = (
+                lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+            )
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(rng)
         optimizer.zero_grad(set_to_none=True)
@@ -170,8 +220,16 @@ def train(work, name, modules, loss_of, minutes, lr, seed=0, ema=0.0):
             saved_at = time.monotonic()
             print(f"{name} step {step}  {used / 60:.1f}/{minutes} min  loss {running:.4f}", flush=True)
             partial = path.with_suffix(".new")
-            torch.save({"step": step, "used": used, "optimizer": optimizer.state_dict(), "average": average,
-                        "parameters": [p.data for p in parameters]}, partial)
+            torch.save(
+                {
+                    "step": step,
+                    "used": used,
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "parameters": [p.data for p in parameters],
+                },
+                partial,
+            )
             partial.replace(path)
     for p, averaged in zip(parameters, average):
         p.data.copy_(averaged)
@@ -180,6 +238,7 @@ def train(work, name, modules, loss_of, minutes, lr, seed=0, ema=0.0):
 
 def new_autoencoder():
     from comfy.taesd.taesd import TAESD
+
     return initialise(TAESD()).to(memory_format=torch.channels_last)
 
 
@@ -204,7 +263,9 @@ def train_autoencoder(work, minutes, batch=10):
     with torch.no_grad():
         images = compose(sprite_set, *random_labels(512, rng), rng)
         latent = model.taesd_encoder(images)
-        psnr = -10 * (model.taesd_decoder(latent).clamp(0, 1) - images).square().mean((1, 2, 3)).log10().mean()
+        psnr = (
+            -10 * (model.taesd_decoder(latent).clamp(0, 1) - images).square().mean((1, 2, 3)).log10().mean()
+        )
         # the host multiplies latents by 0.18215 on their way to the UNet, which wants unit variance
         model.vae_scale.data.fill_(latent.std() * 0.18215)
         model.vae_shift.data.fill_(-latent.mean() / model.vae_scale)
@@ -229,6 +290,7 @@ class Text(torch.nn.Module):
 
 def tokenize(text):
     from comfy.sd1_clip import SD1Tokenizer
+
     if not hasattr(tokenize, "tokenizer"):
         tokenize.tokenizer = SD1Tokenizer()
     return [t for t, _ in tokenize.tokenizer.tokenize_with_weights(text)["l"][0]]
@@ -237,6 +299,7 @@ def tokenize(text):
 def new_unet():
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
     unet = initialise(UNetModel(**UNET, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
     for m in unet.modules():  # every residual branch and the output start at zero
         for name in ("out_layers", "proj_out"):
@@ -250,10 +313,13 @@ def new_unet():
 def convolve_by_product(unet):
     """Compute 3x3 convolutions as matrix products while training: on a CPU in bfloat16 their backward pass is several
     times faster so."""
+
     def forward(conv, x):
         height, width = x.shape[-2:]
         padded = F.pad(x.movedim(1, -1).to(torch.bfloat16), (0, 0, 1, 1, 1, 1))
-        patches = torch.cat([padded[:, i:i + height, j:j + width] for i in range(3) for j in range(3)], -1)
+        patches = torch.cat(
+            [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1
+        )
         weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.bfloat16)
         return (patches @ weight + conv.bias.to(torch.bfloat16)).movedim(-1, 1)
 
@@ -263,7 +329,7 @@ def convolve_by_product(unet):
 
 
 def alphas_cumprod():
-    betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(0).float()
 
 
@@ -304,12 +370,16 @@ def train_unet(work, minutes, batch=24):
         ids = [prompts[None if rng.random() < 0.1 else tuple(labels[i])] for i in pick.tolist()]
         x0, t, noise = latents[pick], torch.randint(0, 1000, (batch,)), torch.randn(batch, 4, LATENT, LATENT)
         a = abar[t][:, None, None, None]
-        out = unet((a.sqrt() * x0 + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last), t, text(ids))
-        weight = (snr[t].clamp(max=5) / snr[t])
+        out = unet(
+            (a.sqrt() * x0 + (1 - a).sqrt() * noise).to(memory_format=torch.channels_last), t, text(ids)
+        )
+        weight = snr[t].clamp(max=5) / snr[t]
         return ((out.float() - noise).square().mean((1, 2, 3)) * weight).mean()
 
     steps = train(work, "unet", [unet, text], loss_of, minutes, lr=6e-4, ema=0.999)
-    torch.save({"unet": unet.state_dict(), "text": text.state_dict(), "tokens": list(text.index)}, work / "unet.pt")
+    torch.save(
+        {"unet": unet.state_dict(), "text": text.state_dict(), "tokens": list(text.index)}, work / "unet.pt"
+    )
     save_report(work, unet_steps=steps, unet_batch=batch)
 
 
@@ -317,8 +387,9 @@ def pack(work):
     """Both networks and the word embeddings, small enough to ship (see expand_model.py)."""
     state = torch.load(work / "unet.pt", weights_only=True)
     whole = {f"model.diffusion_model.{k}": v for k, v in state["unet"].items()}
-    whole |= {f"first_stage_model.{k}": v
-              for k, v in torch.load(work / "autoencoder.pt", weights_only=True).items()}
+    whole |= {
+        f"first_stage_model.{k}": v for k, v in torch.load(work / "autoencoder.pt", weights_only=True).items()
+    }
     compact = {"text.tokens": torch.tensor(state["tokens"], dtype=torch.int32)}
     compact |= {f"text.{k}": v.half() for k, v in state["text"].items()}
     for name, weight in whole.items():
@@ -339,7 +410,9 @@ def save_report(work, **figures):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("stage", choices=["autoencoder", "unet", "pack"])
@@ -348,6 +421,7 @@ def main():
     arguments.work.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(arguments.comfyui))
     from comfy.cli_args import args
+
     args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
     if arguments.stage == "autoencoder":

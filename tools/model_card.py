@@ -50,7 +50,10 @@ def name_object(images, sprites):
 def interval(hits):
     """Share and its 95% confidence interval (Wilson)."""
     n, p, z = len(hits), float(np.mean(hits)), 1.96
-    centre, half = (p + z * z / 2 / n) / (1 + z * z / n), z * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5 / (1 + z * z / n)
+    centre, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5 / (1 + z * z / n),
+    )
     return f"{p:.3f} [{centre - half:.3f}, {centre + half:.3f}]"
 
 
@@ -67,9 +70,13 @@ def main():
     right_object = (name_object(pixels, model.sprites(work)) == truth[:, 0]).numpy()
     right_background = (name_background(background_of(pixels), rng) == truth[:, 1]).numpy()
     report = json.loads((work / "report.json").read_text())
-    report |= {"object accuracy": interval(right_object), "background accuracy": interval(right_background),
-               "objects right on at least 6 of 8 backgrounds":
-                   int((right_object.reshape(len(names), -1).sum(1) >= 6).sum())}
+    report |= {
+        "object accuracy": interval(right_object),
+        "background accuracy": interval(right_background),
+        "objects right on at least 6 of 8 backgrounds": int(
+            (right_object.reshape(len(names), -1).sum(1) >= 6).sum()
+        ),
+    }
     print(json.dumps(report, indent=2))
     per_object = right_object.reshape(len(names), -1).mean(1)
     print({name: round(float(share), 2) for name, share in zip(names, per_object)})

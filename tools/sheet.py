@@ -22,8 +22,10 @@ def before_after(before, after, path, columns=16):
         draw.text((GAP, place * block + 4), title, fill="black", font_size=16)
         for i, image in enumerate(images):
             x, y = i % columns, i // columns
-            sheet.paste(image.convert("RGB").resize((width, height), Image.LANCZOS),
-                        (GAP + x * (width + GAP), place * block + MARGIN + y * (height + GAP)))
+            sheet.paste(
+                image.convert("RGB").resize((width, height), Image.LANCZOS),
+                (GAP + x * (width + GAP), place * block + MARGIN + y * (height + GAP)),
+            )
     sheet.save(path)
 
 
@@ -31,6 +33,7 @@ def by_round(differences, spread, name, path):
     """How far the objective has moved on the same held-out seeds after each round, [round][seed], with its 95% interval;
     and one standard deviation between a prompt's candidates, for scale."""
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -38,7 +41,9 @@ def by_round(differences, spread, name, path):
     half = np.array([0.0] + [1.96 * np.std(round_, ddof=1) / len(round_) ** 0.5 for round_ in differences])
     rounds = np.arange(len(means))
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    axes.axhline(spread, color="gray", linestyle="--", label="one standard deviation between candidates of a prompt")
+    axes.axhline(
+        spread, color="gray", linestyle="--", label="one standard deviation between candidates of a prompt"
+    )
     axes.fill_between(rounds, means - half, means + half, alpha=0.2)
     axes.plot(rounds, means, marker="o", label=f"{len(differences[0])} held-out seeds, with 95% interval")
     axes.set(xlabel="round", ylabel=f"change in {name}", xticks=rounds)

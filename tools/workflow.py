@@ -102,24 +102,43 @@ class Level:
         if not entries:
             slots = enumerate(self.graph["inputs"])
             entries = [("-1", slot["name"]) for index, slot in slots if self._widgets_behind(index)]
-        return {(str(entry[0]), entry[1]): value for entry, value in zip(entries, values) if value is not None}
+        return {
+            (str(entry[0]), entry[1]): value for entry, value in zip(entries, values) if value is not None
+        }
 
     def _widgets_behind(self, index) -> list:
         """The (node, widget name) pairs that an input of this subgraph is linked to."""
-        links = [link.id for link in self.links.values() if (link.origin, link.origin_slot) == (INPUT_NODE, index)]
-        slots = [(node, slot) for node in self.nodes.values() for slot in node.get("inputs") or [] if "widget" in slot]
-        return [(node, slot["widget"]["name"]) for link in links for node, slot in slots if slot.get("link") == link]
+        links = [
+            link.id for link in self.links.values() if (link.origin, link.origin_slot) == (INPUT_NODE, index)
+        ]
+        slots = [
+            (node, slot)
+            for node in self.nodes.values()
+            for slot in node.get("inputs") or []
+            if "widget" in slot
+        ]
+        return [
+            (node, slot["widget"]["name"])
+            for link in links
+            for node, slot in slots
+            if slot.get("link") == link
+        ]
 
     def widgets(self, node) -> tuple:
         """The values and the types of a node's widgets by name, before links."""
         values, kinds = {}, {}
         definition = self.object_info[node["type"]]
         _read_widgets(definition["input"], iter(node.get("widgets_values") or []), values, kinds)
-        return {name: self.promoted.get((str(node["id"]), name), value) for name, value in values.items()}, kinds
+        return {
+            name: self.promoted.get((str(node["id"]), name), value) for name, value in values.items()
+        }, kinds
 
     def host_value(self, name):
         """The Value of a widget of the subgraph's own node; None if there is no such widget."""
-        for key, values in ((("-1", name), self.promoted), ((str(self.host["id"]), name), self.parent.promoted)):
+        for key, values in (
+            (("-1", name), self.promoted),
+            ((str(self.host["id"]), name), self.parent.promoted),
+        ):
             if key in values:
                 return Value(values[key])
         names = [slot["name"] for slot in self.graph["inputs"]]
@@ -155,7 +174,11 @@ class Level:
             return None if index is None else self.input_source(inputs[index])
         if self.is_subgraph(node):
             inner = self.enter(node)
-            ends = [link for link in inner.links.values() if (link.target, link.target_slot) == (OUTPUT_NODE, slot)]
+            ends = [
+                link
+                for link in inner.links.values()
+                if (link.target, link.target_slot) == (OUTPUT_NODE, slot)
+            ]
             return inner._link_source(ends[0], wanted) if ends else None
         if node["type"] == "Reroute":
             return self.input_source(inputs[0], wanted) if inputs else None
@@ -193,7 +216,11 @@ def _add_nodes(level, prompt):
             raise ValueError(f"node {level.execution_id(node)}: the host has no node {node['type']}")
         title = node.get("title") or level.object_info[node["type"]].get("display_name") or node["type"]
         inputs = _inputs(level, node)
-        prompt[level.execution_id(node)] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
+        prompt[level.execution_id(node)] = {
+            "inputs": inputs,
+            "class_type": node["type"],
+            "_meta": {"title": title},
+        }
 
 
 def _inputs(level, node) -> dict:
@@ -229,7 +256,9 @@ def _read_widgets(inputs, saved, values, kinds, prefix=""):
             for option in options["options"] if kind == DYNAMIC_COMBO else ():
                 if option["key"] == values[name]:
                     _read_widgets(option["inputs"], saved, values, kinds, name + ".")
-        if section == "required" and any(options.get(upload) for _, options in specs.values() for upload in UPLOADS):
+        if section == "required" and any(
+            options.get(upload) for _, options in specs.values() for upload in UPLOADS
+        ):
             next(saved, None)  # the upload button
 
 

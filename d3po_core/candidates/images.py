@@ -39,14 +39,22 @@ class CleanCandidates:
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction is {self.prediction!r}, but must be one of: {', '.join(PREDICTIONS)}")
+            raise ValueError(
+                f"prediction is {self.prediction!r}, but must be one of: {', '.join(PREDICTIONS)}"
+            )
         if not len(self.sigmas) or not (self.sigmas > 0).all():
             raise ValueError("noise levels must be above 0, and there must be one at least")
-        if self.prediction == "flow" and self.sigmas.max() > 1 + 1e-6:  # a shift rounds the last one up at times
-            raise ValueError(f"the noise levels of a flow model must not be above 1, but one is {self.sigmas.max():g}")
+        if (
+            self.prediction == "flow" and self.sigmas.max() > 1 + 1e-6
+        ):  # a shift rounds the last one up at times
+            raise ValueError(
+                f"the noise levels of a flow model must not be above 1, but one is {self.sigmas.max():g}"
+            )
         if self.noise is not None:
             if len(self.noise) not in (1, self.candidates) or self.noise.shape[1:] != self.latents.shape[1:]:
-                raise ValueError(f"noise {list(self.noise.shape)} does not fit latents {list(self.latents.shape)}")
+                raise ValueError(
+                    f"noise {list(self.noise.shape)} does not fit latents {list(self.latents.shape)}"
+                )
             if (self.noise != self.noise[:1]).any():
                 raise ValueError("the candidates of a set must have been sampled from the same noise")
             self.noise = self.noise[:1].clone()
@@ -75,7 +83,7 @@ class CleanCandidates:
         x / sqrt(1 + sigma^2)): x0 = x / (1 + sigma^2) - v sigma / sqrt(1 + sigma^2).
         """
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
-        return sigma / (1 + sigma ** 2).sqrt() if self.prediction == "v" else sigma
+        return sigma / (1 + sigma**2).sqrt() if self.prediction == "v" else sigma
 
     def draws(self, count, generator):
         """`count` times (sigma, 0-d; noise [1, C, H, W] for all candidates alike).

@@ -96,10 +96,14 @@ def pairs_from_judgement(judgement, candidates):
     candidates, or calls one both good and bad.
     """
     if not isinstance(judgement, dict) or not judgement:
-        raise ValueError('a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"')
+        raise ValueError(
+            'a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"'
+        )
     unknown = set(judgement) - {*LISTS, "open", "log"}
     if unknown:
-        raise ValueError(f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad")
+        raise ValueError(
+            f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad"
+        )
     for field in LISTS:
         if not isinstance(judgement.get(field, []), (list, tuple)):
             raise ValueError(f"the picks cannot be read: {field} is not a list")
@@ -162,8 +166,12 @@ def _check_log(log):
             raise ValueError("the log has what is not a finite number, such as 1e999: answer this set again")
         if not all(map(is_text, texts)):
             raise ValueError("the log has what is no whole text, but half a character: answer this set again")
-        level = [inner for value in level if isinstance(value, (dict, list))
-                 for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
         if not level:
             return
     raise ValueError(f"the log is nested more than {DEEPEST} deep: answer this set again")
@@ -187,5 +195,6 @@ def check_candidates(pairs, candidates):
 def _check_numbers(indices, candidates):
     for index in indices:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < candidates:
-            raise ValueError(f"there is no candidate {index!r}: this set has {candidates}, "
-                             f"numbered 0 to {candidates - 1}")
+            raise ValueError(
+                f"there is no candidate {index!r}: this set has {candidates}, numbered 0 to {candidates - 1}"
+            )

@@ -51,8 +51,10 @@ class Ancestral:
 
     def __post_init__(self):
         if not 0 < self.eta <= 1:
-            raise ValueError(f"eta is {self.eta:g}, but must lie in (0, 1]: at 0 a step is deterministic, and a "
-                             "deterministic step has no log-probability to train on")
+            raise ValueError(
+                f"eta is {self.eta:g}, but must lie in (0, 1]: at 0 a step is deterministic, and a "
+                "deterministic step has no log-probability to train on"
+            )
 
     def std(self, sigma, sigma_next):
         """The noise level that the step adds, a 0-d tensor."""
@@ -63,7 +65,7 @@ class Ancestral:
     def drift(self, sigma, sigma_next):
         """1 - sigma_down / sigma, a 0-d tensor."""
         sigma, sigma_next = _scalars(sigma, sigma_next)
-        down = (sigma_next ** 2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
+        down = (sigma_next**2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
         return 1 - down / sigma
 
     def mean(self, x, x0, sigma, sigma_next):
@@ -91,10 +93,15 @@ def described(kernel):
 
 def kernel_of(description):
     """The kernel that `described` was given. Raises ValueError for an unknown one."""
-    name, parameters = description["name"], {key: value for key, value in description.items() if key != "name"}
+    name, parameters = (
+        description["name"],
+        {key: value for key, value in description.items() if key != "name"},
+    )
     if name not in KERNELS:
-        raise ValueError(f"its steps are of the kind {name!r}, and this version of the pack knows {', '.join(KERNELS)}: "
-                         "update the pack")
+        raise ValueError(
+            f"its steps are of the kind {name!r}, and this version of the pack knows {', '.join(KERNELS)}: "
+            "update the pack"
+        )
     return KERNELS[name](**parameters)
 
 
@@ -113,14 +120,14 @@ def log_ratio(x_next, mean, ref_mean, std):
     (std,) = _scalars(std)
     x_next, mean, ref_mean = _wide(x_next), _wide(mean), _wide(ref_mean)
     product = (mean - ref_mean) * ((x_next - mean) + (x_next - ref_mean))
-    return per_candidate_mean(product) / (2 * std ** 2).to(product)
+    return per_candidate_mean(product) / (2 * std**2).to(product)
 
 
 def kl(mean, ref_mean, std):
     """KL(N(mean, std^2) || N(ref_mean, std^2)) by mean over the latent's elements, [N]."""
     (std,) = _scalars(std)
     squared = (_wide(mean) - _wide(ref_mean)).square()
-    return per_candidate_mean(squared) / (2 * std ** 2).to(squared)
+    return per_candidate_mean(squared) / (2 * std**2).to(squared)
 
 
 def _wide(x):

@@ -53,17 +53,23 @@ class LazyTensor:
                 read = file.get_slice(self.name)[first]
                 for i, step in [(steps, read)] if one else zip(steps, read):
                     self._check(i, step)
-                return read[tuple(inner) if one else (slice(None), *inner)].clone()  # a view would keep the file open
+                return read[
+                    tuple(inner) if one else (slice(None), *inner)
+                ].clone()  # a view would keep the file open
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read ({error})") from error
 
     def _check(self, i, step):
         if self.checksums and checksum(step) != self.checksums[i]:
-            raise ValueError(f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
-                             "file back, or delete its set")
+            raise ValueError(
+                f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
+                "file back, or delete its set"
+            )
         if not step.isfinite().all():
-            raise ValueError(f"{self.path}: step {i} of {self.name} holds numbers that are not finite, so its candidates "
-                             "cannot be trained on. Delete the set. Record them again with the model in bf16 or fp32")
+            raise ValueError(
+                f"{self.path}: step {i} of {self.name} holds numbers that are not finite, so its candidates "
+                "cannot be trained on. Delete the set. Record them again with the model in bf16 or fp32"
+            )
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -114,10 +120,14 @@ class Trajectory:
     def __post_init__(self):
         steps = len(self.sigmas) - 1
         if len(self.states) != steps + 1 or len(self.denoised) != steps:
-            raise ValueError(f"{len(self.sigmas)} sigmas need {steps + 1} states and {steps} denoised latents, "
-                             f"got {len(self.states)} and {len(self.denoised)}")
+            raise ValueError(
+                f"{len(self.sigmas)} sigmas need {steps + 1} states and {steps} denoised latents, "
+                f"got {len(self.states)} and {len(self.denoised)}"
+            )
         if self.states.shape[1:] != self.denoised.shape[1:]:
-            raise ValueError(f"states {list(self.states.shape)} and denoised {list(self.denoised.shape)} differ")
+            raise ValueError(
+                f"states {list(self.states.shape)} and denoised {list(self.denoised.shape)} differ"
+            )
 
     @property
     def candidates(self):
@@ -131,8 +141,9 @@ class Trajectory:
     @property
     def actions(self):
         """Indices of the steps that are random, and so have a log-prob (std > 0)."""
-        return [i for i in range(len(self.sigmas) - 1)
-                if self.kernel.std(self.sigmas[i], self.sigmas[i + 1]) > 0]
+        return [
+            i for i in range(len(self.sigmas) - 1) if self.kernel.std(self.sigmas[i], self.sigmas[i + 1]) > 0
+        ]
 
     def save(self, path):
         """Write tensors and settings, without the conditioning, to a safetensors file. A contiguous tensor is written
@@ -142,10 +153,19 @@ class Trajectory:
         of the JSON without them ("header"). Files of before, with no checksums or of the first format, are read as well.
         """
         tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
-        header = {"format": FORMAT, "kernel": described(self.kernel), "set_id": self.set_id, "model": self.model,
-                  "policy": self.policy, "settings": self.settings}
-        checksums = {"header": _header_checksum(header), "sigmas": checksum(tensors["sigmas"]),
-                     **{name: list(map(checksum, tensors[name])) for name in ("states", "denoised")}}
+        header = {
+            "format": FORMAT,
+            "kernel": described(self.kernel),
+            "set_id": self.set_id,
+            "model": self.model,
+            "policy": self.policy,
+            "settings": self.settings,
+        }
+        checksums = {
+            "header": _header_checksum(header),
+            "sigmas": checksum(tensors["sigmas"]),
+            **{name: list(map(checksum, tensors[name])) for name in ("states", "denoised")},
+        }
         save_file(tensors, path, metadata={"d3po": json.dumps(header | {"checksums": checksums})})
 
     @classmethod
@@ -171,12 +191,27 @@ class Trajectory:
                 for name, now in (("header", _header_checksum(header)), ("sigmas", checksum(sigmas))):
                     if checksums.get(name, now) != now:
                         raise ValueError(f"its {name} is not what was written")
-                lazy = {name: _lazy(Path(path), name, file.get_slice(name), checksums.get(name))
-                        for name in ("states", "denoised")}
+                lazy = {
+                    name: _lazy(Path(path), name, file.get_slice(name), checksums.get(name))
+                    for name in ("states", "denoised")
+                }
             kernel = kernel_of(header["kernel"]) if header["format"] == FORMAT else Ancestral(header["eta"])
-            return cls(**lazy, sigmas=sigmas, kernel=kernel, conditioning=conditioning,
-                       **{name: header[name] for name in ("set_id", "model", "policy", "settings")})
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            return cls(
+                **lazy,
+                sigmas=sigmas,
+                kernel=kernel,
+                conditioning=conditioning,
+                **{name: header[name] for name in ("set_id", "model", "policy", "settings")},
+            )
+        except (
+            SafetensorError,
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
 
 
@@ -188,7 +223,9 @@ def _header_checksum(header):
 def _lazy(path, name, part, checksums):
     shape, dtype = torch.Size(part.get_shape()), part[:0].dtype
     if not dtype.is_floating_point:
-        raise ValueError(f"{name} holds {str(dtype).removeprefix('torch.')}, and latents are floating-point numbers")
+        raise ValueError(
+            f"{name} holds {str(dtype).removeprefix('torch.')}, and latents are floating-point numbers"
+        )
     if checksums is not None and len(checksums) != shape[0]:
         raise ValueError(f"it has {len(checksums)} checksums for {shape[0]} steps of {name}")
     return LazyTensor(path, name, shape, dtype, checksums and tuple(checksums))

@@ -25,9 +25,11 @@ def join(judged, joining="all"):
     """
     _require_joining(joining)
     votes = Counter(tuple(pair) for pairs in judged for pair in pairs)
-    keep = {"all": lambda w, l: True,
-            "majority": lambda w, l: votes[w, l] > votes[l, w],
-            "unanimous": lambda w, l: not votes[l, w]}[joining]
+    keep = {
+        "all": lambda w, l: True,
+        "majority": lambda w, l: votes[w, l] > votes[l, w],
+        "unanimous": lambda w, l: not votes[l, w],
+    }[joining]
     return sorted(pair for pair in votes if keep(*pair))
 
 
@@ -66,7 +68,13 @@ def count_ties(judgement, strict):
     """How many pairs of candidates a judgement (as in preference.pairs_from_judgement) calls equal, where `strict` are
     the strict pairs it implies: its ties, those who share a place in its ranking, and equal scores."""
     scores = judgement.get("scores", [])
-    equal = [pair for pair in combinations(range(len(scores)), 2) if None is not scores[pair[0]] == scores[pair[1]]]
-    level = [pair for place in judgement.get("ranking", []) if isinstance(place, (list, tuple))
-             for pair in combinations(place, 2)]
+    equal = [
+        pair for pair in combinations(range(len(scores)), 2) if None is not scores[pair[0]] == scores[pair[1]]
+    ]
+    level = [
+        pair
+        for place in judgement.get("ranking", [])
+        if isinstance(place, (list, tuple))
+        for pair in combinations(place, 2)
+    ]
     return len({*map(frozenset, [*judgement.get("ties", []), *level, *equal])} - {*map(frozenset, strict)})

@@ -17,7 +17,9 @@ from ..files import make_folder, replace_whole
 from .index import NONSENSE, PAYLOAD, DatasetError, failure
 
 NAMED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/[0-9a-f-]{{1,80}}\.(safetensors|png)")
-UNFINISHED = re.compile(rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\w+\.partial)")
+UNFINISHED = re.compile(
+    rf"({'|'.join(PAYLOAD)})/[0-9a-f]{{2}}/(\.tmp\w*|[0-9a-f-]{{1,80}}\.\w+\.\w+\.partial)"
+)
 DAMAGE = (*NONSENSE, OSError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
@@ -31,13 +33,17 @@ class Files:
     def path(self, file):
         """Where a file lies. Raises DatasetError for a name that is not of our making or a place that is outside."""
         if not (NAMED.fullmatch(str(file)) or UNFINISHED.fullmatch(str(file))):
-            raise DatasetError(f"the index of {self.folder} names a file {file!r}, which is none of this pack's. "
-                               "Another program altered it: put a copy of the index back, or delete the set")
+            raise DatasetError(
+                f"the index of {self.folder} names a file {file!r}, which is none of this pack's. "
+                "Another program altered it: put a copy of the index back, or delete the set"
+            )
         return self.require_inside(self.folder / file)
 
     def require_inside(self, path):
         if not Path(os.path.realpath(path)).is_relative_to(self._root):
-            raise DatasetError(f"{path} leads out of the dataset's folder by a link. Put the file itself in its place")
+            raise DatasetError(
+                f"{path} leads out of the dataset's folder by a link. Put the file itself in its place"
+            )
         return path
 
     def write(self, kind, name, ending, save):
@@ -61,8 +67,10 @@ class Files:
                 raise ValueError(f"it has {path.stat().st_size} bytes of {size}")
             yield path
         except DAMAGE as error:
-            raise DatasetError(f"set {set_id!r}: {path} is missing or damaged ({error}). The other sets are not "
-                               "affected: put a copy of the file back, or delete the set") from error
+            raise DatasetError(
+                f"set {set_id!r}: {path} is missing or damaged ({error}). The other sets are not "
+                "affected: put a copy of the file back, or delete the set"
+            ) from error
 
     def remove(self, files):
         """Remove files, as far as that can be done now: a file that stays is left over, and means nothing."""

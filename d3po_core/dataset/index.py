@@ -29,17 +29,29 @@ def failure(error, path):
     full = ("disk is full", "no space left", "os error 112")  # SQLite, safetensors, safetensors on Windows
     if number in ("ENOSPC", "EDQUOT", "EFBIG") or any(words in said for words in full):
         return DiskFull(f"{path}: the disk is full. Nothing was changed; make room on it, then do this again")
-    if number in ("EACCES", "EPERM", "EROFS") or "readonly database" in said or "unable to open database" in said:
-        return DatasetError(f"{path} cannot be opened or written ({error}). Nothing was changed; allow this program to "
-                            f"write to {path.parent}, or choose another folder")
+    if (
+        number in ("EACCES", "EPERM", "EROFS")
+        or "readonly database" in said
+        or "unable to open database" in said
+    ):
+        return DatasetError(
+            f"{path} cannot be opened or written ({error}). Nothing was changed; allow this program to "
+            f"write to {path.parent}, or choose another folder"
+        )
     if "locked" in said:
-        return DatasetError(f"{path} is held by another program ({error}). Nothing was changed; close that program, "
-                            "then do this again")
+        return DatasetError(
+            f"{path} is held by another program ({error}). Nothing was changed; close that program, "
+            "then do this again"
+        )
     if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
-        return DatasetError(f"{path} is not the index of a dataset, or is damaged ({error}). It was left as it is: put "
-                            "a copy of it back, or choose another folder")
-    return DatasetError(f"{path} could not be read or written ({error}). Nothing was changed; see whether its disk is "
-                        "there and in order, then do this again")
+        return DatasetError(
+            f"{path} is not the index of a dataset, or is damaged ({error}). It was left as it is: put "
+            "a copy of it back, or choose another folder"
+        )
+    return DatasetError(
+        f"{path} could not be read or written ({error}). Nothing was changed; see whether its disk is "
+        "there and in order, then do this again"
+    )
 
 
 def each_readable(rows, read):
@@ -117,9 +129,13 @@ class Index:
     def __init__(self, path):
         self.path, self._lock = path, threading.RLock()
         try:
-            self._connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY, isolation_level=None, check_same_thread=False
+            )
             self._connection.row_factory = sqlite3.Row
-            self._connection.text_factory = lambda text: text.decode(errors="replace")  # one broken text spoils no query
+            self._connection.text_factory = lambda text: text.decode(
+                errors="replace"
+            )  # one broken text spoils no query
             try:
                 self._prepare()
             except BaseException:
@@ -177,24 +193,35 @@ class Index:
         self._connection.execute("PRAGMA journal_mode = DELETE")
 
     def _migrate(self, connection):
-        for migrate in MIGRATIONS[self._version():]:  # asked again: another process may have been quicker
+        for migrate in MIGRATIONS[self._version() :]:  # asked again: another process may have been quicker
             migrate(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _version(self):
         """The file's version, 0 for a new one. Raises DatasetError if it is not ours or newer than we know."""
-        application, version, tables = (self._connection.execute(query).fetchone()[0] for query in (
-            "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"))
+        application, version, tables = (
+            self._connection.execute(query).fetchone()[0]
+            for query in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT count(*) FROM sqlite_master",
+            )
+        )
         if application == version == tables == 0:
             if any((self.path.parent / kind).exists() for kind in PAYLOAD):
-                raise DatasetError(f"{self.path} is empty or missing, though its folder holds the files of a dataset. "
-                                   "Put a copy of it back, or choose another folder")
+                raise DatasetError(
+                    f"{self.path} is empty or missing, though its folder holds the files of a dataset. "
+                    "Put a copy of it back, or choose another folder"
+                )
             return 0
         if application != APPLICATION_ID:
-            raise DatasetError(f"{self.path} is the database of another program. It was left as it is: choose another "
-                               "folder")
+            raise DatasetError(
+                f"{self.path} is the database of another program. It was left as it is: choose another folder"
+            )
         if version > len(MIGRATIONS):
-            raise DatasetError(f"{self.path} was written by a newer version of this pack (format {version}; this one "
-                               f"knows {len(MIGRATIONS)}). It was left as it is: update the pack")
+            raise DatasetError(
+                f"{self.path} was written by a newer version of this pack (format {version}; this one "
+                f"knows {len(MIGRATIONS)}). It was left as it is: update the pack"
+            )
         return version

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from ..candidates.judgement import pairs_from_judgement
 
-MOST_CANDIDATES = 2 ** 16  # in a set; lists of as many are made
+MOST_CANDIDATES = 2**16  # in a set; lists of as many are made
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ class Judgement:
 def set_row(row):
     """Raises ValueError or TypeError, which name the set, where the index says nonsense of it."""
     values = {name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()}
-    for name, kinds in {"id": str, "prompt": str | None, "model": str, "model_name": str,
-                        "share": float}.items():
+    for name, kinds in {
+        "id": str,
+        "prompt": str | None,
+        "model": str,
+        "model_name": str,
+        "share": float,
+    }.items():
         if not isinstance(values[name], kinds):
             raise ValueError(f"set {row['id']!r:.80}: its {name} is {values[name]!r:.80}")
     require_count(row["candidates"])
@@ -66,6 +71,8 @@ def judgement_in(text, candidates):
 def pairs_in(text, candidates):
     """The strict pairs that the index has of a judgement. Raises ValueError or the like where they are none."""
     pairs = [tuple(pair) for pair in json.loads(text)]
-    if not all(len(pair) == 2 and all(type(i) is int and 0 <= i < candidates for i in pair) for pair in pairs):
+    if not all(
+        len(pair) == 2 and all(type(i) is int and 0 <= i < candidates for i in pair) for pair in pairs
+    ):
         raise ValueError(f"its pairs are {text:.80}")
     return pairs

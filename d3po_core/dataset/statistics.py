@@ -13,32 +13,55 @@ def statistics(index, held_out):
     """As Dataset.statistics says, over a connection to the index. Judgements of which it says nonsense are left out."""
     sets, held, oldest, newest = index.execute(
         "SELECT count(*), count(CASE WHEN share < ? THEN 1 END), min(created), max(created) FROM sets",
-        [held_out]).fetchone()
+        [held_out],
+    ).fetchone()
     (judged,) = index.execute("SELECT count(DISTINCT set_id) FROM counting").fetchone()
-    annotators = index.execute("SELECT annotator, count(*) AS judgements, sum(strict) AS strict, sum(ties) AS ties "
-                               "FROM counting GROUP BY annotator ORDER BY annotator").fetchall()
-    models = index.execute("SELECT model, max(model_name) AS name, count(*) AS sets FROM sets "
-                           "GROUP BY model").fetchall()
+    annotators = index.execute(
+        "SELECT annotator, count(*) AS judgements, sum(strict) AS strict, sum(ties) AS ties "
+        "FROM counting GROUP BY annotator ORDER BY annotator"
+    ).fetchall()
+    models = index.execute(
+        "SELECT model, max(model_name) AS name, count(*) AS sets FROM sets GROUP BY model"
+    ).fetchall()
     sizes = dict(index.execute("SELECT kind, sum(bytes) FROM files GROUP BY kind").fetchall())
-    (index_bytes,) = index.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
-    by_set = groupby(index.execute("SELECT set_id, pairs FROM counting WHERE strict > 0 ORDER BY set_id"),
-                     key=lambda row: row["set_id"])
+    (index_bytes,) = index.execute(
+        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    ).fetchone()
+    by_set = groupby(
+        index.execute("SELECT set_id, pairs FROM counting WHERE strict > 0 ORDER BY set_id"),
+        key=lambda row: row["set_id"],
+    )
     liked = each_readable(
-        index.execute("SELECT judgement, candidates FROM counting JOIN sets ON sets.id = set_id "
-                      """WHERE judgement LIKE '%"good"%' OR judgement LIKE '%"bad"%'"""),
-        lambda row: liked_from_judgement(judgement_in(row["judgement"], row["candidates"]), row["candidates"]))
+        index.execute(
+            "SELECT judgement, candidates FROM counting JOIN sets ON sets.id = set_id "
+            """WHERE judgement LIKE '%"good"%' OR judgement LIKE '%"bad"%'"""
+        ),
+        lambda row: liked_from_judgement(
+            judgement_in(row["judgement"], row["candidates"]), row["candidates"]
+        ),
+    )
     thumbs = [thumb for each in liked for thumb in each]
     judged_by_several = (rows for rows in (list(rows) for _, rows in by_set) if len(rows) > 1)
     return {
-        "sets": sets, "judged": judged, "unjudged": sets - judged,
+        "sets": sets,
+        "judged": judged,
+        "unjudged": sets - judged,
         "judgements": sum(row["judgements"] for row in annotators),
         "annotators": {str(row["annotator"]): row["judgements"] for row in annotators},
-        "pairs": sum(row["strict"] for row in annotators), "ties": sum(row["ties"] for row in annotators),
+        "pairs": sum(row["strict"] for row in annotators),
+        "ties": sum(row["ties"] for row in annotators),
         "thumbs": {"up": thumbs.count(True), "down": thumbs.count(False)},
         "models": {str(row["model"]): {"name": str(row["name"]), "sets": row["sets"]} for row in models},
         "split": {"train": sets - held, "held_out": held},
         "bytes": {kind: sizes.get(kind, 0) for kind in PAYLOAD} | {"index": index_bytes},
-        "agreement": agreement(each_readable(judged_by_several, lambda rows: [
-            [(int(winner), int(loser)) for winner, loser in json.loads(row["pairs"])] for row in rows])),
-        "oldest": oldest and str(oldest), "newest": newest and str(newest),
+        "agreement": agreement(
+            each_readable(
+                judged_by_several,
+                lambda rows: [
+                    [(int(winner), int(loser)) for winner, loser in json.loads(row["pairs"])] for row in rows
+                ],
+            )
+        ),
+        "oldest": oldest and str(oldest),
+        "newest": newest and str(newest),
     }

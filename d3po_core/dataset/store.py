@@ -41,7 +41,12 @@ from pathlib import Path
 
 import torch
 
-from ..candidates.judgement import is_finished, liked_from_judgement, pairs_from_judgement, scores_from_judgement
+from ..candidates.judgement import (
+    is_finished,
+    liked_from_judgement,
+    pairs_from_judgement,
+    scores_from_judgement,
+)
 from ..candidates.trajectory import Trajectory
 from ..files import make_folder
 from . import tree
@@ -61,7 +66,9 @@ _tidied = {}  # folder -> when this process last did
 ROWS = """SELECT id, created, candidates, prompt, model, model_name, share, trajectory IS NOT NULL AS has_trajectory,
     conditioning IS NOT NULL AS has_conditioning, EXISTS (SELECT 1 FROM images WHERE set_id = id) AS has_images,
     (SELECT count(*) FROM counting WHERE set_id = id) AS judged_by FROM sets"""
-JUDGED = "EXISTS (SELECT 1 FROM counting WHERE set_id = id AND (:annotator IS NULL OR annotator = :annotator))"
+JUDGED = (
+    "EXISTS (SELECT 1 FROM counting WHERE set_id = id AND (:annotator IS NULL OR annotator = :annotator))"
+)
 
 
 class Dataset:
@@ -95,8 +102,20 @@ class Dataset:
 
     # --- sets ---
 
-    def add_set(self, set_id, *, trajectory=None, images=None, conditioning=None, candidates=None, prompt=None,
-                settings=None, model=None, model_name="", created=None):
+    def add_set(
+        self,
+        set_id,
+        *,
+        trajectory=None,
+        images=None,
+        conditioning=None,
+        candidates=None,
+        prompt=None,
+        settings=None,
+        model=None,
+        model_name="",
+        created=None,
+    ):
         """Add a set: True, or False if it is there already, and then only a missing prompt or images are filled in.
 
         trajectory    the set's Trajectory, whose model and settings are then the defaults; its own conditioning is not
@@ -120,17 +139,29 @@ class Dataset:
         if known and known.candidates != candidates:
             raise ValueError(f"set {set_id!r} has {known.candidates} candidates, not {candidates}")
         row = {
-            "id": set_id, "created": _utc(created), "share": share(set_id), "candidates": candidates, "prompt": prompt,
-            "model": model if model is not None else trajectory.model if trajectory else "", "model_name": model_name,
-            "settings": _json(settings if settings is not None else trajectory.settings if trajectory else {}),
-            "conditioning": None, "trajectory": None, "trajectory_bytes": 0}
+            "id": set_id,
+            "created": _utc(created),
+            "share": share(set_id),
+            "candidates": candidates,
+            "prompt": prompt,
+            "model": model if model is not None else trajectory.model if trajectory else "",
+            "model_name": model_name,
+            "settings": _json(
+                settings if settings is not None else trajectory.settings if trajectory else {}
+            ),
+            "conditioning": None,
+            "trajectory": None,
+            "trajectory_bytes": 0,
+        }
         structure, tensors = tree.pack(None if known else conditioning, "conditioning")
         name, pngs = _sha(set_id), []
         with self._writing() as write:
             if images is not None and not (known and known.has_images):
                 pngs = [write("images", name, ".png", lambda path: save_png(image, path)) for image in images]
             if trajectory is not None and not known:
-                row["trajectory"], row["trajectory_bytes"] = write("sets", name, ".safetensors", trajectory.save)
+                row["trajectory"], row["trajectory_bytes"] = write(
+                    "sets", name, ".safetensors", trajectory.save
+                )
 
             def insert(index):
                 added = not index.execute("SELECT 1 FROM sets WHERE id = ?", [set_id]).fetchone()
@@ -139,21 +170,30 @@ class Dataset:
                         row["conditioning"] = self._add_conditioning(index, write, structure, tensors)
                     index.execute(f"INSERT INTO sets ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
                 elif prompt is not None:
-                    index.execute("UPDATE sets SET prompt = ? WHERE id = ? AND prompt IS NULL", [prompt, set_id])
+                    index.execute(
+                        "UPDATE sets SET prompt = ? WHERE id = ? AND prompt IS NULL", [prompt, set_id]
+                    )
                 if pngs and not index.execute("SELECT 1 FROM images WHERE set_id = ?", [set_id]).fetchone():
-                    index.executemany("INSERT INTO images (set_id, candidate, file, bytes) VALUES (?, ?, ?, ?)",
-                                      [(set_id, i, *png) for i, png in enumerate(pngs)])
+                    index.executemany(
+                        "INSERT INTO images (set_id, candidate, file, bytes) VALUES (?, ?, ?, ?)",
+                        [(set_id, i, *png) for i, png in enumerate(pngs)],
+                    )
                 return added
 
             return self._index.write(insert)
 
     def delete(self, set_ids):
         """Remove sets with their judgements and files, and conditioning that no other set has: how many were there."""
+
         def forget(index):
             before = {row["file"] for row in index.execute("SELECT file FROM files")}
-            removed = sum(index.execute("DELETE FROM sets WHERE id = ?", [name]).rowcount for name in _many(set_ids))
-            index.execute("DELETE FROM conditioning WHERE hash NOT IN "
-                          "(SELECT conditioning FROM sets WHERE conditioning IS NOT NULL)")
+            removed = sum(
+                index.execute("DELETE FROM sets WHERE id = ?", [name]).rowcount for name in _many(set_ids)
+            )
+            index.execute(
+                "DELETE FROM conditioning WHERE hash NOT IN "
+                "(SELECT conditioning FROM sets WHERE conditioning IS NOT NULL)"
+            )
             return removed, before - {row["file"] for row in index.execute("SELECT file FROM files")}
 
         removed, files = self._index.write(forget)
@@ -166,8 +206,17 @@ class Dataset:
         with self._telling(set_id):
             return set_row(rows[0]) if rows else None
 
-    def sets(self, judged=None, annotator=None, since=None, until=None, model=None, split=None, held_out=0.1,
-             limit=None):
+    def sets(
+        self,
+        judged=None,
+        annotator=None,
+        since=None,
+        until=None,
+        model=None,
+        split=None,
+        held_out=0.1,
+        limit=None,
+    ):
         """SetRows, oldest first, of the sets that are all of
 
         - judged (True), or not judged (False), by `annotator`, or by anyone; an annotator alone means judged
@@ -179,14 +228,31 @@ class Dataset:
         """
         if split not in (None, *SPLITS):
             raise ValueError(f"there is no split {split!r}: use {' or '.join(SPLITS)}")
-        conditions = [condition for condition, wanted in (
-            (JUDGED, judged or (judged is None and annotator is not None)), (f"NOT {JUDGED}", judged is False),
-            ("created >= :since", since), ("created < :until", until), ("model = :model", model is not None),
-            ("share >= :held_out", split == "train"), ("share < :held_out", split == "held_out")) if wanted]
+        conditions = [
+            condition
+            for condition, wanted in (
+                (JUDGED, judged or (judged is None and annotator is not None)),
+                (f"NOT {JUDGED}", judged is False),
+                ("created >= :since", since),
+                ("created < :until", until),
+                ("model = :model", model is not None),
+                ("share >= :held_out", split == "train"),
+                ("share < :held_out", split == "held_out"),
+            )
+            if wanted
+        ]
         where = " AND ".join(conditions) or "TRUE"
-        rows = self._index.read(f"{ROWS} WHERE {where} ORDER BY created, id LIMIT :limit", {
-            "annotator": annotator, "since": since and _utc(since), "until": until and _utc(until), "model": model,
-            "held_out": held_out, "limit": -1 if limit is None else limit})
+        rows = self._index.read(
+            f"{ROWS} WHERE {where} ORDER BY created, id LIMIT :limit",
+            {
+                "annotator": annotator,
+                "since": since and _utc(since),
+                "until": until and _utc(until),
+                "model": model,
+                "held_out": held_out,
+                "limit": -1 if limit is None else limit,
+            },
+        )
         return [*each_readable(rows, set_row)]
 
     # --- what a set holds ---
@@ -204,8 +270,10 @@ class Dataset:
 
     def conditioning(self, set_id):
         """A set's conditioning as it was given to `add_set`, in main memory; None if it has none."""
-        rows = self._index.read("SELECT hash, file, bytes FROM sets LEFT JOIN conditioning ON hash = conditioning "
-                                "WHERE id = ?", [set_id])
+        rows = self._index.read(
+            "SELECT hash, file, bytes FROM sets LEFT JOIN conditioning ON hash = conditioning WHERE id = ?",
+            [set_id],
+        )
         if not rows:
             raise self._unknown(set_id)
         name, *file = rows[0]
@@ -244,13 +312,24 @@ class Dataset:
         if judgement is not None:
             pairs = pairs_from_judgement(judgement, self._row(set_id)["candidates"])
             ties = count_ties(judgement, pairs)
-        row = {"set_id": set_id, "annotator": annotator, "judgement": judgement and _json(judgement),
-               "finished": is_finished(judgement), "pairs": json.dumps(pairs), "strict": len(pairs), "ties": ties,
-               "time": _utc(time), "tool": tool}
+        row = {
+            "set_id": set_id,
+            "annotator": annotator,
+            "judgement": judgement and _json(judgement),
+            "finished": is_finished(judgement),
+            "pairs": json.dumps(pairs),
+            "strict": len(pairs),
+            "ties": ties,
+            "time": _utc(time),
+            "tool": tool,
+        }
 
         def is_said(index):
-            newest = index.execute("SELECT judgement FROM judgements WHERE set_id = ? AND annotator = ? "
-                                   "ORDER BY number DESC LIMIT 1", [set_id, annotator]).fetchone()
+            newest = index.execute(
+                "SELECT judgement FROM judgements WHERE set_id = ? AND annotator = ? "
+                "ORDER BY number DESC LIMIT 1",
+                [set_id, annotator],
+            ).fetchone()
             return not again and newest is not None and newest["judgement"] == row["judgement"]
 
         def insert(index):
@@ -260,7 +339,9 @@ class Dataset:
                 return
             index.execute(f"INSERT INTO judgements ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
 
-        if not self._index.together(is_said):  # what need not be written can be said of an index that cannot be
+        if not self._index.together(
+            is_said
+        ):  # what need not be written can be said of an index that cannot be
             self._index.write(insert)
 
     def judgements(self, set_id):
@@ -268,8 +349,15 @@ class Dataset:
         candidates = self._row(set_id)["candidates"]
         rows = self._index.read("SELECT * FROM judgements WHERE set_id = ? ORDER BY number", [set_id])
         with self._telling(set_id):
-            return [Judgement(row["annotator"], row["judgement"] and judgement_in(row["judgement"], candidates),
-                              datetime.fromisoformat(row["time"]), row["tool"]) for row in rows]
+            return [
+                Judgement(
+                    row["annotator"],
+                    row["judgement"] and judgement_in(row["judgement"], candidates),
+                    datetime.fromisoformat(row["time"]),
+                    row["tool"],
+                )
+                for row in rows
+            ]
 
     def pairs(self, set_id, annotators=None, joining="all"):
         """Strict pairs [(winner, loser), ...] of a set by those judgements that count, of all annotators or of some.
@@ -284,14 +372,23 @@ class Dataset:
         """A set's scores, as Preferences has them, where one annotator's judgement counts; () where several do."""
         rows = self._counting(set_id, annotators)
         with self._telling(set_id):
-            return scores_from_judgement(judgement_in(rows[0]["judgement"], rows[0]["candidates"])) if len(rows) == 1 else ()
+            return (
+                scores_from_judgement(judgement_in(rows[0]["judgement"], rows[0]["candidates"]))
+                if len(rows) == 1
+                else ()
+            )
 
     def liked(self, set_id, annotators=None, joining="all"):
         """A set's thumbs, as Preferences has them, by those judgements that count; joined as in join_liked."""
         rows = self._counting(set_id, annotators)
         with self._telling(set_id):
-            return join_liked([liked_from_judgement(judgement_in(row["judgement"], row["candidates"]), row["candidates"])
-                               for row in rows], joining)
+            return join_liked(
+                [
+                    liked_from_judgement(judgement_in(row["judgement"], row["candidates"]), row["candidates"])
+                    for row in rows
+                ],
+                joining,
+            )
 
     # --- the whole ---
 
@@ -311,7 +408,9 @@ class Dataset:
 
         Do not call it with an index older than the files, such as one that was put back.
         """
-        stale = self._files.stale(older_than) - {row["file"] for row in self._index.read("SELECT file FROM files")}
+        stale = self._files.stale(older_than) - {
+            row["file"] for row in self._index.read("SELECT file FROM files")
+        }
         self._files.remove(stale)
         return len(stale)
 
@@ -330,7 +429,9 @@ class Dataset:
 
     def _counting(self, set_id, annotators):
         self._row(set_id)
-        rows = self._index.read("SELECT * FROM counting JOIN sets ON sets.id = set_id WHERE set_id = ?", [set_id])
+        rows = self._index.read(
+            "SELECT * FROM counting JOIN sets ON sets.id = set_id WHERE set_id = ?", [set_id]
+        )
         return [row for row in rows if annotators is None or row["annotator"] in _many(annotators)]
 
     def _row(self, set_id):
@@ -343,7 +444,9 @@ class Dataset:
 
     def _image_rows(self, set_id):
         self._row(set_id)
-        return self._index.read("SELECT file, bytes FROM images WHERE set_id = ? ORDER BY candidate", [set_id])
+        return self._index.read(
+            "SELECT file, bytes FROM images WHERE set_id = ? ORDER BY candidate", [set_id]
+        )
 
     @contextmanager
     def _telling(self, set_id):
@@ -353,9 +456,11 @@ class Dataset:
         except DatasetError:
             raise
         except NONSENSE as error:
-            raise DatasetError(f"set {set_id!r}: what {self.folder / INDEX} says of it makes no sense ({error}), as another "
-                               "program altered it. The other sets are not affected: put a copy of the index back, or "
-                               "delete the set") from error
+            raise DatasetError(
+                f"set {set_id!r}: what {self.folder / INDEX} says of it makes no sense ({error}), as another "
+                "program altered it. The other sets are not affected: put a copy of the index back, or "
+                "delete the set"
+            ) from error
 
     def _unknown(self, set_id):
         return DatasetError(f"there is no set {set_id!r} in {self.folder}")
@@ -373,28 +478,38 @@ class Dataset:
             yield write
         finally:
             with suppress(DatasetError):
-                self._files.remove([file for file, _ in written if not self._index.read(
-                    "SELECT 1 FROM files WHERE file = ?", [file])])
+                self._files.remove(
+                    [
+                        file
+                        for file, _ in written
+                        if not self._index.read("SELECT 1 FROM files WHERE file = ?", [file])
+                    ]
+                )
 
     def _add_conditioning(self, index, write, structure, tensors):
         """Its name; written inside the transaction, so that two writers do not both, and no deletion comes between."""
         name = tree.tree_name(structure)
         if not index.execute("SELECT 1 FROM conditioning WHERE hash = ?", [name]).fetchone():
-            stored = write("conditioning", name, ".safetensors", lambda path: tree.save_tree(structure, tensors, path))
+            stored = write(
+                "conditioning", name, ".safetensors", lambda path: tree.save_tree(structure, tensors, path)
+            )
             index.execute("INSERT INTO conditioning (hash, file, bytes) VALUES (?, ?, ?)", [name, *stored])
         return name
 
 
 def share(set_id):
     """Where a set lies in [0, 1), by its id alone: below the share that is held out, it is held out."""
-    return (int(_sha(set_id)[:16], 16) >> 11) / 2 ** 53
+    return (int(_sha(set_id)[:16], 16) >> 11) / 2**53
 
 
 def _agreed_candidates(trajectory, images, candidates):
     if images is not None and (len(images.shape) != 4 or images.shape[-1] != 3):
         raise ValueError(f"images must be [N, H, W, 3], got {list(images.shape)}")
-    counts = {"candidates": candidates, "trajectory": trajectory and trajectory.candidates,
-              "images": None if images is None else len(images)}
+    counts = {
+        "candidates": candidates,
+        "trajectory": trajectory and trajectory.candidates,
+        "images": None if images is None else len(images),
+    }
     given = {name: count for name, count in counts.items() if count is not None}
     if len(set(given.values())) != 1 or not 1 <= min(given.values()) <= MOST_CANDIDATES:
         raise ValueError(f"a set needs one number of candidates, 1 or more, got {given or 'none'}")

@@ -35,22 +35,32 @@ def pack(tree, root):
         if type(value) is dict:
             for key in value:
                 if not isinstance(key, str):
-                    raise TypeError(f"{path or root} has the key {key!r}, and only text can be stored as a key")
-            return {"dict": {key: walk(item, f"{path}.{key}" if path else key) for key, item in value.items()}}
+                    raise TypeError(
+                        f"{path or root} has the key {key!r}, and only text can be stored as a key"
+                    )
+            return {
+                "dict": {key: walk(item, f"{path}.{key}" if path else key) for key, item in value.items()}
+            }
         if type(value) in (torch.Tensor, torch.nn.Parameter) and _is_plain(value):
             copy = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             name = tensor_name(copy)
             tensors[name] = copy
             return {"tensor": name}
-        raise TypeError(f"{path or root} is a {type(value).__name__}, which cannot be stored: only dicts, lists, "
-                        "tuples, text, numbers and plain tensors can")
+        raise TypeError(
+            f"{path or root} is a {type(value).__name__}, which cannot be stored: only dicts, lists, "
+            "tuples, text, numbers and plain tensors can"
+        )
 
     return walk(tree, ""), tensors
 
 
 def _is_plain(tensor):
-    return (tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-            and not tensor.dtype.is_complex)
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_meta
+        and not tensor.is_quantized
+        and not tensor.dtype.is_complex
+    )
 
 
 def unpack(structure, tensors):
@@ -92,8 +102,18 @@ def load_tree(path, name):
             if header["format"] != FORMAT:
                 raise ValueError(f"its format is {header['format']!r}")
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
-        if tree_name(header["tree"]) != name or any(tensor_name(tensor) != key for key, tensor in tensors.items()):
+        if tree_name(header["tree"]) != name or any(
+            tensor_name(tensor) != key for key, tensor in tensors.items()
+        ):
             raise ValueError("its content is not what was stored")
         return unpack(header["tree"], tensors)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is not a conditioning file, or is damaged ({error})") from error

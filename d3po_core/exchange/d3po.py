@@ -25,7 +25,16 @@ from pathlib import Path
 from ..candidates.judgement import pairs_from_scores
 from . import json_text
 from .files import Export, Folder
-from .record import ExchangeError, Record, made, prompt_or_none, readable, refuse_pickle_file, require_few, weak_order
+from .record import (
+    ExchangeError,
+    Record,
+    made,
+    prompt_or_none,
+    readable,
+    refuse_pickle_file,
+    require_few,
+    weak_order,
+)
 
 IMAGE_FOLDERS = ("images", "all_img")
 
@@ -40,10 +49,16 @@ def read_d3po(path, on_problem="raise", scores=None):
         scores, path = scores or path, path.parent.parent if path.parent.name == "json" else path.parent
         refuse_pickle_file(scores)
     folder = Folder(path)
-    files = _given(Path(scores)) if scores else [(name, folder.file(name)) for name in score_names(folder, on_problem)]
+    files = (
+        _given(Path(scores))
+        if scores
+        else [(name, folder.file(name)) for name in score_names(folder, on_problem)]
+    )
     if not files:
-        raise ExchangeError(f"{folder.root} has no scores: put the JSON file, [[0, 1, ...], ...] with a list of scores "
-                            "for each prompt, next to prompt.json or into a folder json")
+        raise ExchangeError(
+            f"{folder.root} has no scores: put the JSON file, [[0, 1, ...], ...] with a list of scores "
+            "for each prompt, next to prompt.json or into a folder json"
+        )
     yield from made(_entries(folder, files), on_problem)
 
 
@@ -54,17 +69,23 @@ def write_d3po(records, folder, on_problem="raise", pairwise=False):
 
     def check(record):
         if not pairwise and len(record.images) != (width or len(record.images)):
-            raise ValueError(f"has {len(record.images)} images where the first set has {width}; scores need sets of "
-                             "one size: export as pairs")
+            raise ValueError(
+                f"has {len(record.images)} images where the first set has {width}; scores need sets of "
+                "one size: export as pairs"
+            )
         if not pairwise and _scores(record) is None:
             raise ValueError("the picks do not rank all images, which scores would: export as pairs")
 
     with Export(folder) as out:
-        with (out.open("prompt.json") as prompts, out.open("json/data.json") as scores,
-              json_text.writing(prompts) as add_prompt, json_text.writing(scores) as add_scores):
+        with (
+            out.open("prompt.json") as prompts,
+            out.open("json/data.json") as scores,
+            json_text.writing(prompts) as add_prompt,
+            json_text.writing(scores) as add_scores,
+        ):
             for record, images in out.judged(records, on_problem, check, whole=not pairwise):
                 width = width or len(record.images)
-                for row in (record.pairs if pairwise else [range(width)]):
+                for row in record.pairs if pairwise else [range(width)]:
                     for i in row:
                         out.image(f"images/{out.images:05}.png", images[i])
                     add_prompt(record.prompt or "")
@@ -96,10 +117,17 @@ def _given(path):
 
 
 def _entries(folder, files):
-    numbered = {int(Path(name).stem): name for sub in IMAGE_FOLDERS for name in folder.names(sub)
-                if Path(name).stem.isdecimal()}
-    prompts = [prompt for _, prompt in json_text.items(folder.file("prompt.json"), "prompt.json")
-               ] if "prompt.json" in folder.names("", {".json"}) else None
+    numbered = {
+        int(Path(name).stem): name
+        for sub in IMAGE_FOLDERS
+        for name in folder.names(sub)
+        if Path(name).stem.isdecimal()
+    }
+    prompts = (
+        [prompt for _, prompt in json_text.items(folder.file("prompt.json"), "prompt.json")]
+        if "prompt.json" in folder.names("", {".json"})
+        else None
+    )
     judges = ", ".join(Path(name).stem for name, _ in files if Path(name).stem != "data") or None
     width = None
     for number, rows in enumerate(zip(*(json_text.items(path, name) for name, path in files))):
@@ -112,7 +140,9 @@ def _entries(folder, files):
 def _record(folder, numbered, prompts, number, width, rows, judges, place):
     for row in rows:
         if not _is_scores(row):
-            raise ValueError(f"expected a list of scores for each prompt, [[0, 1, ...], ...], got {row!r:.60}")
+            raise ValueError(
+                f"expected a list of scores for each prompt, [[0, 1, ...], ...], got {row!r:.60}"
+            )
         if len(row) != width:
             raise ValueError(f"{len(row)} scores where the first prompt has {width}")
     require_few(width)
@@ -124,15 +154,23 @@ def _record(folder, numbered, prompts, number, width, rows, judges, place):
         raise ValueError(f"the image {missing[0]:05}.png is not in {' or '.join(IMAGE_FOLDERS)}")
     # fsum rounds once, so that the same scores in another order still tie.
     scores = rows[0] if len(rows) == 1 else [math.fsum(values) / len(rows) for values in zip(*rows)]
-    return Record(prompt_or_none(prompts[number]) if prompts else None,
-                  tuple(folder.image(numbered[i]) for i in wanted), {"scores": list(scores)}, judges, place)
+    return Record(
+        prompt_or_none(prompts[number]) if prompts else None,
+        tuple(folder.image(numbered[i]) for i in wanted),
+        {"scores": list(scores)},
+        judges,
+        place,
+    )
 
 
 def _scores(record):
     """One number for each image that gives just the record's pairs; None where there are none such."""
     given = record.judgement.get("scores", [])
-    if len(given) == len(record.images) and all(map(_is_number, given)) \
-            and set(pairs_from_scores(given)) == set(record.pairs):
+    if (
+        len(given) == len(record.images)
+        and all(map(_is_number, given))
+        and set(pairs_from_scores(given)) == set(record.pairs)
+    ):
         return list(given)
     levels = weak_order(record.pairs)
     if levels is None or sum(map(len, levels)) != len(record.images):

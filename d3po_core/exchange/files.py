@@ -43,21 +43,30 @@ class Folder:
         folder = self._inside(sub or ".", "")
         if not folder.is_dir():
             return []
-        return sorted(f"{sub}/{path.name}" if sub else path.name for path in folder.iterdir()
-                      if path.suffix.lower() in suffixes and not path.name.startswith("."))
+        return sorted(
+            f"{sub}/{path.name}" if sub else path.name
+            for path in folder.iterdir()
+            if path.suffix.lower() in suffixes and not path.name.startswith(".")
+        )
 
     def folders(self):
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(
+            path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
 
     def _inside(self, name, sub):
         if not isinstance(name, str) or not name.strip():
             raise ExchangeError(f"{quoted(name)} is not the name of a file")
         if "://" in name:
-            raise ExchangeError(f"{quoted(name)} is a web address: download the images and write their file names")
+            raise ExchangeError(
+                f"{quoted(name)} is a web address: download the images and write their file names"
+            )
         # Files made on Windows have backslashes; no other system needs one in a name.
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if PureWindowsPath(name).anchor or name.startswith("/"):
-            raise ExchangeError(f"{quoted(name)} is an absolute path: write it relative to the imported folder")
+            raise ExchangeError(
+                f"{quoted(name)} is an absolute path: write it relative to the imported folder"
+            )
         if ".." in parts:
             raise ExchangeError(f"{quoted(name)} leads out of the imported folder")
         if "\0" in name or any(DEVICES.match(part) for part in parts):
@@ -88,7 +97,9 @@ def open_text(path, name):
         try:
             yield file
         except UnicodeDecodeError as error:
-            raise ExchangeError(f"{name} is not UTF-8 text: save it again as UTF-8 (in Excel: CSV UTF-8)") from error
+            raise ExchangeError(
+                f"{name} is not UTF-8 text: save it again as UTF-8 (in Excel: CSV UTF-8)"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -130,8 +141,9 @@ class Export:
             return
         if not self.records:
             shutil.rmtree(self.part)
-            raise ExchangeError(f"nothing was written to {self.folder}: "
-                                "no set has an image that is better than another")
+            raise ExchangeError(
+                f"nothing was written to {self.folder}: no set has an image that is better than another"
+            )
         if self.folder.exists():
             self.folder.rmdir()
         self.part.rename(self.folder)
@@ -146,12 +158,19 @@ class Export:
                 pairs = record.pairs
                 if pairs:
                     check(record)
-                    needed = range(len(record.images)) if whole else sorted({i for pair in pairs for i in pair})
+                    needed = (
+                        range(len(record.images)) if whole else sorted({i for pair in pairs for i in pair})
+                    )
                     images = {i: png(record.pixels(i)) for i in needed}
             except ValueError as error:
                 self.left_out += 1
-                report(error if isinstance(error, ExchangeError) else
-                       ExchangeError(f"{record.source or f'record {number}'}: {error}"), on_problem, error)
+                report(
+                    error
+                    if isinstance(error, ExchangeError)
+                    else ExchangeError(f"{record.source or f'record {number}'}: {error}"),
+                    on_problem,
+                    error,
+                )
                 continue
             if not pairs:
                 self.left_out += 1

@@ -11,8 +11,15 @@ from pathlib import Path
 from .files import Export, Folder
 from .record import ExchangeError, Record, made, prompt_or_none
 
-NAMES = (("w", "l"), ("win", "lose"), ("winner", "loser"), ("winners", "losers"), ("chosen", "rejected"),
-         ("preferred", "rejected"), ("good", "bad"))
+NAMES = (
+    ("w", "l"),
+    ("win", "lose"),
+    ("winner", "loser"),
+    ("winners", "losers"),
+    ("chosen", "rejected"),
+    ("preferred", "rejected"),
+    ("good", "bad"),
+)
 CAPTIONS = {".txt", ".caption"}
 
 
@@ -22,7 +29,12 @@ def read_folders(path, on_problem="raise"):
     found = sibling_folders(folder)
     if found:
         images = [{Path(name).stem: name for name in folder.names(sub)} for sub in found]
-        doubles = [name for sub, side in zip(found, images) for name in folder.names(sub) if name not in side.values()]
+        doubles = [
+            name
+            for sub, side in zip(found, images)
+            for name in folder.names(sub)
+            if name not in side.values()
+        ]
     else:
         images, doubles = _by_ending(folder)
     if not any(images):
@@ -44,8 +56,11 @@ def write_folders(records, folder, on_problem="raise"):
     return out.summary
 
 
-LOOKED_FOR = ("two folders of equal image names (" + ", ".join("/".join(pair) for pair in NAMES)
-              + "), or images that end in these (001_w.png, 001_l.png)")
+LOOKED_FOR = (
+    "two folders of equal image names ("
+    + ", ".join("/".join(pair) for pair in NAMES)
+    + "), or images that end in these (001_w.png, 001_l.png)"
+)
 
 
 def sibling_folders(folder):
@@ -79,15 +94,29 @@ def _entries(folder, images, doubles, captions):
         if stem in winners and stem in losers:
             yield name, partial(_record, folder, stem, winners[stem], losers[stem], captions)
         else:
-            yield name, partial(_fail, f"there is no {'loser' if stem in winners else 'winner'} of the same name")
+            yield (
+                name,
+                partial(_fail, f"there is no {'loser' if stem in winners else 'winner'} of the same name"),
+            )
 
 
 def _record(folder, stem, winner, loser, captions):
     beside = [Path(name).with_suffix("").as_posix() for name in (winner, loser)]
-    name = next((name + suffix for name in (*beside, stem) for suffix in sorted(CAPTIONS)
-                 if name + suffix in captions), None)
-    return Record(_caption(folder, name) if name else None, (folder.image(winner), folder.image(loser)),
-                  {"pairs": [[0, 1]]}, source=winner)
+    name = next(
+        (
+            name + suffix
+            for name in (*beside, stem)
+            for suffix in sorted(CAPTIONS)
+            if name + suffix in captions
+        ),
+        None,
+    )
+    return Record(
+        _caption(folder, name) if name else None,
+        (folder.image(winner), folder.image(loser)),
+        {"pairs": [[0, 1]]},
+        source=winner,
+    )
 
 
 def _caption(folder, name):

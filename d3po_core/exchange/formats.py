@@ -40,11 +40,22 @@ __all__ = [
     "write_table",
 ]
 
-READERS = {"d3po": read_d3po, "folders": read_folders, "table": read_table, "pickapic": read_pickapic,
-           "hps": read_hps}
-WRITERS = {"d3po": write_d3po, "folders": write_folders, "csv": write_table,
-           "jsonl": partial(write_table, kind="jsonl"), "pickapic": write_pickapic, "hps": write_hps,
-           "hps train": partial(write_hps, split="train")}
+READERS = {
+    "d3po": read_d3po,
+    "folders": read_folders,
+    "table": read_table,
+    "pickapic": read_pickapic,
+    "hps": read_hps,
+}
+WRITERS = {
+    "d3po": write_d3po,
+    "folders": write_folders,
+    "csv": write_table,
+    "jsonl": partial(write_table, kind="jsonl"),
+    "pickapic": write_pickapic,
+    "hps": write_hps,
+    "hps train": partial(write_hps, split="train"),
+}
 
 LOOKED_FOR = """
 - D3PO: a folder images or all_img with 00000.png, 00001.png, ... and a JSON file of scores, [[0, 1, ...], ...]
@@ -76,6 +87,7 @@ def _once(on_problem):
         if str(problem) not in told:
             told.add(str(problem))
             on_problem(problem)
+
     return tell
 
 

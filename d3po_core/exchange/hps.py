@@ -27,7 +27,11 @@ def read_hps(path, on_problem="raise", each_judge=False):
     instead of one with their average. A folder gives those of all files in it that have the format."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
-    files = [(name, folder.file(name)) for name in hps_names(folder, on_problem)] if path.is_dir() else [(path.name, path)]
+    files = (
+        [(name, folder.file(name)) for name in hps_names(folder, on_problem)]
+        if path.is_dir()
+        else [(path.name, path)]
+    )
     if not files:
         raise ExchangeError(f"{folder.root} has no ranked images: {LOOKED_FOR}")
     for name, file in files:
@@ -44,7 +48,9 @@ def write_hps(records, folder, on_problem="raise", split="test"):
         raise ValueError(f"split is test or train, not {split!r}")
     with Export(folder) as out, out.open(f"{split}.json") as file, json_text.writing(file) as append:
         for record, images in out.judged(records, on_problem):
-            names = {i: Path(out.image(f"{split}/{out.images:06}.png", data)).name for i, data in images.items()}
+            names = {
+                i: Path(out.image(f"{split}/{out.images:06}.png", data)).name for i, data in images.items()
+            }
             levels = weak_order(record.pairs) if split == "test" else None
             for levels in [levels] if levels else [[[w], [l]] for w, l in record.pairs]:
                 places = sorted((i, place) for place, level in enumerate(levels, 1) for i in level)
@@ -52,20 +58,28 @@ def write_hps(records, folder, on_problem="raise", split="test"):
     return out.summary
 
 
-LOOKED_FOR = ('a JSON list of objects with "prompt", "image_path" and "rank", or "prompt", "file_path" and '
-              '"human_preference"')
+LOOKED_FOR = (
+    'a JSON list of objects with "prompt", "image_path" and "rank", or "prompt", "file_path" and '
+    '"human_preference"'
+)
 
 
 def hps_names(folder, on_problem="raise"):
     """The files in a folder that have the format."""
     lists, tables = folder.names("", {".json"}), parquet_names(folder)
-    return [*readable(lists, lambda name: is_hps(_first(folder, name)), on_problem),
-            *readable(tables, lambda name: is_hps(parquet_columns(folder.file(name), name)), on_problem)]
+    return [
+        *readable(lists, lambda name: is_hps(_first(folder, name)), on_problem),
+        *readable(tables, lambda name: is_hps(parquet_columns(folder.file(name), name)), on_problem),
+    ]
 
 
 def is_hps(row):
     """Whether a row, or the names of columns, has what the format needs."""
-    return isinstance(row, (dict, list)) and any(key in IMAGES for key in row) and any(key in JUDGED for key in row)
+    return (
+        isinstance(row, (dict, list))
+        and any(key in IMAGES for key in row)
+        and any(key in JUDGED for key in row)
+    )
 
 
 def _first(folder, name):
@@ -92,8 +106,17 @@ def _entries(folder, path, name, each_judge):
             for judge in judges:
                 yield place, partial(_judged, folder, row, judge, Path(name).stem, place)
         else:
-            yield place, partial(_record, folder, row, Path(name).stem, place,
-                                 _name(judges[0]) if len(judges) == 1 else None)
+            yield (
+                place,
+                partial(
+                    _record,
+                    folder,
+                    row,
+                    Path(name).stem,
+                    place,
+                    _name(judges[0]) if len(judges) == 1 else None,
+                ),
+            )
 
 
 def _judged(folder, row, judge, stem, place):
@@ -120,10 +143,17 @@ def _record(folder, row, stem, place, annotator=None):
     numbers = row[key]
     if not isinstance(numbers, list) or len(numbers) != len(images) or not all(map(_is_number, numbers)):
         raise ValueError(f"{key} is not a list of {len(images)} numbers, one for each image")
-    scores = numbers if key == "human_preference" else [-number for number in numbers]  # the lowest rank is the best
+    scores = (
+        numbers if key == "human_preference" else [-number for number in numbers]
+    )  # the lowest rank is the best
     prompt = next((row[key] for key in PROMPT if key in row), None)
-    return Record(prompt_or_none(prompt), [image_source(folder, image, stem, "images") for image in images],
-                  {"scores": scores}, annotator, place)
+    return Record(
+        prompt_or_none(prompt),
+        [image_source(folder, image, stem, "images") for image in images],
+        {"scores": scores},
+        annotator,
+        place,
+    )
 
 
 def _is_number(value):

@@ -25,7 +25,7 @@ def items(path, name):
         while True:
             start = BLANKS.match(text, at).end()
             line, at = line + text.count("\n", at, start), start
-            mark = text[at:at + 1]
+            mark = text[at : at + 1]
             complete = bool(mark) or ended
             if not complete:
                 pass
@@ -47,8 +47,9 @@ def items(path, name):
                 except json.JSONDecodeError as error:
                     if ended:
                         line += text.count("\n", at, error.pos)
-                        raise ExchangeError(f"{name}, line {line}: {error.msg}; the file is damaged or cut off"
-                                            ) from error
+                        raise ExchangeError(
+                            f"{name}, line {line}: {error.msg}; the file is damaged or cut off"
+                        ) from error
                     complete = False
                 except (ValueError, RecursionError) as error:
                     raise ExchangeError(f"{name}, line {line}: {error}") from error

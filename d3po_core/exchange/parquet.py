@@ -22,7 +22,9 @@ def read_pickapic(path, on_problem="raise"):
     """Records of two images each, in the order of the rows. A folder gives those of all parquet files in it."""
     files = {name: (folder, file) for folder, file, name in parquet_files(path)}
     # the one file that was asked for must be right
-    for name in readable(files, lambda name: _roles(files[name][1], name), on_problem if Path(path).is_dir() else "raise"):
+    for name in readable(
+        files, lambda name: _roles(files[name][1], name), on_problem if Path(path).is_dir() else "raise"
+    ):
         folder, file = files[name]
         yield from made(_entries(folder, file, name, _roles(file, name)), on_problem)
 
@@ -49,9 +51,18 @@ def write_pickapic(records, folder, on_problem="raise"):
 
 
 SCHEMA = {
-    "are_different": "bool_", "best_image_uid": "string", "caption": "string", "has_label": "bool_",
-    "image_0_uid": "string", "image_1_uid": "string", "jpg_0": "binary", "jpg_1": "binary",
-    "label_0": "float64", "label_1": "float64", "ranking_id": "int64", "annotator": "string",
+    "are_different": "bool_",
+    "best_image_uid": "string",
+    "caption": "string",
+    "has_label": "bool_",
+    "image_0_uid": "string",
+    "image_1_uid": "string",
+    "jpg_0": "binary",
+    "jpg_1": "binary",
+    "label_0": "float64",
+    "label_1": "float64",
+    "ranking_id": "int64",
+    "annotator": "string",
 }
 
 
@@ -63,10 +74,18 @@ def _rows(out, records, on_problem):
             uids = [f"{out.records:06}-{i}" for i in pair]
             out.images += 2
             yield {
-                "are_different": True, "best_image_uid": uids[pair.index(winner)], "caption": record.prompt or "",
-                "has_label": True, "image_0_uid": uids[0], "image_1_uid": uids[1],
-                "jpg_0": images[pair[0]], "jpg_1": images[pair[1]], "label_0": float(pair[0] == winner),
-                "label_1": float(pair[1] == winner), "ranking_id": out.records, "annotator": record.annotator,
+                "are_different": True,
+                "best_image_uid": uids[pair.index(winner)],
+                "caption": record.prompt or "",
+                "has_label": True,
+                "image_0_uid": uids[0],
+                "image_1_uid": uids[1],
+                "jpg_0": images[pair[0]],
+                "jpg_1": images[pair[1]],
+                "label_0": float(pair[0] == winner),
+                "label_1": float(pair[1] == winner),
+                "ranking_id": out.records,
+                "annotator": record.annotator,
             }
 
 
@@ -129,8 +148,15 @@ def image_source(folder, value, *within):
 def _entries(folder, file, name, roles):
     for number, row in parquet_rows(file, name, roles.values()):
         place = f"{name}, row {number}"
-        yield place, partial(pair_record, {role: row[column] for role, column in roles.items()},
-                             partial(image_source, folder), place)
+        yield (
+            place,
+            partial(
+                pair_record,
+                {role: row[column] for role, column in roles.items()},
+                partial(image_source, folder),
+                place,
+            ),
+        )
 
 
 def _opened(file, name):
@@ -146,10 +172,13 @@ def _pyarrow():
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ExchangeError("parquet files need pyarrow: install it with pip install pyarrow into the Python that "
-                            "runs ComfyUI, or use another format") from error
+        raise ExchangeError(
+            "parquet files need pyarrow: install it with pip install pyarrow into the Python that "
+            "runs ComfyUI, or use another format"
+        ) from error
     # Older ones can run code out of a file (CVE-2023-47248).
     if int(pyarrow.__version__.split(".")[0]) < 15:
-        raise ExchangeError(f"pyarrow {pyarrow.__version__} is too old to open files safely: "
-                            "pip install --upgrade pyarrow")
+        raise ExchangeError(
+            f"pyarrow {pyarrow.__version__} is too old to open files safely: pip install --upgrade pyarrow"
+        )
     return pyarrow, pyarrow.parquet

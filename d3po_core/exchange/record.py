@@ -16,12 +16,14 @@ from ..candidates.judgement import is_text, pairs_from_judgement, pairs_from_ran
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LARGEST_IMAGE = 89_478_485  # pixels; where Pillow begins to warn of a decompression bomb
-LARGEST_RECORD = 2 ** 26  # pixels of all its images; training holds them all at once, with 12 bytes for each
+LARGEST_RECORD = 2**26  # pixels of all its images; training holds them all at once, with 12 bytes for each
 MOST_CANDIDATES = 256  # in a record; their pairs are half the square of that
 OVERSHOOT = 0.1  # outside 0...1, that scaling leaves in floating-point levels
 
 PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".joblib", ".dill"}
-PICKLE_STARTS = re.compile(rb"\x80[\x01-\x08]|\([dl]p\d+\n|[\]})]q\x00|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\x93NUMPY")
+PICKLE_STARTS = re.compile(
+    rb"\x80[\x01-\x08]|\([dl]p\d+\n|[\]})]q\x00|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n|\x93NUMPY"
+)
 ZIP_START = b"PK\x03\x04"
 
 
@@ -65,8 +67,10 @@ class Record:
             with self._named(i), open_image(self.images[i]) as image:
                 total += image.width * image.height
         if total > LARGEST_RECORD:
-            raise ExchangeError(f"{self.source or 'a record'}: its images have {total:,} pixels together, and "
-                                f"{LARGEST_RECORD:,} are the most for one set: make them smaller")
+            raise ExchangeError(
+                f"{self.source or 'a record'}: its images have {total:,} pixels together, and "
+                f"{LARGEST_RECORD:,} are the most for one set: make them smaller"
+            )
 
     def pixels(self, i):
         """Image i, uint8 [H, W, 3]: upright by its EXIF, on white where it is transparent. Its numbers are taken as sRGB;
@@ -90,7 +94,9 @@ class Record:
 
 def require_few(candidates):
     if candidates > MOST_CANDIDATES:
-        raise ValueError(f"there are {candidates} images in one set, and {MOST_CANDIDATES} are the most: split it up")
+        raise ValueError(
+            f"there are {candidates} images in one set, and {MOST_CANDIDATES} are the most: split it up"
+        )
 
 
 def made(entries, on_problem):
@@ -102,7 +108,11 @@ def made(entries, on_problem):
     for place, make in entries:
         try:
             record = make()
-        except (ValueError, OverflowError, RecursionError) as error:  # JSON has numbers of any length, lists of any depth
+        except (
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:  # JSON has numbers of any length, lists of any depth
             report(ExchangeError(f"{place}: {error}"), on_problem, error)
         else:
             if record is not None:
@@ -166,12 +176,16 @@ def refuse_pickle_bytes(start):
     if PICKLE_STARTS.match(start):
         raise ValueError(PICKLE.format(what="begins like a pickle"))
     if start.startswith(ZIP_START):
-        raise ValueError(PICKLE.format(what="is a zip, as torch files are") +
-                         ". Unpack a zip of images first; save an Excel table as CSV UTF-8")
+        raise ValueError(
+            PICKLE.format(what="is a zip, as torch files are")
+            + ". Unpack a zip of images first; save an Excel table as CSV UTF-8"
+        )
 
 
-PICKLE = ("{what}, and opening one can run whatever code its maker put in. It is not opened. "
-          "Import the folder with the images and the JSON or CSV file of picks instead")
+PICKLE = (
+    "{what}, and opening one can run whatever code its maker put in. It is not opened. "
+    "Import the folder with the images and the JSON or CSV file of picks instead"
+)
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -190,13 +204,23 @@ def pixels(source):
                     image = white
                 return np.array(image.convert("RGB"))
             levels = np.array(image)
-        except (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, MemoryError,
-                struct.error) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            TypeError,
+            IndexError,
+            OverflowError,
+            MemoryError,
+            struct.error,
+        ) as error:
             raise ValueError(f"is damaged or cut off ({error})") from error
     levels = (levels.view(unsigned) if unsigned else levels).astype(np.float32)
     low, high = levels.min(), levels.max()
     if not (low >= -OVERSHOOT * top and high <= (1 + OVERSHOOT) * top) or (low < 0 and top > 1):
-        raise ValueError(f"has levels from {low:g} to {high:g}, where 0 to {top} are black to white: save it as PNG")
+        raise ValueError(
+            f"has levels from {low:g} to {high:g}, where 0 to {top} are black to white: save it as PNG"
+        )
     return np.repeat((levels.clip(0, top) * (255 / top)).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 

@@ -69,20 +69,26 @@ def write_table(records, folder, on_problem="raise", kind="csv"):
     return out.summary
 
 
-LOOKED_FOR = ("a .csv, .tsv or .jsonl file with columns such as prompt, chosen, rejected, "
-              "or caption, image_0, image_1, label_0")
+LOOKED_FOR = (
+    "a .csv, .tsv or .jsonl file with columns such as prompt, chosen, rejected, "
+    "or caption, image_0, image_1, label_0"
+)
 
 
 def table_names(folder, on_problem="raise"):
     """The tables in a folder that have the columns of pairs."""
-    return [*readable(folder.names("", SUFFIXES), lambda name: _has_columns(folder.file(name), name), on_problem)]
+    return [
+        *readable(folder.names("", SUFFIXES), lambda name: _has_columns(folder.file(name), name), on_problem)
+    ]
 
 
 def columns(names):
     """{role: column} of a table's column names. ValueError where they do not make pairs."""
     roles = {}
     for name in names:
-        words = [word for word in str(name).strip().lower().replace(" ", "_").replace("-", "_").split("_") if word]
+        words = [
+            word for word in str(name).strip().lower().replace(" ", "_").replace("-", "_").split("_") if word
+        ]
         plain = "_".join(word for word in words if word not in FILLERS)
         for role, known in COLUMNS.items():
             if (plain if role in IMAGES else "_".join(words)) in known:
@@ -90,8 +96,10 @@ def columns(names):
     if "winner" in roles and "loser" in roles:
         roles["first"], roles["second"] = roles["winner"], roles["loser"]
     elif not {"first", "second"} <= roles.keys() or not {"label_0", "label_1"} & roles.keys():
-        raise ValueError(f"the columns {', '.join(map(str, names))!r:.200} do not say which image of a pair won: "
-                         "name them chosen and rejected, or image_0, image_1 and label_0")
+        raise ValueError(
+            f"the columns {', '.join(map(str, names))!r:.200} do not say which image of a pair won: "
+            "name them chosen and rejected, or image_0, image_1 and label_0"
+        )
     return roles
 
 
@@ -217,5 +225,10 @@ def pair_record(value, image, place):
     if "winner" in value and not any(label not in (None, "") for label in labels):
         labels = 1, 0
     annotator = value.get("annotator")
-    return Record(prompt_or_none(value.get("prompt")), (image(value["first"]), image(value["second"])),
-                  judgement(*labels), None if annotator in (None, "") else str(annotator), place)
+    return Record(
+        prompt_or_none(value.get("prompt")),
+        (image(value["first"]), image(value["second"])),
+        judgement(*labels),
+        None if annotator in (None, "") else str(annotator),
+        place,
+    )

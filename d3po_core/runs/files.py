@@ -42,9 +42,14 @@ def write(path, format, tensors, record):
     record[CHECKSUM] = checksum(tensors, record)
     with named(path):
         make_folder(path.parent)
-        replace_whole(path, lambda partial: save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, partial,
-            metadata={"d3po": json.dumps(record)}))
+        replace_whole(
+            path,
+            lambda partial: save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                partial,
+                metadata={"d3po": json.dumps(record)},
+            ),
+        )
     for leftover in leftovers(path.parent):
         with suppress(OSError):
             leftover.unlink(missing_ok=True)
@@ -66,7 +71,9 @@ def content_name(tensors):
 
 def checksum(tensors, record):
     """Of a file's content; a record that has one already counts without it."""
-    return name_of([content_name(tensors), {name: value for name, value in record.items() if name != CHECKSUM}])
+    return name_of(
+        [content_name(tensors), {name: value for name, value in record.items() if name != CHECKSUM}]
+    )
 
 
 def unsound(tensors):
@@ -77,7 +84,9 @@ def unsound(tensors):
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             if name.startswith(ADAPTER) or not (tensor.dtype == torch.uint8 or tensor.numel() == 1):
-                return f"{name} holds {str(tensor.dtype).removeprefix('torch.')} where there should be fractions"
+                return (
+                    f"{name} holds {str(tensor.dtype).removeprefix('torch.')} where there should be fractions"
+                )
         elif name != HISTORY and tensor.numel() and not all(map(math.isfinite, map(float, tensor.aminmax()))):
             return f"{name} is not finite"
     return ""
@@ -85,7 +94,9 @@ def unsound(tensors):
 
 def leftovers(folder):
     """Files of a process that was killed while it wrote them, as far as nobody writes now."""
-    return [path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\w+\.partial", path.name)]
+    return [
+        path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\w+\.partial", path.name)
+    ]
 
 
 @contextmanager
@@ -94,8 +105,10 @@ def named(path):
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} could not be written ({error}). What was saved there before is as it was. Free some "
-                      "space on this disk, or allow writing to this folder, then press Run again to go on") from error
+        raise OSError(
+            f"{path} could not be written ({error}). What was saved there before is as it was. Free some "
+            "space on this disk, or allow writing to this folder, then press Run again to go on"
+        ) from error
 
 
 def read(path, format):
@@ -149,5 +162,7 @@ def _opened(path, format):
         what = kind.removeprefix("d3po.")
         raise NotOurs(f"{path} is not a {what} of this pack, or is damaged ({error})") from error
     if newer:
-        raise NotOurs(f"{path} was written by a newer version of this pack ({record['format']}): update the pack to "
-                      "use it")
+        raise NotOurs(
+            f"{path} was written by a newer version of this pack ({record['format']}): update the pack to "
+            "use it"
+        )

@@ -17,7 +17,9 @@ LONGEST = 100  # characters of a run's name
 def identity(record):
     """A name of a state: two that are equal, whenever they were saved, have the same."""
     last = (record.get("history") or [])[-1:]
-    return name_of({name: value for name, value in record.items() if name not in ("saved", "format")} | {"history": last})
+    return name_of(
+        {name: value for name, value in record.items() if name not in ("saved", "format")} | {"history": last}
+    )
 
 
 def why_not(there, record, head=None):
@@ -33,8 +35,10 @@ def why_not(there, record, head=None):
     old, new = there["settings"], record["settings"]
     differ = [name for name in SHAPE if there["step"] and old.get(name) != new.get(name)]
     if differ:
-        return (f"it was started with {' and '.join(f'{name} {old.get(name)}' for name in differ)}, and this LoRA has "
-                f"{' and '.join(f'{name} {new.get(name)}' for name in differ)}")
+        return (
+            f"it was started with {' and '.join(f'{name} {old.get(name)}' for name in differ)}, and this LoRA has "
+            f"{' and '.join(f'{name} {new.get(name)}' for name in differ)}"
+        )
     if identity(there) in (head, identity(record)) or is_past(there, record):
         return ""
     return NOT_PAST
@@ -43,12 +47,12 @@ def why_not(there, record, head=None):
 def is_past(earlier, later):
     """Whether a state's rounds are those that another one's begin with."""
     ours, theirs = ([round_.get("key") for round_ in record["rounds"]] for record in (earlier, later))
-    return bool(ours) and None not in ours and theirs[:len(ours)] == ours
+    return bool(ours) and None not in ours and theirs[: len(ours)] == ours
 
 
 def branch_names(name):
     """Names for what is kept beside a run, in the order to try them."""
     name, _, number = re.fullmatch(r"(.+?)( branch (\d+))?", name).groups()
-    for following in range(int(number or 1) + 1, 10 ** 6):
+    for following in range(int(number or 1) + 1, 10**6):
         ending = f" branch {following}"
-        yield name[:LONGEST - len(ending)].rstrip(" .") + ending
+        yield name[: LONGEST - len(ending)].rstrip(" .") + ending

@@ -22,8 +22,10 @@ def held(folder):
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
-        raise OSError(f"{folder} is being written by another program, and has been for {PATIENCE:g} seconds. Nothing was "
-                      "written: wait until it is done, or close it, then press Run again to go on") from error
+        raise OSError(
+            f"{folder} is being written by another program, and has been for {PATIENCE:g} seconds. Nothing was "
+            "written: wait until it is done, or close it, then press Run again to go on"
+        ) from error
     try:
         yield
     finally:

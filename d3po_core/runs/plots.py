@@ -51,7 +51,7 @@ def draw(runs, metrics=METRICS, size=(1200, 800), smoothing=0.0):
         _panel(axis, title, names, runs, width // columns, smoothing, scale)
         if place + columns >= len(drawn):
             axis.set_xlabel("update", color=SOFT, size=6.5 * scale, family=FONT)
-    for axis in axes[len(drawn):]:
+    for axis in axes[len(drawn) :]:
         axis.remove()
     _legend(figure, list(runs), width, scale)
     canvas = FigureCanvasAgg(figure)
@@ -66,7 +66,12 @@ def panels(runs, metrics=METRICS):
     that no run has are left out, as long as one panel is left. Raises ValueError, naming the metrics there are, where
     any other is not in any run.
     """
-    there = {name.casefold(): name for curves in runs.values() for name in curves if np.isfinite(curves[name]).any()}
+    there = {
+        name.casefold(): name
+        for curves in runs.values()
+        for name in curves
+        if np.isfinite(curves[name]).any()
+    }
     found, missing = {}, []
     for metric in metrics:
         whole, quarters, _ = metric.casefold().partition(QUARTERS)
@@ -78,7 +83,11 @@ def panels(runs, metrics=METRICS):
             missing.append(metric)
     unknown = [metric for metric in missing if metric not in METRICS] or ([] if found else missing)
     if unknown or not found:
-        wrong = f"{', '.join(unknown)} cannot be drawn, as it was not measured" if unknown else "name at least one"
+        wrong = (
+            f"{', '.join(unknown)} cannot be drawn, as it was not measured"
+            if unknown
+            else "name at least one"
+        )
         names = ", ".join(dict.fromkeys(map(_of_all_quarters, there.values()))) or "none"
         raise ValueError(f"metrics: {wrong}. There are: {names}")
     return found
@@ -87,7 +96,7 @@ def panels(runs, metrics=METRICS):
 def smooth(values, weight):
     """Exponential moving average, [n] -> [n], the bias of its start taken out (Adam, arXiv 1412.6980, section 3)."""
     sums = accumulate(values, lambda past, value: weight * past + (1 - weight) * value, initial=0.0)
-    return np.array([total / (1 - weight ** n) for n, total in enumerate(sums) if n])
+    return np.array([total / (1 - weight**n) for n, total in enumerate(sums) if n])
 
 
 def thin(x, y, most):
@@ -95,17 +104,31 @@ def thin(x, y, most):
     if len(x) <= most:
         return x, y
     stretches = np.array_split(np.arange(len(x)), most // 2)
-    kept = np.unique([i for part in stretches for i in (part[0] + y[part].argmin(), part[0] + y[part].argmax())])
+    kept = np.unique(
+        [i for part in stretches for i in (part[0] + y[part].argmin(), part[0] + y[part].argmax())]
+    )
     return x[kept], y[kept]
 
 
 # --- the parts of the picture ---
 
+
 def _panel(axis, title, names, runs, width, smoothing, scale):
     lacking = []
     for number, (run, curves) in enumerate(runs.items()):
-        drawn = [_curve(axis, curves[name], _style(number, _paleness(title, name)), name.startswith("held-out"),
-                        2 * width, smoothing, scale) for name in names if name in curves]
+        drawn = [
+            _curve(
+                axis,
+                curves[name],
+                _style(number, _paleness(title, name)),
+                name.startswith("held-out"),
+                2 * width,
+                smoothing,
+                scale,
+            )
+            for name in names
+            if name in curves
+        ]
         if not any(drawn):
             lacking.append(run)
     power = _frame(axis)
@@ -114,23 +137,41 @@ def _panel(axis, title, names, runs, width, smoothing, scale):
     axis.set_title(heading, loc="left", size=7.5 * scale, color=INK, weight="bold", **font)
     if lacking:
         room = _letters(0.9 * width, 6 * scale) - int(1.4 * len(heading)) - 2
-        axis.set_title(_short(f"not in {', '.join(lacking)}", max(room, 12)), loc="right", size=6 * scale, color=SOFT,
-                       **font)
+        axis.set_title(
+            _short(f"not in {', '.join(lacking)}", max(room, 12)),
+            loc="right",
+            size=6 * scale,
+            color=SOFT,
+            **font,
+        )
     if title.endswith(QUARTERS):
-        key = [Line2D([], [], color=_paler(INK, _paleness(title, name)), linewidth=1.3 * scale) for name in names]
-        words = [f"{name[-1]}{dict(zip('14', (' least noise', ' most noise'))).get(name[-1], '')}" for name in names]
+        key = [
+            Line2D([], [], color=_paler(INK, _paleness(title, name)), linewidth=1.3 * scale) for name in names
+        ]
+        words = [
+            f"{name[-1]}{dict(zip('14', (' least noise', ' most noise'))).get(name[-1], '')}"
+            for name in names
+        ]
         axis.legend(key, words, loc="best", **_legend_look(6 * scale))
     axis.set_facecolor(PAPER)
     axis.grid(True, color=GRID, linewidth=0.6, linestyle="-")
     axis.set_axisbelow(True)
     for side in axis.spines:
         axis.spines[side].set(visible=side in ("left", "bottom"), color=SOFT, linewidth=0.6)
-    axis.tick_params(labelsize=6.5 * scale, labelcolor=SOFT, labelfontfamily=FONT, color=SOFT, width=0.6,
-                     length=2.5, direction="out", which="both")
+    axis.tick_params(
+        labelsize=6.5 * scale,
+        labelcolor=SOFT,
+        labelfontfamily=FONT,
+        color=SOFT,
+        width=0.6,
+        length=2.5,
+        direction="out",
+        which="both",
+    )
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda update, _: f"{update:.0f}"))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0 ** power:.6g}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:.6g}"))
 
 
 def _curve(axis, values, style, as_points, most, smoothing, scale):
@@ -141,7 +182,9 @@ def _curve(axis, values, style, as_points, most, smoothing, scale):
     if as_points or len(x) == 1:
         axis.plot(*thin(x, y, most), marker="o", markersize=2.6 * scale, linewidth=0.7 * scale, **style)
     elif smoothing and len(x):
-        axis.plot(*thin(x, y, most), linewidth=0.7 * scale, **style | {"alpha": 0.28, "zorder": 2, "linestyle": "-"})
+        axis.plot(
+            *thin(x, y, most), linewidth=0.7 * scale, **style | {"alpha": 0.28, "zorder": 2, "linestyle": "-"}
+        )
         axis.plot(*thin(x, smooth(y, smoothing), most), linewidth=1.5 * scale, **style)
     else:
         axis.plot(*thin(x, y, most), linewidth=1.1 * scale, **style)
@@ -149,8 +192,13 @@ def _curve(axis, values, style, as_points, most, smoothing, scale):
 
 
 def _style(number, paleness=0.0):
-    return dict(color=_paler(COLOURS[number % len(COLOURS)], paleness), zorder=3, solid_capstyle="round",
-                linestyle=DASHES[number // len(COLOURS) % len(DASHES)], solid_joinstyle="round")
+    return dict(
+        color=_paler(COLOURS[number % len(COLOURS)], paleness),
+        zorder=3,
+        solid_capstyle="round",
+        linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
+        solid_joinstyle="round",
+    )
 
 
 def _paleness(title, name):
@@ -184,25 +232,38 @@ def _legend(figure, runs, width, scale):
 
 
 def _legend_look(size):
-    return dict(prop={"family": FONT, "size": size}, labelcolor=INK, facecolor=PAPER, framealpha=0.8,
-                edgecolor="none", handlelength=1.8, borderpad=0.2, labelspacing=0.3, columnspacing=1.6,
-                handletextpad=0.6, numpoints=1, fancybox=False)
+    return dict(
+        prop={"family": FONT, "size": size},
+        labelcolor=INK,
+        facecolor=PAPER,
+        framealpha=0.8,
+        edgecolor="none",
+        handlelength=1.8,
+        borderpad=0.2,
+        labelspacing=0.3,
+        columnspacing=1.6,
+        handletextpad=0.6,
+        numpoints=1,
+        fancybox=False,
+    )
 
 
 def _columns(count, aspect):
     """How many panels stand side by side so that each is nearest to three by two."""
+
     def off(columns):
         return abs(math.log(aspect / columns * -(-count // columns) / 1.5))
+
     return min(range(1, count + 1), key=off)
 
 
 def _of_all_quarters(metric):
-    """"X, noise quarter 1" -> "X by noise quarter"; any other name as it is."""
+    """ "X, noise quarter 1" -> "X by noise quarter"; any other name as it is."""
     return re.sub(r", noise quarter [1-4]$", QUARTERS, metric)
 
 
 def _paler(colour, by):
-    return "#" + "".join(f"{round(int(colour[i:i + 2], 16) * (1 - by) + 255 * by):02x}" for i in (1, 3, 5))
+    return "#" + "".join(f"{round(int(colour[i : i + 2], 16) * (1 - by) + 255 * by):02x}" for i in (1, 3, 5))
 
 
 def _letters(width, size):
@@ -211,4 +272,4 @@ def _letters(width, size):
 
 
 def _short(text, most):
-    return text if len(text) <= most else f"{text[:most - most // 2 - 1]}…{text[-(most // 2):]}"
+    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"

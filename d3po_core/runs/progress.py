@@ -21,8 +21,14 @@ FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 def trained_on(preferences):
     """Which sets and what was said of them, in order: the name of each set, a hash of its pairs, scores and thumbs, and
     one of how it was made."""
-    return [{"set": p.trajectory.set_id, "said": said(p.pairs, p.scores, p.liked),
-             "made": name_of(p.trajectory.settings)} for p in preferences]
+    return [
+        {
+            "set": p.trajectory.set_id,
+            "said": said(p.pairs, p.scores, p.liked),
+            "made": name_of(p.trajectory.settings),
+        }
+        for p in preferences
+    ]
 
 
 def said(pairs, scores, liked):
@@ -81,24 +87,34 @@ class Progress:
         if best is None or best["update"] != best_update(history):
             return history
         trainer.load_state(best["tensors"], best["step"])
-        return history[:best["update"]]
+        return history[: best["update"]]
 
     def _take_up(self, trainer):
         try:
             found = self.find()
             best = self.find(BEST_FILE) if found and self.keep_best else None
         except NotOurs as error:
-            return [], f"The progress of a train step that had been stopped was lost, and this one began anew: {error}"
+            return (
+                [],
+                f"The progress of a train step that had been stopped was lost, and this one began anew: {error}",
+            )
         if found is None:
             return [], ""
         if best:
             tensors, record = best
-            self._best = {"update": record["update"], "step": record["step"], "tensors": tensors, "written": True}
+            self._best = {
+                "update": record["update"],
+                "step": record["step"],
+                "tensors": tensors,
+                "written": True,
+            }
         tensors, record = found
         trainer.load_state(tensors, record["step"])
         lost = self.keep_best and not best and best_update(record["history"])
-        return record["history"], (f"The state after update {lost}, the best before training had been stopped, is not on "
-                                   "disk, so that training cannot go back to it") if lost else ""
+        return record["history"], (
+            f"The state after update {lost}, the best before training had been stopped, is not on "
+            "disk, so that training cannot go back to it"
+        ) if lost else ""
 
     def find(self, file=FILE):
         """(tensors, record) of this very train step, or None. Raises NotOurs if there is no telling."""
@@ -111,9 +127,15 @@ class Progress:
     def save(self, trainer, history):
         tensors, step = trainer.state()
         with held(self.folder):
-            if self._best and not self._best["written"]:  # first, so that no progress is past a best that is not on disk
-                write(self.folder / BEST_FILE, FORMAT, self._best["tensors"],
-                      {"key": self.key, "step": self._best["step"], "update": self._best["update"]})
+            if (
+                self._best and not self._best["written"]
+            ):  # first, so that no progress is past a best that is not on disk
+                write(
+                    self.folder / BEST_FILE,
+                    FORMAT,
+                    self._best["tensors"],
+                    {"key": self.key, "step": self._best["step"], "update": self._best["update"]},
+                )
                 self._best["written"] = True
             write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
             if not self._best:  # a best that is there belonged to the progress that was there
@@ -124,7 +146,10 @@ class Progress:
         """Remove it, unless it is another train step's by now."""
         if not self.folder or not any((self.folder / file).exists() for file in FILES):
             return
-        with suppress(OSError), held(self.folder):  # else it is in nobody's way: the next train step replaces it
+        with (
+            suppress(OSError),
+            held(self.folder),
+        ):  # else it is in nobody's way: the next train step replaces it
             for file in FILES:
                 with suppress(NotOurs, OSError):
                     if self._is_there(file):

@@ -67,14 +67,20 @@ class Summary:
 def run_folder(root, name, what="run"):
     """Folder of a run, or of `what` else has a name. Raises ValueError for a name that could lie outside `root` or not be
     a folder everywhere."""
-    reserved = name.split(".")[0].upper() in {"CON", "PRN", "AUX", "NUL",
-                                              *(f"{d}{i}" for d in ("COM", "LPT") for i in range(10))}
+    reserved = name.split(".")[0].upper() in {
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+        *(f"{d}{i}" for d in ("COM", "LPT") for i in range(10)),
+    }
     if reserved or len(name) > LONGEST or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*(?<![. ])", name):
         raise ValueError(f"{what}: {name!r} cannot name a folder; use letters, digits, spaces, '-' and '_'")
     return Path(root) / name
 
 
 # --- saving and loading ---
+
 
 def save_run(folder, tensors, record, keep=3, head=None):
     """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint: a Saved.
@@ -86,8 +92,10 @@ def save_run(folder, tensors, record, keep=3, head=None):
     it: then there is nothing to write. Raises ValueError for a state that no training goes on from.
     """
     if wrong := unsound(tensors):
-        raise ValueError(f"lora: {wrong}, so this state was not saved: what was there before is as it was. Lower "
-                         "learning_rate, and train the round again")
+        raise ValueError(
+            f"lora: {wrong}, so this state was not saved: what was there before is as it was. Lower "
+            "learning_rate, and train the round again"
+        )
     record = _whole(record)
     with held(folder):
         there = _current(folder)
@@ -115,7 +123,9 @@ def _takes(folder, record):
 def _write_state(folder, tensors, record, keep):
     before, found = _current(folder), checkpoints(folder)
     record = record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
-    kept = [checkpoint_path(folder, record["step"])] if record["step"] else []  # of no step there is nothing to go back to
+    kept = (
+        [checkpoint_path(folder, record["step"])] if record["step"] else []
+    )  # of no step there is nothing to go back to
     for path in (*kept, folder / STATE):
         write(path, FORMAT, tensors, record)
     _prune(folder, keep)
@@ -180,7 +190,9 @@ def load_curves(folder):
 
 def run_version(folder):
     """Changes whenever the run on disk does; "" where there is none."""
-    stats = [(path.name, path.stat()) for path in (folder / STATE, *_checkpoint_files(folder)) if path.exists()]
+    stats = [
+        (path.name, path.stat()) for path in (folder / STATE, *_checkpoint_files(folder)) if path.exists()
+    ]
     return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_ino} {stat.st_size}" for name, stat in stats)
 
 
@@ -205,16 +217,20 @@ def _left_alone(path):
         yield
     except Unsound as error:
         folder = path.parent if path.name == STATE else path.parent.parent
-        raise Unsound(f"{error}. It was left as it is: set D3PO Load Run's checkpoint to an earlier step of those that are "
-                      f"kept: {', '.join(map(str, steps_kept(folder)))}") from error
+        raise Unsound(
+            f"{error}. It was left as it is: set D3PO Load Run's checkpoint to an earlier step of those that are "
+            f"kept: {', '.join(map(str, steps_kept(folder)))}"
+        ) from error
     except NotOurs as error:
         found = checkpoints(path.parent) if path.name == STATE else []
         instead = f" to go on from the last checkpoint, step {found[-1].step}" if found else ""
-        raise NotOurs(f"{error}. It was left as it is: give this run another name, or move the file away{instead}"
-                      ) from error
+        raise NotOurs(
+            f"{error}. It was left as it is: give this run another name, or move the file away{instead}"
+        ) from error
 
 
 # --- checkpoints ---
+
 
 def checkpoint_path(folder, step):
     return folder / CHECKPOINTS / f"step-{step:06d}.safetensors"
@@ -250,8 +266,11 @@ def held_out(record):
 
 
 def _checkpoint_files(folder):
-    return sorted(path for path in (folder / CHECKPOINTS).glob("step-*.safetensors")
-                  if re.fullmatch(r"step-\d{6,}\.safetensors", path.name))
+    return sorted(
+        path
+        for path in (folder / CHECKPOINTS).glob("step-*.safetensors")
+        if re.fullmatch(r"step-\d{6,}\.safetensors", path.name)
+    )
 
 
 def _path_of(folder, checkpoint):
@@ -263,8 +282,10 @@ def _path_of(folder, checkpoint):
     if checkpoint == BEST:
         best = best_of(found)
         if best is None:
-            raise ValueError("checkpoint: this run has no held-out figures to tell which is best. Wire preferences to "
-                             f"the train step's 'held_out', or choose {LATEST} or a step: {_steps(found)}")
+            raise ValueError(
+                "checkpoint: this run has no held-out figures to tell which is best. Wire preferences to "
+                f"the train step's 'held_out', or choose {LATEST} or a step: {_steps(found)}"
+            )
         return best.path
     if checkpoint.isdecimal():
         step = int(checkpoint)
@@ -272,8 +293,10 @@ def _path_of(folder, checkpoint):
             return checkpoint_path(folder, step)
         if read_record(last, FORMAT)["step"] == step:
             return last
-    raise ValueError(f"checkpoint: this run has no {checkpoint!r}. Choose {LATEST}, {BEST}, or one of the steps it "
-                     f"keeps: {_steps(found)}; {BEGINNING} is the run as it began")
+    raise ValueError(
+        f"checkpoint: this run has no {checkpoint!r}. Choose {LATEST}, {BEST}, or one of the steps it "
+        f"keeps: {_steps(found)}; {BEGINNING} is the run as it began"
+    )
 
 
 def _steps(found):
@@ -290,9 +313,12 @@ def _prune(folder, keep):
 
 # --- list, branch, delete ---
 
+
 def list_runs(root):
     """A Summary of every run below `root`, by name."""
-    folders = sorted(Path(root).iterdir(), key=lambda folder: folder.name.lower()) if Path(root).is_dir() else []
+    folders = (
+        sorted(Path(root).iterdir(), key=lambda folder: folder.name.lower()) if Path(root).is_dir() else []
+    )
     return [_summary(root, folder) for folder in folders if _own_files(folder)]
 
 
@@ -304,8 +330,9 @@ def branch(root, name, new_name, checkpoint=LATEST):
         try:
             target.mkdir()
         except FileExistsError:
-            raise ValueError(f"new_name: {new_name!r} is there already, and was left as it is. Choose another name"
-                             ) from None
+            raise ValueError(
+                f"new_name: {new_name!r} is there already, and was left as it is. Choose another name"
+            ) from None
         try:
             _write_state(target, tensors, record, keep=1)
         except OSError:
@@ -336,15 +363,20 @@ def _refuse_links(root, folder):
     real = Path(root).resolve() / folder.name
     for path in (folder, folder / CHECKPOINTS, *_own_files(folder)):
         if path.resolve() != real / path.relative_to(folder):
-            raise ValueError(f"run: {path} is a link to another place. Nothing was changed: work on the run where it "
-                             "really is, or remove the link by hand")
+            raise ValueError(
+                f"run: {path} is a link to another place. Nothing was changed: work on the run where it "
+                "really is, or remove the link by hand"
+            )
 
 
 def _own_files(folder):
     """All that this pack writes into a run's folder, run.safetensors last: until then the run is one."""
     whole = [*(folder / file for file in progress.FILES), *_checkpoint_files(folder), folder / STATE]
-    return [*leftovers(folder), *leftovers(folder / CHECKPOINTS),
-            *(path for path in whole if path.exists() or path.is_symlink())]
+    return [
+        *leftovers(folder),
+        *leftovers(folder / CHECKPOINTS),
+        *(path for path in whole if path.exists() or path.is_symlink()),
+    ]
 
 
 def _remove(files, folder):
@@ -369,7 +401,15 @@ def _summary(root, folder):
     except ValueError as error:
         return Summary(folder.name, size=size, problem=str(error))
     settings, last, best = record["settings"], held_out(record), best_of(found)
-    return Summary(folder.name, record["step"], len(record["rounds"]),
-                   " ".join(filter(None, (settings.get("architecture"), record.get("model")))), settings.get("rank", 0),
-                   last and last[0], best and best.held_out[0], size, path.stat().st_mtime,
-                   tuple(c.step for c in found))
+    return Summary(
+        folder.name,
+        record["step"],
+        len(record["rounds"]),
+        " ".join(filter(None, (settings.get("architecture"), record.get("model")))),
+        settings.get("rank", 0),
+        last and last[0],
+        best and best.held_out[0],
+        size,
+        path.stat().st_mtime,
+        tuple(c.step for c in found),
+    )

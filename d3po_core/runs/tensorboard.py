@@ -55,7 +55,9 @@ class Events:
         except Exception as error:
             logging.getLogger(__name__).warning(
                 "D3PO: TensorBoard's events could not be written to %s (%s). Training goes on without them",
-                self._folder, error)
+                self._folder,
+                error,
+            )
             if self._writer:
                 with suppress(Exception):
                     self._writer.close()

@@ -22,10 +22,24 @@ ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 TARGETS = ("attention", "attention and feed-forward", "all linear", "all linear and convolutions")
 # a weight's name in LoRA files -> where PEFT keeps it in a layer
-PARTS = {"lora_down.weight": f"lora_A.{ADAPTER}.weight", "lora_up.weight": f"lora_B.{ADAPTER}.weight",
-         "dora_scale": f"lora_magnitude_vector.{ADAPTER}.weight",
-         **{name: f"{name}.{ADAPTER}" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
-                                                   "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b")}}
+PARTS = {
+    "lora_down.weight": f"lora_A.{ADAPTER}.weight",
+    "lora_up.weight": f"lora_B.{ADAPTER}.weight",
+    "dora_scale": f"lora_magnitude_vector.{ADAPTER}.weight",
+    **{
+        name: f"{name}.{ADAPTER}"
+        for name in (
+            "hada_w1_a",
+            "hada_w1_b",
+            "hada_w2_a",
+            "hada_w2_b",
+            "lokr_w1",
+            "lokr_w2",
+            "lokr_w2_a",
+            "lokr_w2_b",
+        )
+    },
+}
 NORM_RATIO = "norm_ratio"
 
 
@@ -34,10 +48,20 @@ def target_modules(root, targets="attention"):
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}, but must be one of: {', '.join(TARGETS)}")
     kinds = (torch.nn.Linear, torch.nn.Conv2d) if targets.endswith("convolutions") else (torch.nn.Linear,)
-    names = {"attention": ("attn", "attention"), "attention and feed-forward": ("attn", "attention", "ff", "mlp")}
+    names = {
+        "attention": ("attn", "attention"),
+        "attention and feed-forward": ("attn", "attention", "ff", "mlp"),
+    }
     wanted = names.get(targets)
-    found = [path for path, layer in root.named_modules() if isinstance(layer, kinds)
-             and (wanted is None or any(part.startswith(wanted) or part.endswith(wanted) for part in path.split(".")))]
+    found = [
+        path
+        for path, layer in root.named_modules()
+        if isinstance(layer, kinds)
+        and (
+            wanted is None
+            or any(part.startswith(wanted) or part.endswith(wanted) for part in path.split("."))
+        )
+    ]
     if not found:
         raise ValueError(f"this model has no layers that {targets!r} stands for: choose wider LoRA targets")
     return found
@@ -45,15 +69,19 @@ def target_modules(root, targets="attention"):
 
 def _peft():
     """The package PEFT: seconds to load, and nothing but adapters needs it."""
-    quantised = logging.getLogger("bitsandbytes")  # PEFT loads it, and its notices on kernels of its own are of no use here
+    quantised = logging.getLogger(
+        "bitsandbytes"
+    )  # PEFT loads it, and its notices on kernels of its own are of no use here
     level = quantised.level
     quantised.setLevel(logging.ERROR)
     try:
         import peft
         import peft.tuners.tuners_utils
     except ImportError as error:
-        raise ValueError(f"adapter: LoRAs are trained by the package peft, which cannot be imported ({error}). Install it "
-                         "into the Python that runs ComfyUI with: pip install peft") from error
+        raise ValueError(
+            f"adapter: LoRAs are trained by the package peft, which cannot be imported ({error}). Install it "
+            "into the Python that runs ComfyUI with: pip install peft"
+        ) from error
     finally:
         quantised.setLevel(level)
     return peft
@@ -74,7 +102,9 @@ class Adapter:
     Raises ValueError where the model has no such layers, or the adapter cannot be on them.
     """
 
-    def __init__(self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"):
+    def __init__(
+        self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"
+    ):
         self.root = root
         self.rank, self.alpha, self.targets, self.adapter = rank, alpha, targets, adapter
         paths = target_modules(root, targets)
@@ -86,10 +116,12 @@ class Adapter:
         try:
             place = next(root.get_submodule(paths[0]).parameters()).device
             with forked(place):
-                seed_draws(seed % 2 ** 63, place)
+                seed_draws(seed % 2**63, place)
                 _peft().inject_adapter_in_model(config, root, adapter_name=ADAPTER)
             for parameter in self.parameters():
-                parameter.data = parameter.data.to(device, torch.promote_types(parameter.dtype, torch.float32))
+                parameter.data = parameter.data.to(
+                    device, torch.promote_types(parameter.dtype, torch.float32)
+                )
             for layer in self.layers.values():
                 self._finish(layer)
         except BaseException:  # out of memory half way, say
@@ -97,13 +129,21 @@ class Adapter:
             raise
 
     def _finish(self, layer):
-        if self.adapter == "DoRA":  # measured again in float32, as the forward pass does, or it would not begin at 1
+        if (
+            self.adapter == "DoRA"
+        ):  # measured again in float32, as the forward pass does, or it would not begin at 1
             magnitude = layer.lora_magnitude_vector[ADAPTER]
-            magnitude.update_layer(base_layer=layer.base_layer, lora_A=layer.lora_A[ADAPTER].weight,
-                                   lora_B=layer.lora_B[ADAPTER].weight, scaling=layer.scaling[ADAPTER])
+            magnitude.update_layer(
+                base_layer=layer.base_layer,
+                lora_A=layer.lora_A[ADAPTER].weight,
+                lora_B=layer.lora_B[ADAPTER].weight,
+                scaling=layer.scaling[ADAPTER],
+            )
             if not magnitude.weight.all():
-                raise ValueError("adapter: DoRA scales every row of a layer's weights, and some rows of this model are "
-                                 "zero. Choose LoRA or rsLoRA, or narrower targets")
+                raise ValueError(
+                    "adapter: DoRA scales every row of a layer's weights, and some rows of this model are "
+                    "zero. Choose LoRA or rsLoRA, or narrower targets"
+                )
         elif self.adapter == "LoKr" and ADAPTER in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
             layer.scaling[ADAPTER] = 1.0
 
@@ -154,14 +194,21 @@ class Adapter:
         """The adapted layers and what the adapter put into them."""
         for layer in self.layers.values():
             yield layer
-            yield from (module for part in layer.children() if part is not layer.base_layer for module in part.modules())
+            yield from (
+                module
+                for part in layer.children()
+                if part is not layer.base_layer
+                for module in part.modules()
+            )
 
     def weights(self):
         """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which its files
         need and `load` has no use for."""
         copied = {name: p.detach().to("cpu", copy=True) for name, p in self.named_parameters()}
         if self.adapter == "DoRA":
-            copied |= {f"{path}.{NORM_RATIO}": _norm_ratio(layer).cpu() for path, layer in self.layers.items()}
+            copied |= {
+                f"{path}.{NORM_RATIO}": _norm_ratio(layer).cpu() for path, layer in self.layers.items()
+            }
         return copied
 
     def load(self, weights):
@@ -169,9 +216,11 @@ class Adapter:
         mine = dict(self.named_parameters())
         given = {name: tensor for name, tensor in weights.items() if not name.endswith(NORM_RATIO)}
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in given.items()}:
-            raise ValueError("the LoRA to continue from has another rank, other targets or another base model than "
-                             f"this one ({self.adapter} of rank {self.rank}, {self.targets}): set the same, or start a "
-                             "new run")
+            raise ValueError(
+                "the LoRA to continue from has another rank, other targets or another base model than "
+                f"this one ({self.adapter} of rank {self.rank}, {self.targets}): set the same, or start a "
+                "new run"
+            )
         with torch.no_grad():
             for name, parameter in mine.items():
                 parameter.copy_(given[name])
@@ -183,16 +232,22 @@ class Adapter:
         Raises ValueError, before anything changes, if it does not go into this adapter.
         """
         if self.adapter not in ("LoRA", "rsLoRA"):
-            raise ValueError(f"adapter: a LoRA file to start from does not go into {self.adapter}. Choose LoRA or "
-                             "rsLoRA, or start from nothing in Load Run")
+            raise ValueError(
+                f"adapter: a LoRA file to start from does not go into {self.adapter}. Choose LoRA or "
+                "rsLoRA, or start from nothing in Load Run"
+            )
         outside = sorted(set(initial) - set(self.layers))
         if outside:
-            raise ValueError(f"targets: the LoRA file to start from also adapts layers outside of {self.targets!r}, such "
-                             f"as {outside[0]}. Choose wider targets")
+            raise ValueError(
+                f"targets: the LoRA file to start from also adapts layers outside of {self.targets!r}, such "
+                f"as {outside[0]}. Choose wider targets"
+            )
         needed = max(len(down) for _, down, _ in initial.values())
         if needed > self.rank:
-            raise ValueError(f"rank: the LoRA file to start from has rank {needed}, and this one {self.rank}. Set rank to "
-                             f"{needed} or more")
+            raise ValueError(
+                f"rank: the LoRA file to start from has rank {needed}, and this one {self.rank}. Set rank to "
+                f"{needed} or more"
+            )
         with torch.no_grad():
             for path, (up, down, alpha) in initial.items():
                 layer, rank = self.layers[path], len(down)
@@ -218,8 +273,14 @@ def _config(adapter, rank, alpha, dropout, paths):
         raise ValueError(f"adapter is {adapter!r}, but must be one of: {', '.join(ADAPTERS)}")
     modules = "|".join(map(re.escape, paths))  # in a list PEFT matches by ending
     if adapter not in ("LoHa", "LoKr"):
-        return _peft().LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=adapter == "rsLoRA",
-                                  use_dora=adapter == "DoRA", target_modules=modules)
+        return _peft().LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            use_rslora=adapter == "rsLoRA",
+            use_dora=adapter == "DoRA",
+            target_modules=modules,
+        )
     if dropout:  # PEFT would drop rows of the update, and divide by the share that is left, which may be none
         raise ValueError(f"dropout: {adapter} has none. Set it to 0, or choose LoRA, rsLoRA or DoRA")
     config = _peft().LoHaConfig if adapter == "LoHa" else _peft().LoKrConfig
@@ -229,13 +290,22 @@ def _config(adapter, rank, alpha, dropout, paths):
 def _require_plain_weights(weights, device, dropout):
     """Raise ValueError unless DoRA can compute with the weights of the layers themselves."""
     plain = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-    if any(type(w) is not torch.nn.Parameter or w.dtype not in plain
-           or device is not None and w.device.type != torch.device(device).type for w in weights):
-        raise ValueError("adapter: DoRA needs the model's own weights, and these are quantised or do not all fit on the "
-                         "GPU. Choose LoRA or rsLoRA, or load the model in full")
+    if any(
+        type(w) is not torch.nn.Parameter
+        or w.dtype not in plain
+        or device is not None
+        and w.device.type != torch.device(device).type
+        for w in weights
+    ):
+        raise ValueError(
+            "adapter: DoRA needs the model's own weights, and these are quantised or do not all fit on the "
+            "GPU. Choose LoRA or rsLoRA, or load the model in full"
+        )
     if dropout and any(w.ndim > 2 and w.dtype in (torch.float16, torch.bfloat16) for w in weights):
-        raise ValueError("dropout: DoRA has none on convolutions of a model in half precision. Set it to 0, or choose "
-                         "targets without convolutions")
+        raise ValueError(
+            "dropout: DoRA has none on convolutions of a model in half precision. Set it to 0, or choose "
+            "targets without convolutions"
+        )
 
 
 @torch.no_grad()
@@ -248,6 +318,7 @@ def _norm_ratio(layer):
 
 
 # --- files ---
+
 
 def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
     """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.

@@ -28,8 +28,12 @@ def errors(clean, denoise, draws, generator, device="cpu", per_pass=4):
     with torch.no_grad():
         for sigma, noise in clean.draws(draws, generator):
             x = clean.noised(x0, sigma, noise)
-            denoised = torch.cat([denoise(part, sigma.to(part).expand(len(part))) for part in x.split(per_pass)])
-            rows.append(per_candidate_mean(((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2).cpu().double())
+            denoised = torch.cat(
+                [denoise(part, sigma.to(part).expand(len(part))) for part in x.split(per_pass)]
+            )
+            rows.append(
+                per_candidate_mean(((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2).cpu().double()
+            )
     return torch.stack(rows)
 
 
@@ -40,8 +44,10 @@ def rewards(error, ref_error, beta=BETA):
     """
     values = beta * error_log_ratio(error, ref_error)
     if not values.isfinite().all():
-        raise ValueError("the implicit reward is not a finite number: the network overflowed, or the images have no "
-                         "finite latents. Run the model and the VAE in bf16 or fp32")
+        raise ValueError(
+            "the implicit reward is not a finite number: the network overflowed, or the images have no "
+            "finite latents. Run the model and the VAE in bf16 or fp32"
+        )
     return values
 
 
@@ -71,6 +77,7 @@ def strict_pairs(values, least=0.0):
 
 
 # --- accuracy ---
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -110,14 +117,14 @@ def effective_pairs(right):
     sets, pairs, mean = len(right), sum(map(len, right)), float(torch.cat(right).mean())
     if sets == 1 or mean in (0.0, 1.0):
         return float(sets)
-    clustered = sets / (sets - 1) * sum(float((one - mean).sum()) ** 2 for one in right) / pairs ** 2
+    clustered = sets / (sets - 1) * sum(float((one - mean).sum()) ** 2 for one in right) / pairs**2
     independent = mean * (1 - mean) / (pairs - 1)
     return min(float(pairs), pairs * independent / clustered) if clustered else float(pairs)
 
 
 def wilson(share, n):
     """95 % interval (low, high) of a share seen in n independent trials (Wilson 1927); n need not be whole."""
-    z2 = NORMAL_95 ** 2
+    z2 = NORMAL_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n ** 2)) ** 0.5
+    half = NORMAL_95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -12,7 +12,14 @@ from ..candidates.images import CleanCandidates
 from ..candidates.preferences import Preferences
 from .losses import moving_average
 from .methods import METHODS, NOISED, RECORDED
-from .optimizers import Ema, learning_rate_factor, load_state_tensors, make_optimizer, state_tensors, trained_weights
+from .optimizers import (
+    Ema,
+    learning_rate_factor,
+    load_state_tensors,
+    make_optimizer,
+    state_tensors,
+    trained_weights,
+)
 from .randomness import forked, generator_of, seed
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
@@ -58,17 +65,24 @@ class Trainer:
     update at a time, and none is kept.
     """
 
-    def __init__(self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0, start_policy=None):
+    def __init__(
+        self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0, start_policy=None
+    ):
         self.adapter, self.settings, self.device = adapter, settings, device
         self.method = METHODS[settings.method]
         self.loss_scale = self._first_loss_scale = loss_scale
         self.step, self.usual_margin = 0, 0.0
-        self.optimizer = make_optimizer(settings.optimizer, adapter.parameters(), settings.learning_rate,
-                                        settings.weight_decay)
+        self.optimizer = make_optimizer(
+            settings.optimizer, adapter.parameters(), settings.learning_rate, settings.weight_decay
+        )
         self.ema = Ema(settings.ema) if settings.ema else None
         self.reference = Reference(adapter, reference_policy, self._denoise)
         # held against the round's start, they are one
-        self.sampler = self.reference if settings.reference == "round start" else Reference(adapter, start_policy, self._denoise)
+        self.sampler = (
+            self.reference
+            if settings.reference == "round start"
+            else Reference(adapter, start_policy, self._denoise)
+        )
         self.begin_round()
 
     # --- the loop ---
@@ -82,8 +96,17 @@ class Trainer:
         terms = {i: self._terms_in(examples[i].trajectory) for i in self._judged(examples)}
         return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
-    def fit(self, examples, on_step=lambda: None, history=(), held_out=(), evaluate_every=0, after_update=None, stop=None,
-            round_start=None):
+    def fit(
+        self,
+        examples,
+        on_step=lambda: None,
+        history=(),
+        held_out=(),
+        evaluate_every=0,
+        after_update=None,
+        stop=None,
+        round_start=None,
+    ):
         """Use every example `epochs` times. Calls on_step() after each denoising step; returns the updates' metrics.
 
         history       metrics of the updates of this fit that were made before: `load_state` took up the state after them
@@ -101,9 +124,13 @@ class Trainer:
         self._require_learnable(examples, judged)
         updates = self.settings.epochs * self._updates_per_epoch(len(judged))
         if len(history) > updates:
-            raise ValueError(f"training cannot go on after update {len(history)}: these sets and settings make {updates}")
+            raise ValueError(
+                f"training cannot go on after update {len(history)}: these sets and settings make {updates}"
+            )
         if history and round_start is None and self._needs_round_start:
-            raise ValueError("training cannot go on without the LoRA as it was at the round's start, its reference")
+            raise ValueError(
+                "training cannot go on without the LoRA as it was at the round's start, its reference"
+            )
         self.begin_round(round_start)
         if not history:
             self.loss_scale = self._first_loss_scale
@@ -132,7 +159,9 @@ class Trainer:
         terms.py says what the log-ratios and the KL of examples without one are; none of these is clipped.
         """
         metrics, norm = self._gradient(batch, on_step)
-        while torch.isfinite(metrics["loss"]) and not torch.isfinite(norm) and self.loss_scale > 1:  # half precision overflowed
+        while (
+            torch.isfinite(metrics["loss"]) and not torch.isfinite(norm) and self.loss_scale > 1
+        ):  # half precision overflowed
             self.loss_scale /= 2
             metrics, norm = self._gradient(batch, lambda: None)
         metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
@@ -141,7 +170,8 @@ class Trainer:
             raise NonFiniteLoss(
                 f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient "
                 f"{metrics['gradient norm']:g}. Training stopped before this update and kept the LoRA as it was. Lower "
-                "learning_rate or beta, or run the model in bf16 or fp32")
+                "learning_rate or beta, or run the model in bf16 or fp32"
+            )
         self.optimizer.step()
         self.step += 1
         if self.ema:
@@ -164,8 +194,14 @@ class Trainer:
             for example in batch:
                 generator = generator_of(settings.seed, self.step, example.trajectory.set_id)
                 share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
-                for term in self._terms(example, generator, settings.draws_per_set, settings.caption_dropout, self.method,
-                                        self._trained_steps(example.trajectory, generator)):
+                for term in self._terms(
+                    example,
+                    generator,
+                    settings.draws_per_set,
+                    settings.caption_dropout,
+                    self.method,
+                    self._trained_steps(example.trajectory, generator),
+                ):
                     for name, value in self._accumulate(term, share).items():
                         sums[name] += share * value
                         shares[name] += share
@@ -185,7 +221,7 @@ class Trainer:
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
-            first = int(torch.randint(2 ** 62, ()))  # so that a chunk's dropout is the same both times
+            first = int(torch.randint(2**62, ()))  # so that a chunk's dropout is the same both times
             values = self._values(term, first)
             inputs = [value.requires_grad_() for value in values[:3] if value is not None]
             value = term.loss(values)
@@ -193,7 +229,11 @@ class Trainer:
             for number, chunk in enumerate(chunks):
                 seed(first + number, self.device)
                 outputs = [value for value in term.values(chunk)[:3] if value is not None]
-                sum((slope[chunk] * output).sum() for slope, output in zip(slopes, outputs) if slope is not None).backward()
+                sum(
+                    (slope[chunk] * output).sum()
+                    for slope, output in zip(slopes, outputs)
+                    if slope is not None
+                ).backward()
         return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
 
     # --- looking without touching ---
@@ -211,8 +251,16 @@ class Trainer:
         """
         margins, by_quarter, kls = [], defaultdict(list), []
         for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
-            terms = list(self._terms(example, generator_of(example.trajectory.set_id), draws, caption_dropout=0.0,
-                                     method=RANKING, steps=getattr(example.trajectory, "actions", None)))
+            terms = list(
+                self._terms(
+                    example,
+                    generator_of(example.trajectory.set_id),
+                    draws,
+                    caption_dropout=0.0,
+                    method=RANKING,
+                    steps=getattr(example.trajectory, "actions", None),
+                )
+            )
             of_terms = []
             with forked(self.device), self.adapter.using(self.trained()):  # without dropout
                 for term in terms:
@@ -224,10 +272,15 @@ class Trainer:
         if not margins:
             return {"held-out pairs": 0}
         margins = torch.cat(margins)
-        return {"held-out accuracy": float(accuracy(margins).mean()), "held-out margin": float(margins.mean()),
-                "held-out KL to reference": float(torch.stack(kls).mean()), "held-out pairs": len(margins)} | {
+        return {
+            "held-out accuracy": float(accuracy(margins).mean()),
+            "held-out margin": float(margins.mean()),
+            "held-out KL to reference": float(torch.stack(kls).mean()),
+            "held-out pairs": len(margins),
+        } | {
             f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
-            for quarter in sorted(by_quarter)}
+            for quarter in sorted(by_quarter)
+        }
 
     def trained(self):
         """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
@@ -248,20 +301,35 @@ class Trainer:
             def denoise(x, sigma):
                 with self.reference.acting():
                     return self._in_passes(by, x, sigma)
+
             return denoise
 
         if isinstance(candidates, CleanCandidates):
             for sigma, noise in candidates.draws(draws, generator):
                 by = example.denoise
-                if caption_dropout and example.unconditional and torch.rand((), generator=generator) < caption_dropout:
+                if (
+                    caption_dropout
+                    and example.unconditional
+                    and torch.rand((), generator=generator) < caption_dropout
+                ):
                     by = example.unconditional
-                yield NoisedDraw(example, sigma, noise, reference(by), partial(denoise, by=by), method, self.settings,
-                                 self.device)
+                yield NoisedDraw(
+                    example,
+                    sigma,
+                    noise,
+                    reference(by),
+                    partial(denoise, by=by),
+                    method,
+                    self.settings,
+                    self.device,
+                )
         else:
             ref_x0 = self.reference.along(example)
             sampled_x0 = self._sampled_x0(example) if method.sampler else lambda i: None
             for i in steps:
-                yield TrajectoryStep(example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device)
+                yield TrajectoryStep(
+                    example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device
+                )
 
     def _sampled_x0(self, example):
         """i -> x0 at step i of the example's trajectory by the policy that sampled, [N, C, H, W]."""
@@ -278,7 +346,9 @@ class Trainer:
         if isinstance(candidates, CleanCandidates):
             return None
         window = self._window(candidates)
-        drawn = torch.randperm(len(window), generator=generator)[:_share(window, self.settings.step_fraction)]
+        drawn = torch.randperm(len(window), generator=generator)[
+            : _share(window, self.settings.step_fraction)
+        ]
         return sorted(window[i] for i in drawn.tolist())
 
     def _window(self, trajectory):
@@ -286,8 +356,10 @@ class Trainer:
         start, end, steps = self.settings.window_start, self.settings.window_end, len(trajectory.sigmas) - 1
         window = [i for i in trajectory.actions if start <= i / steps < end]
         if not window:
-            raise ValueError(f"window_start, window_end: none of the {steps} recorded steps lies between {start:g} and "
-                             f"{end:g} of the way, or it is not random. Widen the window")
+            raise ValueError(
+                f"window_start, window_end: none of the {steps} recorded steps lies between {start:g} and "
+                f"{end:g} of the way, or it is not random. Widen the window"
+            )
         return window
 
     def _values(self, term, first=0):
@@ -300,7 +372,9 @@ class Trainer:
         return Values.joined(parts)
 
     def _chunks(self, term):
-        return torch.arange(len(term.candidates)).split(self.settings.candidates_per_pass or len(term.candidates))
+        return torch.arange(len(term.candidates)).split(
+            self.settings.candidates_per_pass or len(term.candidates)
+        )
 
     # --- the order of examples ---
 
@@ -313,13 +387,17 @@ class Trainer:
 
     def _batches(self, judged, start):
         """The examples' indices of every update from `start` on, of a fit that began `start` updates ago."""
-        size, per_epoch, began = self.settings.sets_per_update, self._updates_per_epoch(len(judged)), self.step - start
+        size, per_epoch, began = (
+            self.settings.sets_per_update,
+            self._updates_per_epoch(len(judged)),
+            self.step - start,
+        )
         for number in range(start, self.settings.epochs * per_epoch):
             epoch, place = divmod(number, per_epoch)
             if place == 0 or number == start:
                 shuffle = torch.Generator().manual_seed(self._seed(began + epoch * per_epoch))
                 order = torch.randperm(len(judged), generator=shuffle).tolist()
-            yield [judged[i] for i in order[place * size:(place + 1) * size]]
+            yield [judged[i] for i in order[place * size : (place + 1) * size]]
 
     # --- a run's state ---
 
@@ -347,7 +425,9 @@ class Trainer:
         tensors = {f"lora.{name}": tensor for name, tensor in self.trained().items()}
         tensors |= state_tensors(self.optimizer, self.adapter.named_parameters())
         if self.ema:
-            tensors |= {f"raw.{name}": tensor for name, tensor in self.adapter.weights().items()} | self.ema.state_tensors()
+            tensors |= {
+                f"raw.{name}": tensor for name, tensor in self.adapter.weights().items()
+            } | self.ema.state_tensors()
         if self._first_loss_scale > 1:
             tensors["loss scale"] = torch.tensor(self.loss_scale)
         tensors["usual margin"] = torch.tensor(self.usual_margin, dtype=torch.float64)
@@ -369,7 +449,7 @@ class Trainer:
     # --- helpers ---
 
     def _seed(self, step):
-        return (self.settings.seed * 1_000_003 + step) % 2 ** 63
+        return (self.settings.seed * 1_000_003 + step) % 2**63
 
     def _denoise(self, example, x, sigma):
         """x0 of any number of candidates of an example."""
@@ -377,16 +457,22 @@ class Trainer:
 
     def _in_passes(self, denoise, x, sigma):
         """x0 of any number of candidates, in passes of as many as the settings say."""
-        return torch.cat([denoise(part, sigma.to(part).expand(len(part)))
-                          for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))])
+        return torch.cat(
+            [
+                denoise(part, sigma.to(part).expand(len(part)))
+                for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))
+            ]
+        )
 
 
 def require_kind(method, candidates):
     """Raise ValueError where a method, by its name, cannot learn from one of these Trajectories or CleanCandidates."""
     terms, kinds = METHODS[method].terms, {isinstance(one, CleanCandidates) for one in candidates}
     if terms == RECORDED and True in kinds:
-        raise ValueError(f"method: {method} learns from recorded steps, and some of these candidates are images alone. Choose "
-                         "another method, such as Diffusion-DPO, or record candidates with D3PO KSampler")
+        raise ValueError(
+            f"method: {method} learns from recorded steps, and some of these candidates are images alone. Choose "
+            "another method, such as Diffusion-DPO, or record candidates with D3PO KSampler"
+        )
     if terms == NOISED and False in kinds:
         raise ValueError(f"method: {method} learns from noised images, not from recorded steps")
 

@@ -35,6 +35,7 @@ def error_log_ratio(error, ref_error):
 
 # --- pairs ---
 
+
 def d3po_margin(log_ratio_w, log_ratio_l, beta=0.1):
     """beta (log ratio of the winner - log ratio of the loser), [pairs]: the implicit reward's difference."""
     return beta * (log_ratio_w - log_ratio_l)
@@ -81,6 +82,7 @@ def mapo(error_w, error_l, beta=0.1, snr=0.5, timesteps=1000):
     MaPO (arXiv 2406.06424, in the form and with the values of its code). Errors are mean squared errors of the
     prediction target, [pairs], with the same noise and timestep within a pair; they are above 0.
     """
+
     def likelihood(error):
         return -snr * error * torch.exp(-snr * error) / torch.expm1(-snr * error)
 
@@ -125,6 +127,7 @@ def safeguard(log_ratio_l, gradient_w, gradient_l, mu=0.9):
 
 
 # --- single candidates ---
+
 
 def sft(log_ratio):
     """-log-ratio: the negative log-likelihood of preferred candidates, up to the reference's constant, which makes it 0
@@ -175,7 +178,9 @@ def ddpo(log_ratio, advantage, clip=1e-4):
     mean over the latent, and its clip of 1e-4 belongs to that. advantage [N] passes no gradient.
     """
     advantage = advantage.detach()
-    held = torch.where(advantage >= 0, log_ratio.clamp(max=math.log1p(clip)), log_ratio.clamp(min=math.log1p(-clip)))
+    held = torch.where(
+        advantage >= 0, log_ratio.clamp(max=math.log1p(clip)), log_ratio.clamp(min=math.log1p(-clip))
+    )
     return -(advantage * held.exp()).mean()
 
 

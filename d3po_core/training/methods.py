@@ -49,21 +49,32 @@ class Method:
     @property
     def unused(self):
         """Names of those settings of several methods that change nothing in what is learned."""
-        return [name for name, needless in {
-            "beta": not self.beta or self.terms == NOISED, "dpo_beta": not self.beta or self.terms == RECORDED,
-            "clip": not self.clamps, "weighting": self.terms == NOISED, "step_fraction": self.terms == NOISED,
-            "draws_per_set": self.terms == RECORDED, "window_start": self.terms == NOISED,
-            "window_end": self.terms == NOISED}.items() if needless]
+        return [
+            name
+            for name, needless in {
+                "beta": not self.beta or self.terms == NOISED,
+                "dpo_beta": not self.beta or self.terms == RECORDED,
+                "clip": not self.clamps,
+                "weighting": self.terms == NOISED,
+                "step_fraction": self.terms == NOISED,
+                "draws_per_set": self.terms == RECORDED,
+                "window_start": self.terms == NOISED,
+                "window_end": self.terms == NOISED,
+            }.items()
+            if needless
+        ]
 
     @property
     def wanted(self):
         """What to do where no set has anything to learn from."""
-        return {PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
-                       "differ more",
-                LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
-                REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record candidates that differ "
-                         "more",
-                LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner"}[self.of]
+        return {
+            PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
+            "differ more",
+            LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
+            REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record candidates that differ "
+            "more",
+            LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner",
+        }[self.of]
 
 
 def d3po(term, values):
@@ -96,8 +107,13 @@ def sdpo(term, values):
 
 def beta_dpo(term, values):
     winners, losers = term.sides(values.log_ratio)
-    beta = losses.adaptive_beta(losses.d3po_margin(winners, losers, term.beta), term.usual_margin, term.beta,
-                              term.settings.adaptation, term.settings.adaptation_bound)
+    beta = losses.adaptive_beta(
+        losses.d3po_margin(winners, losers, term.beta),
+        term.usual_margin,
+        term.beta,
+        term.settings.adaptation,
+        term.settings.adaptation_bound,
+    )
     return losses.dpo(winners, losers, beta)
 
 
@@ -115,8 +131,13 @@ def ddpo(term, values):
 
 
 def dpok(term, values):
-    return losses.dpok(values.sampler_log_ratio, losses.advantages(term.rewards), values.kl, term.settings.kl_weight,
-                     term.settings.ratio_clip)
+    return losses.dpok(
+        values.sampler_log_ratio,
+        losses.advantages(term.rewards),
+        values.kl,
+        term.settings.kl_weight,
+        term.settings.ratio_clip,
+    )
 
 
 def rwr(term, values):

@@ -29,14 +29,22 @@ def stop_reason(history, stop_kl=0.0, patience=0, before=()):
               accuracies the one with the higher held-out margin is better
     """
     evaluated, best = _evaluated(history), best_update(history)
-    best_words = (f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
-                  if best else "")
+    best_words = (
+        f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
+        if best
+        else ""
+    )
     if kl := kl_above(stop_kl, [*before, *history]):
-        return f"stopped after update {len(history)}: KL to reference is {kl:.3g}, above stop_kl {stop_kl:g}." + best_words
+        return (
+            f"stopped after update {len(history)}: KL to reference is {kl:.3g}, above stop_kl {stop_kl:g}."
+            + best_words
+        )
     since = sum(update > best for update, *_ in evaluated)
     if patience > 0 and since >= patience:
-        return (f"stopped after update {len(history)}: held-out accuracy is {evaluated[-1][1]:.3g}, and the last "
-                f"{since} evaluations brought no new best (patience {patience}).{best_words}")
+        return (
+            f"stopped after update {len(history)}: held-out accuracy is {evaluated[-1][1]:.3g}, and the last "
+            f"{since} evaluations brought no new best (patience {patience}).{best_words}"
+        )
     return ""
 
 
@@ -54,30 +62,44 @@ def warnings(history, before=0):
     halves differ by four standard errors (Welch's t), which noise alone does in less than 1 % of all cases.
     """
     recent = history[-WINDOW:]
-    found = [_both_less_likely(recent), _clamp_saturates(recent), _over_optimised(history, before), _only_noisy_steps(recent),
-             _margin_explodes(recent)]
+    found = [
+        _both_less_likely(recent),
+        _clamp_saturates(recent),
+        _over_optimised(history, before),
+        _only_noisy_steps(recent),
+        _margin_explodes(recent),
+    ]
     return [sentence for sentence in found if sentence]
 
 
 # --- one warning each: its sentence, or None ---
 
+
 def _both_less_likely(history):
     """The winner's log-ratio, below 0, falls while the margin rises (likelihood displacement, arXiv 2410.08847)."""
     winner = _values(history, "winner log-ratio")
-    if _trend(_values(history, "margin")) > SIGMAS and _trend(winner) < -SIGMAS and fmean(_halves(winner)[1]) < 0:
-        return ("The preferred images become less likely too (winner log-ratio "
-                f"{fmean(_halves(winner)[1]):.3g} and falling) while the margin rises: the pictures may get worse. Use "
-                "a method that holds on to the winner (a winner anchor, or SDPO's safeguard), a lower learning_rate or "
-                "a higher beta.")
+    if (
+        _trend(_values(history, "margin")) > SIGMAS
+        and _trend(winner) < -SIGMAS
+        and fmean(_halves(winner)[1]) < 0
+    ):
+        return (
+            "The preferred images become less likely too (winner log-ratio "
+            f"{fmean(_halves(winner)[1]):.3g} and falling) while the margin rises: the pictures may get worse. Use "
+            "a method that holds on to the winner (a winner anchor, or SDPO's safeguard), a lower learning_rate or "
+            "a higher beta."
+        )
 
 
 def _clamp_saturates(history):
     """The mean clip fraction of the last eight updates is above 0.8."""
     clipped = _values(history, "clip fraction")[-ENOUGH:]
     if len(clipped) == ENOUGH and fmean(clipped) > 0.8:
-        return (f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach nothing: "
-                "training has all but ended. Set a larger clip, or 0 (with DDPO and DPOK a larger ratio_clip), or a lower "
-                "learning_rate.")
+        return (
+            f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach nothing: "
+            "training has all but ended. Set a larger clip, or 0 (with DDPO and DPOK a larger ratio_clip), or a lower "
+            "learning_rate."
+        )
 
 
 def _over_optimised(history, before):
@@ -91,7 +113,7 @@ def _over_optimised(history, before):
         if len(series) < 6:
             continue
         values = [value for _, value in series]
-        smooth = [fmean(values[i:i + 3]) for i in range(len(values) - 2)]
+        smooth = [fmean(values[i : i + 3]) for i in range(len(values) - 2)]
         best = max(range(len(smooth)), key=smooth.__getitem__)
         fall = smooth[best] - smooth[-1]
         scatter = math.sqrt(fmean((b - a) ** 2 for a, b in zip(values, values[1:])) / 2)
@@ -100,12 +122,14 @@ def _over_optimised(history, before):
             a, pairs = (smooth[best] + smooth[-1]) / 2, _values(history, "held-out pairs")
             limit = max(limit, 2 * math.sqrt(a * (1 - a) / pairs[-1]) if pairs else 0.0)
         update = series[best + 1][0]
-        since = history[update - 1:]
+        since = history[update - 1 :]
         learns = max(_trend(_values(since, "margin")), _trend(_values(since, "implicit accuracy"))) > SIGMAS
         if fall > limit and learns and _trend(_values(since, "KL to reference")) > SIGMAS:
-            return (f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} while training "
-                    "went on to gain: the LoRA learns the judged images by heart or finds a way around the taste "
-                    "(reward hacking). Go back to the checkpoint 'best', and stop earlier with stop_kl or patience.")
+            return (
+                f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} while training "
+                "went on to gain: the LoRA learns the judged images by heart or finds a way around the taste "
+                "(reward hacking). Go back to the checkpoint 'best', and stop earlier with stop_kl or patience."
+            )
 
 
 def _only_noisy_steps(history):
@@ -116,21 +140,26 @@ def _only_noisy_steps(history):
     means = [fmean(values) for values in quarters]
     share = abs(means[3]) / (sum(map(abs, means)) or 1.0)
     if share > 0.8 and means[3] > SIGMAS * _error(quarters[3]):
-        return (f"{share:.0%} of the margin comes from the noisiest quarter of the steps: composition is tuned and "
-                "detail is not, which ends in over-optimised pictures. With recorded steps set weighting to "
-                "standardised; with noised images lower learning_rate, or stop earlier.")
+        return (
+            f"{share:.0%} of the margin comes from the noisiest quarter of the steps: composition is tuned and "
+            "detail is not, which ends in over-optimised pictures. With recorded steps set weighting to "
+            "standardised; with noised images lower learning_rate, or stop earlier."
+        )
 
 
 def _margin_explodes(history):
     """Margin and gradient norm both have a median over the last ninth of the updates that is ten times that of all."""
     growth = [_growth(_values(history, name)) for name in ("margin", "gradient norm")]
     if min(growth) > 10:
-        return (f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the last "
-                "updates: training is about to break. Go back to an earlier checkpoint and lower learning_rate, or use "
-                "IPO or a higher beta.")
+        return (
+            f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the last "
+            "updates: training is about to break. Go back to an earlier checkpoint and lower learning_rate, or use "
+            "IPO or a higher beta."
+        )
 
 
 # --- the figures ---
+
 
 def _series(history, name):
     """(update, value) of every update that has the metric."""
@@ -143,12 +172,16 @@ def _values(history, name):
 
 def _evaluated(history):
     """(update, held-out accuracy, held-out margin) of every evaluation. One that overflowed tells nothing."""
-    return [(update, accuracy, margin) for update, accuracy in _series(history, "held-out accuracy")
-            if math.isfinite(accuracy) and math.isfinite(margin := history[update - 1].get("held-out margin", 0.0))]
+    return [
+        (update, accuracy, margin)
+        for update, accuracy in _series(history, "held-out accuracy")
+        if math.isfinite(accuracy)
+        and math.isfinite(margin := history[update - 1].get("held-out margin", 0.0))
+    ]
 
 
 def _halves(values):
-    return values[:len(values) // 2], values[len(values) // 2:]
+    return values[: len(values) // 2], values[len(values) // 2 :]
 
 
 def _error(values):
@@ -171,4 +204,4 @@ def _growth(values):
         return 0.0
     sizes = [abs(value) for value in values]
     usual = median(sizes)
-    return median(sizes[-max(3, len(sizes) // 9):]) / usual if usual else 0.0
+    return median(sizes[-max(3, len(sizes) // 9) :]) / usual if usual else 0.0

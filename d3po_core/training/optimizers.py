@@ -46,8 +46,10 @@ def _package(package, name):
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"optimizer: {name} needs the package {package}, which cannot be imported ({error}). Install "
-                         f"it into ComfyUI's Python with: pip install {package}, or choose AdamW") from error
+        raise ValueError(
+            f"optimizer: {name} needs the package {package}, which cannot be imported ({error}). Install "
+            f"it into ComfyUI's Python with: pip install {package}, or choose AdamW"
+        ) from error
 
 
 def trained_weights(optimizer, named_parameters):
@@ -65,6 +67,7 @@ def trained_weights(optimizer, named_parameters):
 
 
 # --- state ---
+
 
 def state_tensors(optimizer, named_parameters):
     """All that the optimizer goes on from, tensors by name on the CPU; with schedule-free the parameters too.
@@ -89,8 +92,13 @@ def load_state_tensors(optimizer, named_parameters, tensors):
     optimizer.state.clear()
     for group in optimizer.param_groups:
         group.update({part: optimizer.defaults[part] for part in GROUP_STATE if part in group})
-        group.update({part: tensors[f"{prefix} group.{part}"].item() for part in GROUP_STATE
-                      if f"{prefix} group.{part}" in tensors})
+        group.update(
+            {
+                part: tensors[f"{prefix} group.{part}"].item()
+                for part in GROUP_STATE
+                if f"{prefix} group.{part}" in tensors
+            }
+        )
     for key, value in tensors.items():
         name, _, part = key.removeprefix(f"{prefix}.").rpartition(".")
         if not key.startswith(f"{prefix}.") or name not in parameters:
@@ -119,6 +127,7 @@ def _tensor(value):
 
 # --- the learning rate ---
 
+
 def learning_rate_factor(schedule, step, warmup, done, total):
     """What to multiply the learning rate of the next update by: warmup times schedule.
 
@@ -133,6 +142,7 @@ def learning_rate_factor(schedule, step, warmup, done, total):
 
 
 # --- the average ---
+
 
 class Ema:
     """Exponential moving average of weights by name, on their device: decay * average + (1 - decay) * weights.
@@ -159,10 +169,14 @@ class Ema:
     def state_tensors(self):
         """The average as "ema.NAME" and how many updates it has had, on the CPU."""
         return {f"ema.{name}": value for name, value in self.weights().items()} | {
-            "ema updates": torch.tensor(self.updates)}
+            "ema updates": torch.tensor(self.updates)
+        }
 
     def load_state_tensors(self, tensors):
         """Take up what `state_tensors` returned, among other tensors; without it start anew."""
-        self._average = {key.removeprefix("ema."): value.clone() for key, value in tensors.items() if
-                         key.startswith("ema.")}
+        self._average = {
+            key.removeprefix("ema."): value.clone()
+            for key, value in tensors.items()
+            if key.startswith("ema.")
+        }
         self.updates = int(tensors.get("ema updates", 0))

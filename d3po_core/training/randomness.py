@@ -14,7 +14,11 @@ def generator_of(*names):
 def forked(device=None):
     """Inside, what is drawn on the CPU and on this device changes no random numbers outside."""
     device = torch.device(device or "cpu")
-    return torch.random.fork_rng([device], device_type=device.type) if _own_draws(device) else torch.random.fork_rng([])
+    return (
+        torch.random.fork_rng([device], device_type=device.type)
+        if _own_draws(device)
+        else torch.random.fork_rng([])
+    )
 
 
 def seed(number, device=None):

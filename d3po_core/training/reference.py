@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-KEPT_BYTES = 256 * 2 ** 20
+KEPT_BYTES = 256 * 2**20
 TOLERANCE, IN_HALF = 1e-4, 2e-3  # of x0's norm: a network rounds otherwise in batches of another size
 APART = 10  # times the tolerance: what no rounding explains
 
@@ -27,7 +27,11 @@ class Reference:
 
     def __init__(self, adapter, policy, denoise, budget=KEPT_BYTES):
         self.adapter, self.policy, self.denoise, self.budget = adapter, policy, denoise, budget
-        wide = all(p.dtype in (torch.float32, torch.float64) for p in adapter.root.parameters() if p.is_floating_point())
+        wide = all(
+            p.dtype in (torch.float32, torch.float64)
+            for p in adapter.root.parameters()
+            if p.is_floating_point()
+        )
         self.tolerance = TOLERANCE if wide else IN_HALF
         self.apart = set()
         self.become(None)
@@ -48,7 +52,9 @@ class Reference:
         trajectory, key = example.trajectory, _digest(example.trajectory)
         if trajectory.policy != self.policy:
             return lambda i: self._computed(example, i, key)
-        return lambda i: trajectory.denoised[i] if self._gave(example, i, key) else self._computed(example, i, key)
+        return lambda i: (
+            trajectory.denoised[i] if self._gave(example, i, key) else self._computed(example, i, key)
+        )
 
     def _computed(self, example, i, key):
         if (key, i) in self._kept:
@@ -58,7 +64,10 @@ class Reference:
         with self.acting():
             x0 = self.denoise(example, x, example.trajectory.sigmas[i]).to(x)
         trajectory = example.trajectory
-        if self._sampled_by_its_weights(trajectory) and not self._off(trajectory, i, x0) <= APART * self.tolerance:
+        if (
+            self._sampled_by_its_weights(trajectory)
+            and not self._off(trajectory, i, x0) <= APART * self.tolerance
+        ):
             self.apart.add(trajectory.set_id)
         self._kept[key, i] = x0
         self._bytes += x0.nbytes
@@ -82,7 +91,7 @@ class Reference:
     @staticmethod
     def _off(trajectory, i, x0):
         """How far x0 of the first candidates at a step is from the recorded one, as a share of its norm."""
-        recorded = trajectory.denoised[i, :len(x0)]
+        recorded = trajectory.denoised[i, : len(x0)]
         return float((x0.to(recorded) - recorded).norm() / recorded.norm())
 
 

@@ -38,8 +38,13 @@ class Values(NamedTuple):
         return cls(*(None if field[0] is None else torch.cat(field) for field in zip(*parts)))
 
     def weighted(self, weight):
-        return self._replace(**{name: weight * value for name, value in self._asdict().items()
-                                if value is not None and name != "direction"})
+        return self._replace(
+            **{
+                name: weight * value
+                for name, value in self._asdict().items()
+                if value is not None and name != "direction"
+            }
+        )
 
 
 class Term:
@@ -58,9 +63,15 @@ class Term:
         self.preferences, self.method, self.settings = preferences, method, settings
         names = method.candidates(preferences)
         place = {name: i for i, name in enumerate(names)}
-        pairs = [] if method.of == LIKED else [(place[w], place[l]) for w, l in preferences.pairs
-                                               if w in place and l in place]
-        self.candidates, self.places = torch.tensor(names), torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+        pairs = (
+            []
+            if method.of == LIKED
+            else [(place[w], place[l]) for w, l in preferences.pairs if w in place and l in place]
+        )
+        self.candidates, self.places = (
+            torch.tensor(names),
+            torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+        )
 
     def values(self, chunk):
         """The Values of candidates[chunk]."""
@@ -98,19 +109,31 @@ class Term:
             told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
             if self.clip:
                 told["clip fraction"] = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
-            told |= {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
+            told |= (
+                {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
+            )
         else:
             liked = self.preferences.labels
             for name, wanted in (("winner log-ratio", True), ("loser log-ratio", False)):
-                of = [i for i, candidate in enumerate(self.candidates.tolist()) if liked.get(candidate) is wanted]
+                of = [
+                    i
+                    for i, candidate in enumerate(self.candidates.tolist())
+                    if liked.get(candidate) is wanted
+                ]
                 told |= {name: log_ratio[of].mean()} if of else {}
         if values.sampler_log_ratio is not None:
             told["clip fraction"] = losses.ratio_clip_fraction(
-                self.weight * values.sampler_log_ratio, losses.advantages(self.rewards), self.settings.ratio_clip)
+                self.weight * values.sampler_log_ratio,
+                losses.advantages(self.rewards),
+                self.settings.ratio_clip,
+            )
         if values.kl is not None:
             told["KL to reference"] = values.kl.mean()
-        return told | {f"{name}, noise quarter {self.quarter}": told[name] for name in (
-            "margin", "implicit accuracy", "winner log-ratio", "KL to reference") if name in told}
+        return told | {
+            f"{name}, noise quarter {self.quarter}": told[name]
+            for name in ("margin", "implicit accuracy", "winner log-ratio", "KL to reference")
+            if name in told
+        }
 
 
 class TrajectoryStep(Term):
@@ -129,7 +152,9 @@ class TrajectoryStep(Term):
             self.weight = float(self.kernel.pull(self.sigma, self.sigma_next))
         self.x, self.x_next = (trajectory.states[j][self.candidates].to(device) for j in (i, i + 1))
         self.ref_mean, self.sampled_mean = (
-            None if x0 is None else self._mean(slice(None), x0[self.candidates].to(device)) for x0 in (ref_x0, sampled_x0))
+            None if x0 is None else self._mean(slice(None), x0[self.candidates].to(device))
+            for x0 in (ref_x0, sampled_x0)
+        )
 
     def _mean(self, chunk, x0):
         return self.kernel.mean(self.x[chunk], x0, self.sigma, self.sigma_next)
@@ -141,7 +166,8 @@ class TrajectoryStep(Term):
             kernels.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
             kernels.kl(mean, self.ref_mean[chunk], self.std),
             None if sampled is None else kernels.log_ratio(x_next, mean, sampled[chunk], self.std),
-            (x_next - mean).detach() if self.method.direction else None)
+            (x_next - mean).detach() if self.method.direction else None,
+        )
 
 
 class NoisedDraw(Term):
@@ -169,7 +195,8 @@ class NoisedDraw(Term):
         return Values(
             losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
             kernels.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
-            direction=(self.x0[chunk] - x0).detach() if self.method.direction else None)
+            direction=(self.x0[chunk] - x0).detach() if self.method.direction else None,
+        )
 
 
 def accuracy(margin):

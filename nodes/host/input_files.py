@@ -6,8 +6,8 @@ import os
 
 import folder_paths
 
-WHOLE = 64 * 2 ** 20  # bytes; of a larger file only parts are read
-PARTS, PART = 64, 2 ** 18
+WHOLE = 64 * 2**20  # bytes; of a larger file only parts are read
+PARTS, PART = 64, 2**18
 
 
 def content_of(value, kind, options):
@@ -25,7 +25,9 @@ def _model_file(value, choices):
     if value not in choices:
         return None
     for category in folder_paths.folder_names_and_paths:
-        path = folder_paths.get_full_path(category, value)  # first, as some folders, such as custom_nodes, take long to list
+        path = folder_paths.get_full_path(
+            category, value
+        )  # first, as some folders, such as custom_nodes, take long to list
         if path and set(folder_paths.get_filename_list(category)) <= set(choices):
             return path
     return None

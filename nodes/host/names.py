@@ -17,7 +17,9 @@ import nodes as host_nodes
 from ...d3po_core.runs.files import content_name
 from .input_files import content_of
 
-IMMATERIAL = {"D3POLoadRun": ("run", "checkpoint", "start_from")}  # inputs that say nothing about a set of candidates
+IMMATERIAL = {
+    "D3POLoadRun": ("run", "checkpoint", "start_from")
+}  # inputs that say nothing about a set of candidates
 PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
 HERE = uuid.uuid4().hex  # tells the objects of this host process from any other's
 
@@ -25,6 +27,7 @@ _numbers, _known = itertools.count(), {}
 
 
 # --- base models ---
+
 
 def fingerprint(model):
     """Name of a MODEL's base weights, without the patches on it: shapes and a few values of every layer."""
@@ -55,8 +58,11 @@ def _parts(weight):
     if type(weight) in (torch.Tensor, torch.nn.Parameter):
         yield weight
     elif hasattr(weight, "__tensor_flatten__"):
-        inner = weight.state_dict() if isinstance(weight, QuantizedTensor) else {
-            name: getattr(weight, name) for name in weight.__tensor_flatten__()[0]}
+        inner = (
+            weight.state_dict()
+            if isinstance(weight, QuantizedTensor)
+            else {name: getattr(weight, name) for name in weight.__tensor_flatten__()[0]}
+        )
         for _, part in sorted(inner.items()):
             yield from _parts(part)
     else:
@@ -69,11 +75,14 @@ def _parts(weight):
 def sampling_name(model):
     """How a MODEL reads its network: its parameterisation and noise levels, in words."""
     sampling = model.get_model_object("model_sampling")
-    kinds = "/".join(kind.__name__ for kind in type(sampling).__mro__ if kind.__module__ == "comfy.model_sampling")
+    kinds = "/".join(
+        kind.__name__ for kind in type(sampling).__mro__ if kind.__module__ == "comfy.model_sampling"
+    )
     return f"{kinds} {float(sampling.sigma_min):.4g} to {float(sampling.sigma_max):.4g}"
 
 
 # --- policies ---
+
 
 def policy_name(model):
     """Name of what a MODEL samples with: "base", or while it has patches of weights a name of these, then good while the
@@ -91,8 +100,16 @@ def policy_name(model):
 
 def _acting(model):
     """What is on a MODEL besides patches of weights, without what is empty."""
-    return _filled({"options": model.model_options, "objects": model.object_patches, "wrappers": model.wrappers,
-                    "callbacks": model.callbacks, "injections": model.injections, "beside": model.additional_models})
+    return _filled(
+        {
+            "options": model.model_options,
+            "objects": model.object_patches,
+            "wrappers": model.wrappers,
+            "callbacks": model.callbacks,
+            "injections": model.injections,
+            "beside": model.additional_models,
+        }
+    )
 
 
 def _filled(value):
@@ -116,7 +133,9 @@ def _described(value, of):
     if isinstance(value, ModelPatcher):  # a clone of a MODEL has clones of those that are beside it
         return of(value.model), _described(policy_name(value).split(), of)
     kinds = [kind.__qualname__ for kind in type(value).__mro__]
-    if any(kind.__module__ == "comfy.model_sampling" for kind in type(value).__mro__):  # all that it is is in it
+    if any(
+        kind.__module__ == "comfy.model_sampling" for kind in type(value).__mro__
+    ):  # all that it is is in it
         settings = {name: item for name, item in vars(value).items() if isinstance(item, PLAIN)}
         return _described([kinds, dict(value.named_buffers()), settings], of)
     return of(value)
@@ -125,8 +144,11 @@ def _described(value, of):
 def _kind(thing):
     """What kind of function or object it is, with the plain settings that it closes over."""
     closed = zip(thing.__code__.co_freevars, thing.__closure__ or ()) if inspect.isfunction(thing) else ()
-    return (getattr(thing, "__module__", ""), getattr(thing, "__qualname__", type(thing).__qualname__),
-            *((name, repr(cell.cell_contents)) for name, cell in closed if _is_setting(cell)))
+    return (
+        getattr(thing, "__module__", ""),
+        getattr(thing, "__qualname__", type(thing).__qualname__),
+        *((name, repr(cell.cell_contents)) for name, cell in closed if _is_setting(cell)),
+    )
 
 
 def _is_setting(cell):
@@ -143,8 +165,10 @@ def _identity(thing):
         try:
             known = weakref.ref(thing, lambda _: _known.pop(key, None))
         except TypeError:  # then it is kept, and its id() with it
+
             def known():
                 return thing
+
         _known[key] = known, next(_numbers)
     return HERE, _known[key][1]
 
@@ -156,6 +180,7 @@ def carry(model, name):
 
 
 # --- sets of candidates ---
+
 
 def set_name(graph, node_id, *extra):
     """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
@@ -170,9 +195,14 @@ def set_name(graph, node_id, *extra):
         if node_id not in seen:
             node = graph.get_node(node_id)
             specs = _specs(node)
-            inputs = {name: _counted(value, specs.get(name), digest) for name, value in sorted(node["inputs"].items())
-                      if (name not in specs or "default" not in specs[name][1] or specs[name][1]["default"] != value)
-                      and name not in IMMATERIAL.get(node["class_type"], ())}
+            inputs = {
+                name: _counted(value, specs.get(name), digest)
+                for name, value in sorted(node["inputs"].items())
+                if (
+                    name not in specs or "default" not in specs[name][1] or specs[name][1]["default"] != value
+                )
+                and name not in IMMATERIAL.get(node["class_type"], ())
+            }
             seen[node_id] = _sha(json.dumps([node["class_type"], inputs], sort_keys=True))
         return seen[node_id]
 
@@ -212,7 +242,8 @@ def is_empty_text(graph, node_id, name):
     above = graph.get_node(graph.get_node(node_id)["inputs"][name][0])
     text = above["inputs"].get("text")
     return above["class_type"] == "ConditioningZeroOut" or (
-        above["class_type"] == "CLIPTextEncode" and isinstance(text, str) and not text.strip())
+        above["class_type"] == "CLIPTextEncode" and isinstance(text, str) and not text.strip()
+    )
 
 
 def _specs(node):
@@ -234,7 +265,12 @@ def _specs_of(types, given, prefix=""):
 
 
 def _is_link(value):
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+    )
 
 
 def _sha(text):

@@ -22,21 +22,26 @@ CACHES = {"easycache": "EasyCache or LazyCache"}  # what transformer options hav
 
 # --- what cannot be trained ---
 
+
 def require_steps(model):
     """Raise ValueError for a MODEL with something on it that gives at one step what it gave at another."""
     for name, node in CACHES.items():
         if name in model.model_options.get("transformer_options", {}):
-            raise ValueError(f"model: {node} is on it, which gives at some steps what the network gave at earlier ones, so "
-                             "that such a step cannot be learned from. Take that node out, before both the sampler and "
-                             "the train step")
+            raise ValueError(
+                f"model: {node} is on it, which gives at some steps what the network gave at earlier ones, so "
+                "that such a step cannot be learned from. Take that node out, before both the sampler and "
+                "the train step"
+            )
 
 
 def require_plain(conditioning, name):
     """Raise ValueError for a CONDITIONING that changes the model's weights while it samples."""
     if comfy.sampler_helpers.cond_has_hooks(conditioning):
-        raise ValueError(f"{name}: it carries hooks (such as Create Hook LoRA), which change the model's weights within a "
-                         "step, and that cannot be trained. Take the hooks out; put a LoRA on the model with Load LoRA "
-                         "instead")
+        raise ValueError(
+            f"{name}: it carries hooks (such as Create Hook LoRA), which change the model's weights within a "
+            "step, and that cannot be trained. Take the hooks out; put a LoRA on the model with Load LoRA "
+            "instead"
+        )
 
 
 @contextmanager
@@ -48,15 +53,22 @@ def naming_nodes(model, while_):
         node = None if isinstance(error, comfy.model_management.OOM_EXCEPTION) else _failed(error, model)
         if node is None:
             raise
-        why = (SINGLE if "Boolean value of Tensor" in str(error) else
-               f"it may be made for another kind of model ({type(error).__name__}: {error})")
-        raise RuntimeError(f"model: the node {node} on it failed while {while_}: {why}. Take that node out, before both the "
-                           "sampler and the train step") from error
+        why = (
+            SINGLE
+            if "Boolean value of Tensor" in str(error)
+            else f"it may be made for another kind of model ({type(error).__name__}: {error})"
+        )
+        raise RuntimeError(
+            f"model: the node {node} on it failed while {while_}: {why}. Take that node out, before both the "
+            "sampler and the train step"
+        ) from error
 
 
 def _failed(error, model):
     """The name of the node whose function on the MODEL an error was raised in; None where there is none."""
-    functions = {function.__code__: function for function in _functions([model.model_options, model.wrappers])}
+    functions = {
+        function.__code__: function for function in _functions([model.model_options, model.wrappers])
+    }
     trace, found = error.__traceback__, None
     while trace:
         found = functions.get(trace.tb_frame.f_code, found)
@@ -89,13 +101,16 @@ def require_repeatable(denoise, x, sigma):
     with torch.no_grad():
         first, again = denoise(x, sigma), denoise(x, sigma)
     if (first - again).norm() > REPEATED * first.norm():
-        raise ValueError("model: something on it gives another result when a step is gone through again, as it draws at "
-                         "random or keeps what it gave before (such as Adaptive Projected Guidance with momentum), so that "
-                         "steps cannot be learned from. Take that node out, or set its momentum to 0, before both the "
-                         "sampler and the train step")
+        raise ValueError(
+            "model: something on it gives another result when a step is gone through again, as it draws at "
+            "random or keeps what it gave before (such as Adaptive Projected Guidance with momentum), so that "
+            "steps cannot be learned from. Take that node out, or set its momentum to 0, before both the "
+            "sampler and the train step"
+        )
 
 
 # --- functions ---
+
 
 def steadied(model):
     """A MODEL whose functions of attention and guidance give the same whenever a step is gone through again, and with
@@ -110,8 +125,11 @@ def steadied(model):
         functions[:] = [draws.steady(function) for function in functions]
     options = model.model_options
     for name in filter(options.get, OF_GUIDANCE):
-        options[name] = ([draws.steady(function, guides=True) for function in options[name]]
-                         if isinstance(options[name], list) else draws.steady(options[name], guides=True))
+        options[name] = (
+            [draws.steady(function, guides=True) for function in options[name]]
+            if isinstance(options[name], list)
+            else draws.steady(options[name], guides=True)
+        )
     add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "d3po", draws.at, options, is_model_options=True)
     return model
 
@@ -158,12 +176,15 @@ def _copied(value, alone=False):
     if isinstance(value, torch.Tensor):
         return value.clone()
     if isinstance(value, dict) and alone:
-        return {name: [_copied(one) for one in item] if isinstance(item, list) else _copied(item)
-                for name, item in value.items()}
+        return {
+            name: [_copied(one) for one in item] if isinstance(item, list) else _copied(item)
+            for name, item in value.items()
+        }
     return value
 
 
 # --- ControlNets ---
+
 
 class Frozen:
     """A ControlNet that is looked at without gradients, which it needs none of: what it reads was recorded."""

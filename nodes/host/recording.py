@@ -27,15 +27,32 @@ def record(model, conditioning, sigmas, eta, candidates, name, settings, callbac
     recorder = Recorder()
     with naming_nodes(model, "the candidates were sampled"):
         samples = comfy.sample.sample_custom(
-            steadied(model), noise, conditioning.cfg, comfy.samplers.KSAMPLER(recorder, {"eta": eta}), sigmas,
-            conditioning.positive, conditioning.negative, latent, callback=callback,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=conditioning.seed)
+            steadied(model),
+            noise,
+            conditioning.cfg,
+            comfy.samplers.KSAMPLER(recorder, {"eta": eta}),
+            sigmas,
+            conditioning.positive,
+            conditioning.negative,
+            latent,
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=conditioning.seed,
+        )
     with torch.inference_mode(False):  # a step's gradient may ask for any of these
         states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
         sigmas = sigmas.float().cpu().clone()
     trajectory = Trajectory(
-        states=states, denoised=denoised, sigmas=sigmas, kernel=kernel, set_id=name, model=fingerprint(model),
-        policy=policy_name(model), settings=settings, conditioning=conditioning)
+        states=states,
+        denoised=denoised,
+        sigmas=sigmas,
+        kernel=kernel,
+        set_id=name,
+        model=fingerprint(model),
+        policy=policy_name(model),
+        settings=settings,
+        conditioning=conditioning,
+    )
     return trajectory, samples
 
 
@@ -63,8 +80,15 @@ def clean_candidates(model, latents, name, fingerprint, conditioning):
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
-    return CleanCandidates(latents, noise_levels(model), prediction_of(model), name, fingerprint,
-                           {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True}, conditioning)
+    return CleanCandidates(
+        latents,
+        noise_levels(model),
+        prediction_of(model),
+        name,
+        fingerprint,
+        {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True},
+        conditioning,
+    )
 
 
 def finished(model, trajectory, recorded_noise=False):
@@ -73,9 +97,16 @@ def finished(model, trajectory, recorded_noise=False):
 
     `model` reads its network as the one that was recorded does, and the conditioning's guidance is the recording's.
     """
-    return CleanCandidates(trajectory.states[-1], noise_levels(model), prediction_of(model), trajectory.set_id,
-                           trajectory.model, trajectory.settings, trajectory.conditioning,
-                           initial_noise(model, trajectory) if recorded_noise else None)
+    return CleanCandidates(
+        trajectory.states[-1],
+        noise_levels(model),
+        prediction_of(model),
+        trajectory.set_id,
+        trajectory.model,
+        trajectory.settings,
+        trajectory.conditioning,
+        initial_noise(model, trajectory) if recorded_noise else None,
+    )
 
 
 def initial_noise(model, trajectory):
@@ -87,9 +118,13 @@ def initial_noise(model, trajectory):
     first, largest = float(sigma), float(sampling.sigma_max)
     full = first > largest or math.isclose(first, largest, rel_tol=1e-5)  # as the host decides it
     if not full or conditioning_of(trajectory).latent_image.any():
-        raise ValueError("learn_from: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
-                         ", so their noise is not known; choose fresh noise")
-    return trajectory.states[0] / sampling.noise_scaling(sigma, torch.ones(()), torch.zeros(()), max_denoise=True)
+        raise ValueError(
+            "learn_from: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
+            ", so their noise is not known; choose fresh noise"
+        )
+    return trajectory.states[0] / sampling.noise_scaling(
+        sigma, torch.ones(()), torch.zeros(()), max_denoise=True
+    )
 
 
 def noise_levels(model):
@@ -102,17 +137,24 @@ def prediction_of(model):
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.CONST):
         return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
-    if isinstance(sampling, comfy.model_sampling.IMG_TO_IMG_FLOW) or getattr(sampling, "noise_scale", 1.0) != 1.0:
-        raise ValueError("model: this flow model does not begin with plain noise (it turns images into images, or "
-                         "scales its noise). Image pairs train flow models such as SD3, Flux and Qwen-Image")
+    if (
+        isinstance(sampling, comfy.model_sampling.IMG_TO_IMG_FLOW)
+        or getattr(sampling, "noise_scale", 1.0) != 1.0
+    ):
+        raise ValueError(
+            "model: this flow model does not begin with plain noise (it turns images into images, or "
+            "scales its noise). Image pairs train flow models such as SD3, Flux and Qwen-Image"
+        )
     return "flow"
 
 
 def require_epsilon_or_v(model):
     """Raise ValueError for a model whose steps the ancestral kernel does not describe."""
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
-        raise ValueError("model: this is a flow model (such as SD3 or Flux); the recording sampler takes epsilon- and "
-                         "v-prediction models (such as SD1.5, SD2 and SDXL)")
+        raise ValueError(
+            "model: this is a flow model (such as SD3 or Flux); the recording sampler takes epsilon- and "
+            "v-prediction models (such as SD1.5, SD2 and SDXL)"
+        )
 
 
 # --- training ---

@@ -24,8 +24,17 @@ class Session(comfy.samplers.Sampler):
     def __init__(self, work):
         self.work, self.prompts, self.controls = work, {}, {}
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-               disable_pbar=False):
+    def sample(
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        disable_pbar=False,
+    ):
         self.guider, self.extra_args = model_wrap, extra_args
         self.network = model_wrap.inner_model.diffusion_model
         self.device = noise.device
@@ -36,6 +45,7 @@ class Session(comfy.samplers.Sampler):
 
     def denoiser(self, candidates, guidance=None):
         """denoise(x, sigma) -> x0 under the conditioning of a Trajectory or CleanCandidates; guidance replaces its cfg."""
+
         def denoise(x, sigma):
             conds, cfg, seed, options = self._prompt(candidates)
             return self._denoise(x, sigma, conds, cfg if guidance is None else guidance, seed, options)
@@ -68,11 +78,15 @@ class Session(comfy.samplers.Sampler):
         key = id(candidates)
         if key not in self.prompts:
             conditioning = conditioning_of(candidates)
-            conds = {"positive": self._converted(conditioning.positive), "negative": self._converted(conditioning.negative)}
+            conds = {
+                "positive": self._converted(conditioning.positive),
+                "negative": self._converted(conditioning.negative),
+            }
             noise = torch.zeros(candidates.latent_shape, device=self.device)
             latent = conditioning.latent_image.to(noise).clone()
-            conds = comfy.samplers.process_conds(self.guider.inner_model, noise, conds, self.device, latent, None,
-                                                 conditioning.seed)
+            conds = comfy.samplers.process_conds(
+                self.guider.inner_model, noise, conds, self.device, latent, None, conditioning.seed
+            )
             options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
             options["transformer_options"]["sample_sigmas"] = candidates.sigmas.to(self.device)
             self.prompts[key] = candidates, (conds, conditioning.cfg, conditioning.seed, options)
@@ -106,7 +120,9 @@ def train_inside(model, sets, work, per_pass=0):
         for each in (model, *_beside(model, sets)):
             _own_weights(each.model)
         try:
-            return _inside(model, sets, lambda session: work(_with_own_adapters(session)), largest_pass(sets, per_pass))
+            return _inside(
+                model, sets, lambda session: work(_with_own_adapters(session)), largest_pass(sets, per_pass)
+            )
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
@@ -121,8 +137,10 @@ def evaluate_inside(model, sets, work, per_pass):
         with naming_nodes(model, "the model looked at the candidates"):
             return _inside(model, sets, work, largest_pass(sets, per_pass))
     except comfy.model_management.OOM_EXCEPTION as error:
-        raise RuntimeError("Out of memory while the model looked at the candidates. Unload other models, or use "
-                           "smaller images") from error
+        raise RuntimeError(
+            "Out of memory while the model looked at the candidates. Unload other models, or use "
+            "smaller images"
+        ) from error
 
 
 def largest_pass(sets, per_pass):
@@ -141,7 +159,9 @@ def _here(sets):
 def _beside(model, sets):
     """The host's handles of further models that take part in the network, in patches and in conditioning. ControlNets are
     not among them: no gradient goes through these."""
-    prompts = [prompt for conditioning in _here(sets) for prompt in (conditioning.positive, conditioning.negative)]
+    prompts = [
+        prompt for conditioning in _here(sets) for prompt in (conditioning.positive, conditioning.negative)
+    ]
     boxes = [options["gligen"][1] for prompt in prompts for _, options in prompt if "gligen" in options]
     return [*model.model_patches_models(), *model.get_nested_additional_models(), *boxes]
 
@@ -151,7 +171,9 @@ def _inside(model, sets, work, shape):
     here = _here(sets)
     first = here[0]
     guider = comfy.samplers.CFGGuider(steadied(model))
-    guider.set_conds([c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)])
+    guider.set_conds(
+        [c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)]
+    )
     guider.set_cfg(first.cfg)
     session = Session(work)
     noise = torch.zeros(shape)

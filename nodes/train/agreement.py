@@ -11,7 +11,9 @@ def require_repeatable(session, candidates, guidance):
     recorded = isinstance(candidates, Trajectory)
     denoise, middle = session.denoiser(candidates, guidance if recorded else 1.0), len(candidates.sigmas) // 2
     x = candidates.states[middle, :1] if recorded else candidates.latents[:1]
-    host.require_repeatable(denoise, x.to(session.device), candidates.sigmas[middle].to(session.device).expand(1))
+    host.require_repeatable(
+        denoise, x.to(session.device), candidates.sigmas[middle].to(session.device).expand(1)
+    )
 
 
 def sampled_otherwise(judged, policy, trainer, guidance):
@@ -30,6 +32,8 @@ def sampled_otherwise(judged, policy, trainer, guidance):
     if not names:
         return []
     were = "was" if len(names) == 1 else "were"
-    return [f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model wired to the "
-            f"train step has (set {listed(names)}), so what is learned does not fit what is sampled. Put the same patch nodes, "
-            "with the same settings, before both the sampler and the train step"]
+    return [
+        f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model wired to the "
+        f"train step has (set {listed(names)}), so what is learned does not fit what is sampled. Put the same patch nodes, "
+        "with the same settings, before both the sampler and the train step"
+    ]

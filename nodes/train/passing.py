@@ -28,8 +28,10 @@ def why_nothing(preferences, method, stop_kl, history):
         require_kind(method, [p.trajectory for p in preferences])
         return f"{METHODS[method].wanted} ({named(preferences)})"
     if kl := kl_above(stop_kl, history):
-        return (f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from the model as "
-                "stop_kl allows. Look at its pictures, then raise stop_kl or start a new run")
+        return (
+            f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from the model as "
+            "stop_kl allows. Look at its pictures, then raise stop_kl or start a new run"
+        )
     return ""
 
 
@@ -38,10 +40,20 @@ def round_of_nothing(model, start, settings, round_, why, losses):
 
     losses is the loss map so far.
     """
-    state = replace(start, settings=start.settings if start.step else settings, rounds=start.rounds + [round_])
-    next_ = ("Save Run keeps the round, and the next Run shows new candidates" if start.home else
-             "Change the sampler's seed for new candidates")
+    state = replace(
+        start, settings=start.settings if start.step else settings, rounds=start.rounds + [round_]
+    )
+    next_ = (
+        "Save Run keeps the round, and the next Run shows new candidates"
+        if start.home
+        else "Change the sampler's seed for new candidates"
+    )
     text = f"Nothing was learned in this round: {why}. The LoRA is as it came in. {next_}"
-    return io.NodeOutput(with_lora(model, state), TrainedLora(file_of(state) if state.step else {}, state),
-                         losses if start.history else ExecutionBlocker(None), state.step, text,
-                         ui={"text": [text], "warnings": [text]})
+    return io.NodeOutput(
+        with_lora(model, state),
+        TrainedLora(file_of(state) if state.step else {}, state),
+        losses if start.history else ExecutionBlocker(None),
+        state.step,
+        text,
+        ui={"text": [text], "warnings": [text]},
+    )

@@ -26,7 +26,9 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.0))
 
     def forward(self, x):
-        return self.to_out(nn.functional.scaled_dot_product_attention(self.to_q(x), self.to_k(x), self.to_v(x)))
+        return self.to_out(
+            nn.functional.scaled_dot_product_attention(self.to_q(x), self.to_k(x), self.to_v(x))
+        )
 
 
 class Gate(nn.Module):
@@ -86,7 +88,7 @@ class Denoiser:
         self.batches.append(len(x))
         self.with_gradient.append(torch.is_grad_enabled())
         sigma_x = sigma.view(-1, 1, 1, 1)
-        return x - sigma_x * self.net(x / (1 + sigma_x ** 2).sqrt(), sigma)
+        return x - sigma_x * self.net(x / (1 + sigma_x**2).sqrt(), sigma)
 
 
 def make_net(seed=0, dtype=torch.float32):
@@ -99,7 +101,9 @@ def record(denoise, candidates=3, seed=0, dtype=torch.float32, sigmas=SIGMAS, et
     """Sample a trajectory: candidates share the initial noise and differ by the steps' noise."""
     generator = torch.Generator().manual_seed(seed)
     kernel, sigmas = Ancestral(eta), torch.tensor(sigmas)
-    x = sigmas[0] * torch.randn(1, 2, size, size, generator=generator, dtype=dtype).repeat(candidates, 1, 1, 1)
+    x = sigmas[0] * torch.randn(1, 2, size, size, generator=generator, dtype=dtype).repeat(
+        candidates, 1, 1, 1
+    )
     states, denoised = [x], []
     for sigma, sigma_next in zip(sigmas, sigmas[1:]):
         with torch.no_grad():
@@ -107,7 +111,9 @@ def record(denoise, candidates=3, seed=0, dtype=torch.float32, sigmas=SIGMAS, et
         noise = torch.randn(x.shape, generator=generator, dtype=dtype)
         x = kernel.mean(x, denoised[-1], sigma, sigma_next) + kernel.std(sigma, sigma_next).to(x) * noise
         states.append(x)
-    return Trajectory(torch.stack(states), torch.stack(denoised), sigmas, kernel, f"set {seed}", "net", policy)
+    return Trajectory(
+        torch.stack(states), torch.stack(denoised), sigmas, kernel, f"set {seed}", "net", policy
+    )
 
 
 def stir(adapter, seed=1, size=0.1):
@@ -116,13 +122,20 @@ def stir(adapter, seed=1, size=0.1):
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():
             if name.endswith(("lora_up.weight", "hada_w2_b", "lokr_w1")):
-                parameter.copy_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+                parameter.copy_(
+                    size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                )
 
 
 def make_examples(denoise, pairs=(((0, 1), (0, 2), (2, 1)),), **options):
     """An example per entry of `pairs`, each with its own trajectory and as many candidates as it names."""
-    return [Example(Preferences(record(denoise, candidates=1 + max(map(max, wanted)), seed=seed, **options), wanted),
-                    denoise) for seed, wanted in enumerate(pairs)]
+    return [
+        Example(
+            Preferences(record(denoise, candidates=1 + max(map(max, wanted)), seed=seed, **options), wanted),
+            denoise,
+        )
+        for seed, wanted in enumerate(pairs)
+    ]
 
 
 @pytest.fixture
@@ -133,10 +146,14 @@ def toy():
 @pytest.fixture
 def setup():
     """(denoise, adapter) of a fresh network, ready to train."""
+
     def make(dtype=torch.float32, **options):
         net = make_net(dtype=dtype)
-        adapter = Adapter(net, **{"rank": 2, "alpha": 3.0, "targets": "all linear and convolutions", **options})
+        adapter = Adapter(
+            net, **{"rank": 2, "alpha": 3.0, "targets": "all linear and convolutions", **options}
+        )
         return Denoiser(net), adapter
+
     return make
 
 
@@ -149,23 +166,31 @@ def begin(toy, setup):
 @pytest.fixture
 def recorded(setup):
     """(adapter away from its start, judged recordings by the base)"""
+
     def make(size=0.1, dtype=torch.float64, judged=JUDGED, **adapter):
         denoise, adapter = setup(dtype=dtype, **adapter)
         with adapter.off():
-            examples = [Example(Preferences(record(denoise, len(each["scores"]), seed, dtype), **each), denoise)
-                        for seed, each in enumerate(judged)]
+            examples = [
+                Example(Preferences(record(denoise, len(each["scores"]), seed, dtype), **each), denoise)
+                for seed, each in enumerate(judged)
+            ]
         stir(adapter, size=size)
         return adapter, examples
+
     return make
 
 
 @pytest.fixture
 def drawn(setup):
     """(adapter away from its start, judged images)"""
+
     def make(size=0.1, dtype=torch.float64, judged=JUDGED, **adapter):
         _, adapter = setup(dtype=dtype, **adapter)
         stir(adapter, size=size)
         denoise = Predictor(adapter.root)
-        return adapter, [Example(Preferences(images(each["scores"], seed, dtype), **each), denoise, denoise)
-                         for seed, each in enumerate(judged)]
+        return adapter, [
+            Example(Preferences(images(each["scores"], seed, dtype), **each), denoise, denoise)
+            for seed, each in enumerate(judged)
+        ]
+
     return make

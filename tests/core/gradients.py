@@ -30,9 +30,9 @@ def log_p(example, candidate, i):
     """(log-prob of one candidate's step, the factor that standardises it), from the definitions."""
     trajectory = example.trajectory
     sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
-    up = min(sigma_next, trajectory.kernel.eta * sigma_next * (1 - sigma_next ** 2 / sigma ** 2).sqrt())
-    down = (sigma_next ** 2 - up ** 2).clamp_min(0).sqrt()
-    x, x_next = (trajectory.states[j, candidate:candidate + 1] for j in (i, i + 1))
+    up = min(sigma_next, trajectory.kernel.eta * sigma_next * (1 - sigma_next**2 / sigma**2).sqrt())
+    down = (sigma_next**2 - up**2).clamp_min(0).sqrt()
+    x, x_next = (trajectory.states[j, candidate : candidate + 1] for j in (i, i + 1))
     x0 = example.denoise(x, sigma[None])
     density = torch.distributions.Normal(x0 + (down / sigma) * (x - x0), up)
     return density.log_prob(x_next).mean(), up / (sigma - down)

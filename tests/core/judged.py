@@ -6,10 +6,25 @@ from d3po_core.candidates.images import CleanCandidates
 from d3po_core.training.loop import Trainer
 from tests.core.gradients import still
 
-JUDGED = (dict(pairs=((0, 1), (0, 2), (2, 1), (3, 1)), scores=(3.0, -1.0, 0.5, -0.5), liked=(True, False, None, True)),
-          dict(pairs=((1, 0),), scores=(0.0, 2.0), liked=(False, True)))
-SETTINGS = still(beta=3.0, dpo_beta=40.0, clip=0.1, draws_per_set=3, label_smoothing=0.2, winner_weight=0.7, ratio_clip=0.02,
-                 kl_weight=0.3, reward_beta=0.4, adaptation=0.9, mapo_beta=0.6)
+JUDGED = (
+    dict(
+        pairs=((0, 1), (0, 2), (2, 1), (3, 1)), scores=(3.0, -1.0, 0.5, -0.5), liked=(True, False, None, True)
+    ),
+    dict(pairs=((1, 0),), scores=(0.0, 2.0), liked=(False, True)),
+)
+SETTINGS = still(
+    beta=3.0,
+    dpo_beta=40.0,
+    clip=0.1,
+    draws_per_set=3,
+    label_smoothing=0.2,
+    winner_weight=0.7,
+    ratio_clip=0.02,
+    kl_weight=0.3,
+    reward_beta=0.4,
+    adaptation=0.9,
+    mapo_beta=0.6,
+)
 USUAL_MARGIN = 0.13
 SIGMAS = torch.linspace(0.03, 3.83, 50).exp() - 1
 

@@ -10,8 +10,15 @@ from d3po_core.runs.progress import Progress, key_of, trained_on
 from d3po_core.training.loop import Settings, Trainer
 
 PAIRS = (((0, 1),), ((1, 0),), ((0, 1), (0, 2)))
-SETTINGS = Settings(beta=20.0, clip=0.0, weighting="standardised", learning_rate=3e-3, epochs=5, sets_per_update=2,
-                    step_fraction=0.67)
+SETTINGS = Settings(
+    beta=20.0,
+    clip=0.0,
+    weighting="standardised",
+    learning_rate=3e-3,
+    epochs=5,
+    sets_per_update=2,
+    step_fraction=0.67,
+)
 UPDATES = 10  # that SETTINGS make of PAIRS
 
 
@@ -29,8 +36,11 @@ class Round:
             self.trainer.load_state(tensors, record["step"])
         sets = trained_on([example.preferences for example in self.examples])
         key = key_of(record["step"], tensors, dataclasses.asdict(settings), "net", sets)
-        self.record = {"history": record["history"], "model": "net",
-                       "rounds": record["rounds"] + [{"start": record["step"], "key": key, "sets": sets}]}
+        self.record = {
+            "history": record["history"],
+            "model": "net",
+            "rounds": record["rounds"] + [{"start": record["step"], "key": key, "sets": sets}],
+        }
         self.progress = Progress(folder, key, every)
 
     def fit(self):
@@ -41,7 +51,9 @@ class Round:
     def save(self):
         tensors, step = self.trainer.state()
         history = self.record["history"] + self.history
-        saved = store.save_run(self.folder, tensors, self.record | {"step": step, "history": history}, head=self.head)
+        saved = store.save_run(
+            self.folder, tensors, self.record | {"step": step, "history": history}, head=self.head
+        )
         self.progress.remove()
         return saved
 
@@ -60,7 +72,9 @@ def same(a, b):
 
 
 def same_runs(one, other):
-    return same(one[0], other[0]) and all(one[1][name] == other[1][name] for name in ("step", "history", "rounds"))
+    return same(one[0], other[0]) and all(
+        one[1][name] == other[1][name] for name in ("step", "history", "rounds")
+    )
 
 
 class Stop(Exception):
@@ -69,9 +83,11 @@ class Stop(Exception):
 
 def stop_after(updates, one):
     """Train a round until so many updates are made."""
+
     def on_step():
         if one.trainer.step == one.record["rounds"][-1]["start"] + updates:
             raise Stop
+
     with pytest.raises(Stop):
         one.progress.fit(one.trainer, one.examples, on_step=on_step)
 

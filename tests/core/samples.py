@@ -35,9 +35,13 @@ def write(path, text, encoding="utf-8"):
 def seeds(record):
     """Which of our pictures the images of a record are."""
     known = {picture(seed).tobytes(): seed for seed in range(30)}
-    return [known[(record.load(i) * 255).round().astype(np.uint8).tobytes()] for i in range(len(record.images))]
+    return [
+        known[(record.load(i) * 255).round().astype(np.uint8).tobytes()] for i in range(len(record.images))
+    ]
 
 
 def outcomes(records):
     """Each strict pair as (prompt, winner's picture, loser's picture)."""
-    return [(record.prompt, seeds(record)[w], seeds(record)[l]) for record in records for w, l in record.pairs]
+    return [
+        (record.prompt, seeds(record)[w], seeds(record)[l]) for record in records for w, l in record.pairs
+    ]

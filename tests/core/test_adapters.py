@@ -89,7 +89,10 @@ def host(weight, part):
     merged = weight + alpha / len(down) * low_rank(part("lora_up.weight"), down, weight.shape)
     if part("dora_scale") is None:
         return merged
-    assert part("dora_scale").shape == (len(weight), *[1] * (weight.ndim - 1))  # or the host takes it for the inputs'
+    assert part("dora_scale").shape == (
+        len(weight),
+        *[1] * (weight.ndim - 1),
+    )  # or the host takes it for the inputs'
     norm = weight.flatten(1).norm(dim=1).view(part("dora_scale").shape)
     return merged * part("dora_scale") / norm
 
@@ -105,16 +108,19 @@ def replaced(net, new_weight):
 def test_an_adapter_computes_what_its_paper_says(kind, x):
     net = network()
     weights = stirred(net, kind).weights()
-    scale = ALPHA / (RANK ** 0.5 if kind == "rsLoRA" else RANK)
-    by_hand = replaced(network(), lambda path, weight: paper(
-        weight, lambda name: weights.get(f"{path}.{name}"), scale, kind))
+    scale = ALPHA / (RANK**0.5 if kind == "rsLoRA" else RANK)
+    by_hand = replaced(
+        network(), lambda path, weight: paper(weight, lambda name: weights.get(f"{path}.{name}"), scale, kind)
+    )
     torch.testing.assert_close(net(x), by_hand(x), rtol=1e-10, atol=1e-12)
     assert not torch.allclose(net(x), network()(x), rtol=1e-2)
 
 
 def test_the_host_merges_a_file_to_what_the_adapter_computes(kind, x, tmp_path):
     net = network()
-    save_lora(to_state_dict(stirred(net, kind).weights(), ALPHA, adapter=kind), tmp_path / "file.safetensors", {})
+    save_lora(
+        to_state_dict(stirred(net, kind).weights(), ALPHA, adapter=kind), tmp_path / "file.safetensors", {}
+    )
     file, _ = load_lora(tmp_path / "file.safetensors")
     used = set()
 
@@ -122,16 +128,23 @@ def test_the_host_merges_a_file_to_what_the_adapter_computes(kind, x, tmp_path):
         return lambda name: used.add(name) or file.get(f"diffusion_model.{path}.{name}")
 
     merged = replaced(network(), lambda path, weight: host(weight, part(path)))
-    rounding = 1e-6 if kind == "rsLoRA" else 1e-10  # its alpha, with a square root in it, is float32 in a file
+    rounding = (
+        1e-6 if kind == "rsLoRA" else 1e-10
+    )  # its alpha, with a square root in it, is float32 in a file
     torch.testing.assert_close(net(x), merged(x), rtol=rounding, atol=rounding)
     assert {name.split(".", 2)[2] for name in file} <= used
 
 
-@pytest.mark.parametrize("kind, parts", [
-    ("LoRA", {"lora_down.weight", "lora_up.weight"}), ("rsLoRA", {"lora_down.weight", "lora_up.weight"}),
-    ("DoRA", {"lora_down.weight", "lora_up.weight", "dora_scale"}),
-    ("LoHa", {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
-    ("LoKr", {"lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"})])
+@pytest.mark.parametrize(
+    "kind, parts",
+    [
+        ("LoRA", {"lora_down.weight", "lora_up.weight"}),
+        ("rsLoRA", {"lora_down.weight", "lora_up.weight"}),
+        ("DoRA", {"lora_down.weight", "lora_up.weight", "dora_scale"}),
+        ("LoHa", {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+        ("LoKr", {"lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}),
+    ],
+)
 def test_layers_can_be_renamed_in_a_file_of_any_kind(kind, parts):
     weights = stirred(network(), kind).weights()
     ours = to_state_dict(weights, ALPHA, adapter=kind)
@@ -181,7 +194,9 @@ def test_every_parameter_learns(kind, x):
 
 
 def test_a_run_goes_on_to_the_bit(toy, setup, kind, tmp_path):
-    settings = Settings(beta=20.0, clip=0.0, weighting="standardised", learning_rate=3e-3, reference="round start", seed=5)
+    settings = Settings(
+        beta=20.0, clip=0.0, weighting="standardised", learning_rate=3e-3, reference="round start", seed=5
+    )
 
     def start(**options):
         denoise, adapter = setup(adapter=kind, **options)
@@ -209,6 +224,7 @@ def test_weights_of_another_kind_are_refused(setup):
 
 # --- starting from a LoRA file ---
 
+
 def lora_of(net, rank, alpha, paths, dtype=torch.float32, seed=11):
     """Another LoRA for layers of `net`: path -> (up, down, alpha)."""
     generator = torch.Generator().manual_seed(seed)
@@ -217,8 +233,10 @@ def lora_of(net, rank, alpha, paths, dtype=torch.float32, seed=11):
         return (0.3 * torch.randn(shape, generator=generator)).to(dtype)
 
     layers = {path: net.get_submodule(path).weight for path in paths}
-    return {path: (draw(len(w), rank, *[1] * (w.ndim - 2)), draw(rank, *w.shape[1:]), alpha)
-            for path, w in layers.items()}
+    return {
+        path: (draw(len(w), rank, *[1] * (w.ndim - 2)), draw(rank, *w.shape[1:]), alpha)
+        for path, w in layers.items()
+    }
 
 
 def with_lora(net, initial):
@@ -227,7 +245,9 @@ def with_lora(net, initial):
             return weight
         up, down, alpha = initial[path]
         return weight + (1.0 if alpha is None else alpha / len(down)) * low_rank(
-            up.to(weight), down.to(weight), weight.shape)
+            up.to(weight), down.to(weight), weight.shape
+        )
+
     return replaced(net, merged)
 
 
@@ -265,17 +285,24 @@ def test_a_1x1_convolution_and_a_linear_layer_may_have_each_others_shapes_in_a_f
     initial = lora_of(network(), 2, 1.0, ("1", "3"))
     expected = with_lora(network(), initial)
     (up, down, alpha), (up2, down2, _) = initial.values()
-    Adapter(net, rank=2, targets=WIDEST).begin_from({
-        "1": (up.flatten(1), down.flatten(1), alpha), "3": (up2[..., None, None], down2[..., None, None], alpha)})
+    Adapter(net, rank=2, targets=WIDEST).begin_from(
+        {
+            "1": (up.flatten(1), down.flatten(1), alpha),
+            "3": (up2[..., None, None], down2[..., None, None], alpha),
+        }
+    )
     torch.testing.assert_close(net(x), expected(x), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("options, told", [
-    ({"rank": 4}, "rank: .*has rank 5, and this one 4. Set rank to 5 or more"),
-    ({"targets": "all linear"}, "targets: .*outside of 'all linear', such as 0. Choose wider"),
-    ({"adapter": "DoRA"}, "adapter: .*does not go into DoRA. Choose LoRA or rsLoRA"),
-    ({"adapter": "LoHa"}, "adapter: .*does not go into LoHa. Choose LoRA or rsLoRA"),
-])
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"rank": 4}, "rank: .*has rank 5, and this one 4. Set rank to 5 or more"),
+        ({"targets": "all linear"}, "targets: .*outside of 'all linear', such as 0. Choose wider"),
+        ({"adapter": "DoRA"}, "adapter: .*does not go into DoRA. Choose LoRA or rsLoRA"),
+        ({"adapter": "LoHa"}, "adapter: .*does not go into LoHa. Choose LoRA or rsLoRA"),
+    ],
+)
 def test_a_lora_that_does_not_go_into_the_adapter_is_refused_and_nothing_changes(options, told):
     net = network()
     initial = lora_of(net, 2, 1.0, ("3",)) | lora_of(net, 5, 1.0, ("0",))

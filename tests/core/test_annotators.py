@@ -31,9 +31,14 @@ def test_annotators_are_joined_as_asked(dataset):
         dataset.pairs("s", joining="mean")
 
 
-@pytest.mark.parametrize("joining, liked", [
-    ("all", (True, False, None, None, True)), ("majority", (True, False, None, None, True)),
-    ("unanimous", (True, None, None, None, True))])
+@pytest.mark.parametrize(
+    "joining, liked",
+    [
+        ("all", (True, False, None, None, True)),
+        ("majority", (True, False, None, None, True)),
+        ("unanimous", (True, None, None, None, True)),
+    ],
+)
 def test_thumbs_are_joined_as_asked(dataset, joining, liked):
     dataset.add_set("s", candidates=5)
     dataset.judge("s", {"good": [0, 1, 2], "bad": []}, "anna")
@@ -50,15 +55,21 @@ thumb = st.sampled_from([True, False, None])
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.one_of(st.just(()), st.tuples(*[thumb] * n)), max_size=5)))
+@given(
+    st.integers(1, 4).flatmap(lambda n: st.lists(st.one_of(st.just(()), st.tuples(*[thumb] * n)), max_size=5))
+)
 def test_a_joined_thumb_is_the_sign_of_the_votes_or_what_nobody_contradicts(judged):
-    votes = np.array([[{True: 1, False: -1, None: 0}[liked] for liked in thumbs] for thumbs in judged if thumbs])
+    votes = np.array(
+        [[{True: 1, False: -1, None: 0}[liked] for liked in thumbs] for thumbs in judged if thumbs]
+    )
     sign = {1: True, -1: False, 0: None}
     by_majority = tuple(sign[int(s)] for s in np.sign(votes.sum(0))) if len(votes) else ()
     contradicted = (votes.max(0) > 0) & (votes.min(0) < 0) if len(votes) else ()
     assert join_liked(judged) == join_liked(judged, "majority") == by_majority
-    assert join_liked(judged, "unanimous") == tuple(None if split else sign[int(s)] for split, s in
-                                                    zip(contradicted, np.sign(votes.sum(0)) if len(votes) else ()))
+    assert join_liked(judged, "unanimous") == tuple(
+        None if split else sign[int(s)]
+        for split, s in zip(contradicted, np.sign(votes.sum(0)) if len(votes) else ())
+    )
     with pytest.raises(ValueError, match="no joining 'mean'"):
         join_liked(judged, "mean")
 
@@ -72,11 +83,20 @@ def test_scores_are_those_of_the_one_annotator_who_counts(dataset):
     assert dataset.scores("s") == () and dataset.scores("s", "ben") == (1, 2, 3)
 
 
-@pytest.mark.parametrize("judgement, ties", [
-    (None, 0), ({"pairs": [[0, 1]]}, 0), ({"ties": [[0, 1], [1, 0]]}, 1), ({"ranking": [[0, 1, 2], 3]}, 3),
-    ({"scores": [1, 1, None, None]}, 1), ({"scores": [1, 1, 1, 2], "pairs": [[0, 1]]}, 2),
-    ({"ties": [[0, 1]], "ranking": [0, [1, 2]]}, 2), ({"bad": [0, 1]}, 0), ({"scores": [[1, 2], [1, 2], [0, 3], [3, 0]]}, 1),
-])
+@pytest.mark.parametrize(
+    "judgement, ties",
+    [
+        (None, 0),
+        ({"pairs": [[0, 1]]}, 0),
+        ({"ties": [[0, 1], [1, 0]]}, 1),
+        ({"ranking": [[0, 1, 2], 3]}, 3),
+        ({"scores": [1, 1, None, None]}, 1),
+        ({"scores": [1, 1, 1, 2], "pairs": [[0, 1]]}, 2),
+        ({"ties": [[0, 1]], "ranking": [0, [1, 2]]}, 2),
+        ({"bad": [0, 1]}, 0),
+        ({"scores": [[1, 2], [1, 2], [0, 3], [3, 0]]}, 1),
+    ],
+)
 def test_ties_are_the_pairs_that_a_judgement_calls_equal(dataset, judgement, ties):
     dataset.add_set("s", candidates=4)
     dataset.judge("s", judgement, "anna")

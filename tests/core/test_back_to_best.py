@@ -11,30 +11,45 @@ from tests.core.rounds import PAIRS, SETTINGS, UPDATES, Stop, raise_, same
 
 PATIENCE, BEST = 3, 4
 ACCURACIES = {2: 0.6, BEST: 0.9, 6: 0.8, 8: 0.7, 10: 0.7}  # after which update; measured at every second
-SETTINGS_OF = {"AdamW": SETTINGS, "averaged": dataclasses.replace(SETTINGS, ema=0.5),
-               "schedule-free": dataclasses.replace(SETTINGS, optimizer="AdamW schedule-free"),
-               "round start": dataclasses.replace(SETTINGS, reference="round start")}
+SETTINGS_OF = {
+    "AdamW": SETTINGS,
+    "averaged": dataclasses.replace(SETTINGS, ema=0.5),
+    "schedule-free": dataclasses.replace(SETTINGS, optimizer="AdamW schedule-free"),
+    "round start": dataclasses.replace(SETTINGS, reference="round start"),
+}
 
 
 @pytest.fixture
 def begin_measured(begin):
     """A round whose held-out accuracy is what `accuracies` say."""
+
     def begin_measured(folder, accuracies=ACCURACIES, keep_best=True, **options):
         one = begin(folder, **options)
         one.progress.keep_best = keep_best
-        one.trainer.evaluate = lambda examples: {"held-out accuracy": accuracies.get(one.trainer.step, 0.5),
-                                                 "held-out pairs": 9}
+        one.trainer.evaluate = lambda examples: {
+            "held-out accuracy": accuracies.get(one.trainer.step, 0.5),
+            "held-out pairs": 9,
+        }
         return one
+
     return begin_measured
 
 
 def fit(one, updates=None, patience=PATIENCE):
     """Train until patience ends, or with `updates` until so many are made; every update's metrics."""
+
     def on_step():
         if one.trainer.step == updates:
             raise Stop
-    made, *_ = one.progress.fit(one.trainer, one.examples, on_step=on_step, held_out=one.examples, evaluate_every=2,
-                                stop=lambda made: stop_reason(made, patience=patience))
+
+    made, *_ = one.progress.fit(
+        one.trainer,
+        one.examples,
+        on_step=on_step,
+        held_out=one.examples,
+        evaluate_every=2,
+        stop=lambda made: stop_reason(made, patience=patience),
+    )
     return made
 
 
@@ -125,7 +140,9 @@ def test_a_best_state_that_is_not_there_is_told_of_and_training_ends_where_it_en
         fit(begin_measured(tmp_path), 7)
     (tmp_path / progress.BEST_FILE).unlink()
     one = begin_measured(tmp_path)
-    made, resumed, warning = one.progress.fit(one.trainer, one.examples, held_out=one.examples, evaluate_every=2)
+    made, resumed, warning = one.progress.fit(
+        one.trainer, one.examples, held_out=one.examples, evaluate_every=2
+    )
     assert resumed == 7 and f"The state after update {BEST}" in warning
     assert one.progress.back_to_best(one.trainer, made) == made and one.trainer.step == UPDATES
 
@@ -135,15 +152,20 @@ def test_a_damaged_best_state_is_told_of_and_training_begins_anew(begin_measured
         fit(begin_measured(tmp_path), 7)
     (tmp_path / progress.BEST_FILE).write_bytes(b"nothing")
     one = begin_measured(tmp_path)
-    made, resumed, warning = one.progress.fit(one.trainer, one.examples, held_out=one.examples, evaluate_every=2)
+    made, resumed, warning = one.progress.fit(
+        one.trainer, one.examples, held_out=one.examples, evaluate_every=2
+    )
     assert resumed == 0 and progress.BEST_FILE in warning and len(made) == UPDATES
 
 
 def test_progress_is_never_on_disk_without_the_best_before_it(begin_measured, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         fit(begin_measured(tmp_path, every=BEST), 3)
-    monkeypatch.setattr(progress, "write", lambda path, *_: raise_(Stop) if path.name == progress.FILE
-                        else run_files.write(path, *_))
+    monkeypatch.setattr(
+        progress,
+        "write",
+        lambda path, *_: raise_(Stop) if path.name == progress.FILE else run_files.write(path, *_),
+    )
     with pytest.raises(Stop):  # killed between the two files
         fit(begin_measured(tmp_path, every=BEST))
     monkeypatch.undo()

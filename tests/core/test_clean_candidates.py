@@ -28,22 +28,29 @@ def error(clean, sigma, x0):
 
 # --- against diffusers ---
 
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("prediction, theirs", [("epsilon", "epsilon"), ("v", "v_prediction")])
 def test_epsilon_and_v_are_those_of_diffusers(prediction, theirs, level):
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                              prediction_type=theirs)
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=theirs,
+    )
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     clean, noise, output = candidates(prediction), normal(1, 4, 6, 6, seed=1), normal(3, 4, 6, 6, seed=2)
     t, noises = torch.tensor([level]), noise.expand(3, -1, -1, -1)
     kept = scheduler.alphas_cumprod[level].sqrt()  # their x is ours in the coordinates x / sqrt(1 + sigma^2)
-    sigma = (1 - kept ** 2).sqrt() / kept
+    sigma = (1 - kept**2).sqrt() / kept
     x = scheduler.add_noise(clean.latents, noises, t)
     torch.testing.assert_close(kept * clean.noised(clean.latents, sigma, noise), x, rtol=1e-10, atol=1e-10)
     x0 = scheduler.step(output, level, x, generator=torch.Generator()).pred_original_sample
     target = noises if prediction == "epsilon" else scheduler.get_velocity(clean.latents, noises, t)
-    torch.testing.assert_close(error(clean, sigma, x0), per_candidate_mean((output - target) ** 2),
-                               rtol=1e-8, atol=0)
+    torch.testing.assert_close(
+        error(clean, sigma, x0), per_candidate_mean((output - target) ** 2), rtol=1e-8, atol=0
+    )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -57,8 +64,9 @@ def test_flow_is_that_of_diffusers(level, shift):
     x = scheduler.scale_noise(clean.latents, scheduler.timesteps.expand(3), noise)
     torch.testing.assert_close(clean.noised(clean.latents, sigma, noise), x, rtol=1e-12, atol=1e-12)
     velocity_error = per_candidate_mean((output - (noise - clean.latents)) ** 2)
-    torch.testing.assert_close(error(clean, sigma, x - sigma.double() * output), velocity_error,
-                               rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        error(clean, sigma, x - sigma.double() * output), velocity_error, rtol=1e-10, atol=0
+    )
     x0 = scheduler.step(output, scheduler.timesteps[0], x).prev_sample  # a step to 0; it computes in float32
     torch.testing.assert_close(error(clean, sigma, x0), velocity_error, rtol=3e-4, atol=0)
 
@@ -66,8 +74,11 @@ def test_flow_is_that_of_diffusers(level, shift):
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "flow"])
 def test_the_scale_is_the_slope_of_x0_in_the_networks_output(prediction):
     sigma, x, output = torch.tensor(0.7, dtype=torch.float64), normal(5), normal(5, seed=1).requires_grad_()
-    denoised = {"epsilon": x - sigma * output, "flow": x - sigma * output,
-                "v": x / (1 + sigma ** 2) - output * sigma / (1 + sigma ** 2).sqrt()}[prediction]
+    denoised = {
+        "epsilon": x - sigma * output,
+        "flow": x - sigma * output,
+        "v": x / (1 + sigma**2) - output * sigma / (1 + sigma**2).sqrt(),
+    }[prediction]
     (slope,) = torch.autograd.grad(denoised.sum(), output)
     torch.testing.assert_close(candidates(prediction).target_scale(sigma).expand(5), -slope)
 
@@ -85,12 +96,17 @@ def test_flow_levels_lie_up_to_1():
 
 # --- recorded noise ---
 
+
 @pytest.mark.parametrize("copies", [1, 3])
 def test_recorded_noise_takes_the_place_of_fresh_noise_at_the_same_levels(copies):
     noise = normal(1, 4, 6, 6, seed=5)
-    recorded, fresh = (list(clean.draws(4, torch.Generator().manual_seed(0))) for clean in (
-        candidates(sigmas=torch.linspace(0.1, 1.0, 40).tolist(), **known)
-        for known in ({"noise": noise.repeat(copies, 1, 1, 1)}, {})))
+    recorded, fresh = (
+        list(clean.draws(4, torch.Generator().manual_seed(0)))
+        for clean in (
+            candidates(sigmas=torch.linspace(0.1, 1.0, 40).tolist(), **known)
+            for known in ({"noise": noise.repeat(copies, 1, 1, 1)}, {})
+        )
+    )
     assert [sigma for sigma, _ in recorded] == [sigma for sigma, _ in fresh]
     assert len({sigma.item() for sigma, _ in recorded}) == 4
     assert all(torch.equal(drawn, noise) for _, drawn in recorded)

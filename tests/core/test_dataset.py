@@ -9,8 +9,14 @@ import torch
 from d3po_core.dataset.store import Dataset, DatasetError, share
 
 WINNER_0, WINNER_1, TIE = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}, {"ties": [[0, 1]]}
-TREE = {"positive": [[torch.arange(6.0).view(2, 3), {"area": (1, 2), "strength": 0.5, "mask": None}]],
-        "negative": [], "cfg": 7.5, "seed": 2 ** 64 - 1, "name": "ein Bär", "on": True}
+TREE = {
+    "positive": [[torch.arange(6.0).view(2, 3), {"area": (1, 2), "strength": 0.5, "mask": None}]],
+    "negative": [],
+    "cfg": 7.5,
+    "seed": 2**64 - 1,
+    "name": "ein Bär",
+    "on": True,
+}
 NOON = datetime(2025, 1, 31, 12, tzinfo=timezone.utc)
 
 
@@ -41,18 +47,30 @@ def files_of(dataset, kind):
 
 # --- what a set holds ---
 
+
 def test_a_set_comes_back_as_it_was_added_also_after_opening_again(dataset, trajectory):
     images = torch.rand(3, 8, 6, 3)
-    trajectory.settings = {"seed": 2 ** 64 - 1, "cfg": 7.5}
-    assert dataset.add_set("set 7", trajectory=trajectory, images=images, conditioning=TREE, prompt="ein Bär",
-                           model_name="dreams", created=NOON)
+    trajectory.settings = {"seed": 2**64 - 1, "cfg": 7.5}
+    assert dataset.add_set(
+        "set 7",
+        trajectory=trajectory,
+        images=images,
+        conditioning=TREE,
+        prompt="ein Bär",
+        model_name="dreams",
+        created=NOON,
+    )
     dataset.close()
     with Dataset(dataset.folder, create=False) as again:
         loaded = again.trajectory("set 7")
         assert loaded.conditioning is None
         for name in ("states", "denoised", "sigmas"):
             assert torch.equal(getattr(loaded, name)[:], getattr(trajectory, name))
-        assert (loaded.kernel, loaded.policy, loaded.settings) == (trajectory.kernel, "base", trajectory.settings)
+        assert (loaded.kernel, loaded.policy, loaded.settings) == (
+            trajectory.kernel,
+            "base",
+            trajectory.settings,
+        )
         assert (again.images("set 7") - images).abs().max() <= 0.5 / 255 + 1e-6
         assert equal(again.conditioning("set 7"), TREE) and again.settings("set 7") == trajectory.settings
         (row,) = again.sets()
@@ -79,7 +97,9 @@ def test_images_outside_0_to_1_and_not_a_number_are_brought_inside(dataset):
 def test_adding_a_set_again_changes_nothing_but_fills_in_what_was_missing(dataset, trajectory):
     first, second = torch.zeros(3, 4, 4, 3), torch.ones(3, 4, 4, 3)
     assert dataset.add_set("set 7", trajectory=trajectory, model_name="first")
-    assert not dataset.add_set("set 7", trajectory=trajectory, images=first, prompt="one", model_name="second")
+    assert not dataset.add_set(
+        "set 7", trajectory=trajectory, images=first, prompt="one", model_name="second"
+    )
     assert not dataset.add_set("set 7", images=second, prompt="two")
     row = dataset.find("set 7")
     assert (row.prompt, row.model_name) == ("one", "first") and dataset.images("set 7").max() == 0
@@ -87,7 +107,9 @@ def test_adding_a_set_again_changes_nothing_but_fills_in_what_was_missing(datase
 
 
 def test_who_comes_second_leaves_no_files(dataset, trajectory, monkeypatch):
-    monkeypatch.setattr(dataset, "find", lambda set_id: None)  # as it is for one who looked just before another added
+    monkeypatch.setattr(
+        dataset, "find", lambda set_id: None
+    )  # as it is for one who looked just before another added
     for _ in range(2):
         dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=TREE)
     assert [len(files_of(dataset, kind)) for kind in ("sets", "images", "conditioning")] == [1, 3, 1]
@@ -95,19 +117,45 @@ def test_who_comes_second_leaves_no_files(dataset, trajectory, monkeypatch):
 
 def test_alike_conditioning_is_stored_once(dataset):
     for i in range(3):
-        dataset.add_set(f"s{i}", candidates=2, conditioning={"positive": [torch.ones(3)], "negative": torch.ones(3)})
-    dataset.add_set("other dtype", candidates=2,  # the same bytes
-                    conditioning={"positive": [torch.ones(3).view(torch.int32)], "negative": torch.ones(3)})
-    dataset.add_set("other shape", candidates=2,
-                    conditioning={"positive": [torch.ones(1, 3)], "negative": torch.ones(3)})
+        dataset.add_set(
+            f"s{i}", candidates=2, conditioning={"positive": [torch.ones(3)], "negative": torch.ones(3)}
+        )
+    dataset.add_set(
+        "other dtype",
+        candidates=2,  # the same bytes
+        conditioning={"positive": [torch.ones(3).view(torch.int32)], "negative": torch.ones(3)},
+    )
+    dataset.add_set(
+        "other shape", candidates=2, conditioning={"positive": [torch.ones(1, 3)], "negative": torch.ones(3)}
+    )
     assert len(files_of(dataset, "conditioning")) == 3
 
 
-@pytest.mark.parametrize("value", [
-    torch.tensor(3), torch.zeros(0, 2), torch.ones(2, 2, dtype=torch.bfloat16), torch.tensor([True]),
-    torch.arange(12).view(3, 4).t(), torch.arange(9)[::2], torch.nn.Parameter(torch.ones(2)), float("inf"),
-    float("nan"), -0.0, "\ud800", "", [], {}, (), {"dict": {"tensor": "x"}}, [[{"": (1, [2.5])}]], 10 ** 30, None,
-], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor(3),
+        torch.zeros(0, 2),
+        torch.ones(2, 2, dtype=torch.bfloat16),
+        torch.tensor([True]),
+        torch.arange(12).view(3, 4).t(),
+        torch.arange(9)[::2],
+        torch.nn.Parameter(torch.ones(2)),
+        float("inf"),
+        float("nan"),
+        -0.0,
+        "\ud800",
+        "",
+        [],
+        {},
+        (),
+        {"dict": {"tensor": "x"}},
+        [[{"": (1, [2.5])}]],
+        10**30,
+        None,
+    ],
+    ids=repr,
+)
 def test_every_kind_of_value_in_conditioning_comes_back(dataset, value):
     dataset.add_set("s", candidates=2, conditioning={"value": value})
     expected = value.detach() if isinstance(value, torch.Tensor) else value
@@ -121,30 +169,36 @@ def test_tensors_that_share_memory_can_be_stored(dataset):
     assert equal(dataset.conditioning("s"), value)
 
 
-@pytest.mark.parametrize("value, place", [
-    ({"positive": [(0, {"control": object()})]}, "positive[0][1].control is a object"),
-    ([{"a": {1, 2}}], "[0].a is a set"),
-    ({"a": {1: 2}}, "a has the key 1"),
-    (object(), "conditioning is a object"),
-    ({"a": np.ones(2)}, "a is a ndarray"),
-    ({"a": torch.ones(2).to_sparse()}, "a is a Tensor"),
-    ({"a": torch.ones(2, device="meta")}, "a is a Tensor"),
-    ({"a": torch.ones(2, dtype=torch.complex128)}, "a is a Tensor"),
-])
+@pytest.mark.parametrize(
+    "value, place",
+    [
+        ({"positive": [(0, {"control": object()})]}, "positive[0][1].control is a object"),
+        ([{"a": {1, 2}}], "[0].a is a set"),
+        ({"a": {1: 2}}, "a has the key 1"),
+        (object(), "conditioning is a object"),
+        ({"a": np.ones(2)}, "a is a ndarray"),
+        ({"a": torch.ones(2).to_sparse()}, "a is a Tensor"),
+        ({"a": torch.ones(2, device="meta")}, "a is a Tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex128)}, "a is a Tensor"),
+    ],
+)
 def test_what_cannot_be_stored_is_named_by_its_path_and_leaves_nothing(dataset, trajectory, value, place):
     with pytest.raises(TypeError, match="^" + re.escape(place)):
         dataset.add_set("set 7", trajectory=trajectory, conditioning=value)
     assert not dataset.sets() and not files_of(dataset, "sets")
 
 
-@pytest.mark.parametrize("given, message", [
-    ({}, "one number of candidates"),
-    ({"candidates": 0}, "one number of candidates"),
-    ({"images": torch.rand(2, 4, 4, 3), "candidates": 3}, "'candidates': 3, 'images': 2"),
-    ({"images": torch.rand(2, 3, 4, 4)}, r"images must be \[N, H, W, 3\]"),
-    ({"candidates": 2, "settings": {"a": object()}}, "not JSON"),
-    ({"candidates": 2, "settings": {"a": float("nan")}}, "JSON"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "one number of candidates"),
+        ({"candidates": 0}, "one number of candidates"),
+        ({"images": torch.rand(2, 4, 4, 3), "candidates": 3}, "'candidates': 3, 'images': 2"),
+        ({"images": torch.rand(2, 3, 4, 4)}, r"images must be \[N, H, W, 3\]"),
+        ({"candidates": 2, "settings": {"a": object()}}, "not JSON"),
+        ({"candidates": 2, "settings": {"a": float("nan")}}, "JSON"),
+    ],
+)
 def test_a_set_that_does_not_fit_itself_is_refused(dataset, given, message):
     with pytest.raises(ValueError, match=message):
         dataset.add_set("s", **given)
@@ -162,20 +216,31 @@ def test_a_set_that_does_not_fit_its_name_or_its_first_version_is_refused(datase
         dataset.add_set("set 7", trajectory=trajectory)
 
 
-@pytest.mark.parametrize("name", [
-    "../../x", "/etc/x", "C:\\x", "a/b", "..", "CON", "x\0y", "漢字", "x" * 5000, "'; --"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/x", "C:\\x", "a/b", "..", "CON", "x\0y", "漢字", "x" * 5000, "'; --"]
+)
 def test_any_text_can_name_a_set_and_none_becomes_a_path(dataset, name):
     dataset.add_set(name, images=torch.rand(2, 4, 4, 3))
     dataset.judge(name, WINNER_0, name)
     assert dataset.pairs(name) == [(0, 1)] and dataset.find(name).id == name
-    assert re.fullmatch(r"images/[0-9a-f]{2}/[0-9a-f-]+\.png",
-                        dataset.image_files(name)[0].relative_to(dataset.folder).as_posix())
+    assert re.fullmatch(
+        r"images/[0-9a-f]{2}/[0-9a-f-]+\.png",
+        dataset.image_files(name)[0].relative_to(dataset.folder).as_posix(),
+    )
 
 
 def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
-    for ask in (dataset.trajectory, dataset.images, dataset.image_files, dataset.conditioning, dataset.settings,
-                dataset.judgements, dataset.pairs, lambda name: dataset.judge(name, WINNER_0, "anna"),
-                lambda name: dataset.judge(name, None, "anna")):
+    for ask in (
+        dataset.trajectory,
+        dataset.images,
+        dataset.image_files,
+        dataset.conditioning,
+        dataset.settings,
+        dataset.judgements,
+        dataset.pairs,
+        lambda name: dataset.judge(name, WINNER_0, "anna"),
+        lambda name: dataset.judge(name, None, "anna"),
+    ):
         with pytest.raises(DatasetError, match="there is no set 'x'"):
             ask("x")
     assert dataset.find("x") is None
@@ -183,10 +248,13 @@ def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
 
 # --- judgements ---
 
+
 def test_the_newest_judgement_of_an_annotator_counts_and_the_history_stays(dataset):
     dataset.add_set("s", candidates=2)
     dataset.judge("s", WINNER_0, "anna", tool="picker 0.1.0", time=NOON)
-    dataset.judge("s", WINNER_1, "anna", time=NOON - timedelta(days=1))  # a clock that is slow does not decide
+    dataset.judge(
+        "s", WINNER_1, "anna", time=NOON - timedelta(days=1)
+    )  # a clock that is slow does not decide
     assert dataset.pairs("s") == [(1, 0)]
     dataset.judge("s", None, "anna")
     assert dataset.pairs("s") == [] and dataset.sets(judged=True) == []
@@ -205,12 +273,20 @@ def test_an_unfinished_judgement_is_kept_but_does_not_count(dataset):
     assert dataset.statistics()["judgements"] == 0
 
 
-@pytest.mark.parametrize("judgement, message", [
-    ({}, "must be an object"), ([], "must be an object"), ({"pairs": [[0, 2]]}, "no candidate 2"),
-    ({"pairs": [[0, 1], [1, 0]]}, "picked over"), ({"winner": 0}, "no field 'winner'"),
-    ({"scores": [1.0]}, "1 scores for 2"), ({"scores": [1.0, float("nan")]}, "not a finite"),
-    ({"pairs": [[0, 1]], "log": {"x": float("nan")}}, "not a finite"), ({"pairs": [[0, 1]], "log": {"x": object()}}, "JSON"),
-])
+@pytest.mark.parametrize(
+    "judgement, message",
+    [
+        ({}, "must be an object"),
+        ([], "must be an object"),
+        ({"pairs": [[0, 2]]}, "no candidate 2"),
+        ({"pairs": [[0, 1], [1, 0]]}, "picked over"),
+        ({"winner": 0}, "no field 'winner'"),
+        ({"scores": [1.0]}, "1 scores for 2"),
+        ({"scores": [1.0, float("nan")]}, "not a finite"),
+        ({"pairs": [[0, 1]], "log": {"x": float("nan")}}, "not a finite"),
+        ({"pairs": [[0, 1]], "log": {"x": object()}}, "JSON"),
+    ],
+)
 def test_a_malformed_judgement_is_refused_and_not_kept(dataset, judgement, message):
     dataset.add_set("s", candidates=2)
     with pytest.raises(ValueError, match=message):
@@ -219,6 +295,7 @@ def test_a_malformed_judgement_is_refused_and_not_kept(dataset, judgement, messa
 
 
 # --- queries ---
+
 
 def ids(rows):
     return [row.id for row in rows]
@@ -234,7 +311,9 @@ def test_sets_are_found_by_who_judged_them(dataset):
     dataset.judge("c", None, "ben")
     assert ids(dataset.sets()) == list("abcd")
     assert ids(dataset.sets(judged=True)) == ["a", "b"] and ids(dataset.sets(judged=False)) == ["c", "d"]
-    assert ids(dataset.sets(annotator="anna")) == ids(dataset.sets(judged=True, annotator="anna")) == ["a", "b"]
+    assert (
+        ids(dataset.sets(annotator="anna")) == ids(dataset.sets(judged=True, annotator="anna")) == ["a", "b"]
+    )
     assert ids(dataset.sets(judged=False, annotator="ben")) == ["a", "c", "d"]
     assert ids(dataset.sets(judged=False, annotator="ben", limit=1)) == ["a"] and dataset.sets(limit=0) == []
 
@@ -266,25 +345,52 @@ def test_the_split_depends_on_the_id_alone_and_stays_when_sets_are_added(dataset
 
 
 def add_row(index, name, **values):
-    row = {"id": name, "created": "2025-01-31T12:00:00.000000+00:00", "share": share(name), "candidates": 4,
-           "model": "net", "model_name": "", "settings": "{}", "trajectory_bytes": 0} | values
+    row = {
+        "id": name,
+        "created": "2025-01-31T12:00:00.000000+00:00",
+        "share": share(name),
+        "candidates": 4,
+        "model": "net",
+        "model_name": "",
+        "settings": "{}",
+        "trajectory_bytes": 0,
+    } | values
     index.execute(f"INSERT INTO sets ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
 
 
 # --- the whole ---
 
+
 def test_statistics_of_an_empty_dataset_are_zeros(dataset):
     figures = dataset.statistics()
     assert figures["bytes"].pop("index") > 0
     assert figures == {
-        "sets": 0, "judged": 0, "unjudged": 0, "judgements": 0, "annotators": {}, "pairs": 0, "ties": 0,
-        "thumbs": {"up": 0, "down": 0}, "models": {}, "split": {"train": 0, "held_out": 0},
-        "bytes": {"sets": 0, "images": 0, "conditioning": 0}, "agreement": None, "oldest": None, "newest": None}
+        "sets": 0,
+        "judged": 0,
+        "unjudged": 0,
+        "judgements": 0,
+        "annotators": {},
+        "pairs": 0,
+        "ties": 0,
+        "thumbs": {"up": 0, "down": 0},
+        "models": {},
+        "split": {"train": 0, "held_out": 0},
+        "bytes": {"sets": 0, "images": 0, "conditioning": 0},
+        "agreement": None,
+        "oldest": None,
+        "newest": None,
+    }
 
 
 def test_statistics_add_up(dataset, trajectory):
-    dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=TREE, created=NOON,
-                    model_name="dreams")
+    dataset.add_set(
+        "set 7",
+        trajectory=trajectory,
+        images=torch.rand(3, 4, 4, 3),
+        conditioning=TREE,
+        created=NOON,
+        model_name="dreams",
+    )
     for i in range(9):
         dataset.add_set(f"s{i}", candidates=3, model="xl", created=NOON + timedelta(days=i))
     dataset.judge("set 7", {"ranking": [0, [1, 2]]}, "anna")
@@ -304,8 +410,10 @@ def test_statistics_add_up(dataset, trajectory):
     for kind in ("sets", "images", "conditioning"):
         assert figures["bytes"][kind] == sum(path.stat().st_size for path in files_of(dataset, kind)) > 0
     assert figures["bytes"]["index"] == (dataset.folder / "index.sqlite").stat().st_size
-    assert (figures["oldest"], figures["newest"]) == (NOON.isoformat(timespec="microseconds"),
-                                                      (NOON + timedelta(days=8)).isoformat(timespec="microseconds"))
+    assert (figures["oldest"], figures["newest"]) == (
+        NOON.isoformat(timespec="microseconds"),
+        (NOON + timedelta(days=8)).isoformat(timespec="microseconds"),
+    )
 
 
 def test_ten_thousand_sets_are_counted_and_listed_without_a_look_at_their_files(dataset):
@@ -313,19 +421,28 @@ def test_ten_thousand_sets_are_counted_and_listed_without_a_look_at_their_files(
         for i in range(10_000):
             name = f"set {i}"
             add_row(index, name, trajectory=f"sets/00/{i:08x}.safetensors", trajectory_bytes=1000)
-            index.executemany("INSERT INTO images VALUES (?, ?, ?, 10)",
-                              [(name, k, f"images/00/{i:08x}-{k}.png") for k in range(4)])
-            for annotator in ("anna", "ben")[:i % 3]:
+            index.executemany(
+                "INSERT INTO images VALUES (?, ?, ?, 10)",
+                [(name, k, f"images/00/{i:08x}-{k}.png") for k in range(4)],
+            )
+            for annotator in ("anna", "ben")[: i % 3]:
                 index.execute(
                     "INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
-                    "VALUES (?, ?, '{}', 1, '[[0, 1], [2, 1], [3, 1]]', 3, 0, '', '')", [name, annotator])
+                    "VALUES (?, ?, '{}', 1, '[[0, 1], [2, 1], [3, 1]]', 3, 0, '', '')",
+                    [name, annotator],
+                )
 
     dataset._index.write(fill)
     dataset.close()
     assert not any((dataset.folder / kind).exists() for kind in ("sets", "images", "conditioning"))
     with Dataset(dataset.folder) as again:
         figures = again.statistics()
-        assert (figures["sets"], figures["judged"], figures["pairs"], figures["agreement"]) == (10_000, 6666, 29_997, 1)
+        assert (figures["sets"], figures["judged"], figures["pairs"], figures["agreement"]) == (
+            10_000,
+            6666,
+            29_997,
+            1,
+        )
         assert figures["bytes"]["sets"] == 10_000_000 and figures["bytes"]["images"] == 400_000
         rows = again.sets(judged=False, annotator="ben", split="train")
         assert 5000 < len(rows) < 6667 and rows[0].has_images and rows[0].has_trajectory

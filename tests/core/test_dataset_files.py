@@ -31,8 +31,9 @@ def trajectory(toy):
 @pytest.fixture
 def folder(tmp_path, trajectory):
     with Dataset(tmp_path / "taste") as dataset:
-        dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 8, 8, 3),
-                        conditioning={"c": torch.rand(9)})
+        dataset.add_set(
+            "set 7", trajectory=trajectory, images=torch.rand(3, 8, 8, 3), conditioning={"c": torch.rand(9)}
+        )
         dataset.add_set("other", images=torch.rand(2, 8, 8, 3), conditioning={"c": torch.rand(9)})
         dataset.judge("set 7", WINNER_0, "anna")
     return tmp_path / "taste"
@@ -54,29 +55,39 @@ READERS = {"sets": Dataset.trajectory, "images": Dataset.images, "conditioning":
 
 
 def file_of_set_7(dataset, kind):
-    file = {"sets": lambda: dataset._row("set 7")["trajectory"], "images": lambda: dataset._image_rows("set 7")[1][0],
-            "conditioning": lambda: dataset._index.read("SELECT file FROM conditioning WHERE hash = ?", [
-                dataset._row("set 7")["conditioning"]])[0][0]}[kind]()
+    file = {
+        "sets": lambda: dataset._row("set 7")["trajectory"],
+        "images": lambda: dataset._image_rows("set 7")[1][0],
+        "conditioning": lambda: dataset._index.read(
+            "SELECT file FROM conditioning WHERE hash = ?", [dataset._row("set 7")["conditioning"]]
+        )[0][0],
+    }[kind]()
     return dataset.folder / file
 
 
 @pytest.mark.parametrize("kind", READERS)
-@pytest.mark.parametrize("damage", [
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    lambda path: path.write_bytes(path.read_bytes() + b"x"),
-    lambda path: path.write_bytes(b"x" * path.stat().st_size),
-    lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    lambda path: path.unlink(),
-    lambda path: (path.unlink(), path.mkdir()),
-], ids=["empty", "cut short", "longer", "garbage", "zeros", "missing", "a folder"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        lambda path: path.write_bytes(b"x" * path.stat().st_size),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["empty", "cut short", "longer", "garbage", "zeros", "missing", "a folder"],
+)
 def test_a_damaged_file_is_an_error_that_names_it_and_its_set_and_spares_the_others(folder, kind, damage):
     with Dataset(folder) as dataset:
         path = file_of_set_7(dataset, kind)
         damage(path)
         with pytest.raises(DatasetError, match=f"^set 'set 7': {re.escape(str(path))} is missing or damaged"):
             READERS[kind](dataset, "set 7")
-        assert dataset.images("other").shape == (2, 8, 8, 3) and dataset.conditioning("other")["c"].shape == (9,)
+        assert dataset.images("other").shape == (2, 8, 8, 3) and dataset.conditioning("other")["c"].shape == (
+            9,
+        )
         assert dataset.pairs("set 7") == [(0, 1)] and dataset.statistics()["sets"] == 2
         assert dataset.delete("set 7") == 1 and len(dataset.sets()) == 1
 
@@ -90,7 +101,7 @@ def test_bytes_changed_at_random_are_an_error_or_read_as_numbers_but_nothing_els
         for _ in range(300):
             damaged = bytearray(whole)
             for _ in range(chance.choice([1, 3, 30])):
-                damaged[chance.randrange(min(len(whole), chance.choice([60, 10 ** 6])))] = chance.randrange(256)
+                damaged[chance.randrange(min(len(whole), chance.choice([60, 10**6])))] = chance.randrange(256)
             path.write_bytes(damaged)
             try:
                 READERS[kind](dataset, "set 7")
@@ -124,17 +135,24 @@ def test_the_trajectory_of_another_set_is_not_taken_for_this_one(folder, traject
 
 # --- the index ---
 
-@pytest.mark.parametrize("content, message", [
-    (b"not a database at all" * 100, "not the index of a dataset"),
-    (b"SQLite format 3\0" + b"\x10\x00" + b"x" * 5000, "not the index of a dataset"),
-    (lambda whole: whole[:len(whole) // 2], "not the index of a dataset"),
-    (lambda whole: whole[:4096], "not the index of a dataset"),
-    (lambda whole: whole[:700], "not the index of a dataset"),
-    (lambda whole: whole[:50], "not the index of a dataset"),
-    (b"", "is empty or missing, though"),
-    (None, "is empty or missing, though"),
-], ids=["text", "a header", "half", "one page", "part of a page", "part of a header", "empty", "missing"])
-def test_an_index_that_is_not_whole_is_an_error_that_names_it_and_leaves_all_as_it_is(folder, content, message):
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"not a database at all" * 100, "not the index of a dataset"),
+        (b"SQLite format 3\0" + b"\x10\x00" + b"x" * 5000, "not the index of a dataset"),
+        (lambda whole: whole[: len(whole) // 2], "not the index of a dataset"),
+        (lambda whole: whole[:4096], "not the index of a dataset"),
+        (lambda whole: whole[:700], "not the index of a dataset"),
+        (lambda whole: whole[:50], "not the index of a dataset"),
+        (b"", "is empty or missing, though"),
+        (None, "is empty or missing, though"),
+    ],
+    ids=["text", "a header", "half", "one page", "part of a page", "part of a header", "empty", "missing"],
+)
+def test_an_index_that_is_not_whole_is_an_error_that_names_it_and_leaves_all_as_it_is(
+    folder, content, message
+):
     index = folder / "index.sqlite"
     if content is None:
         index.unlink()
@@ -149,7 +167,9 @@ def test_an_index_that_is_not_whole_is_an_error_that_names_it_and_leaves_all_as_
 
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_the_database_of_another_program_is_left_as_it_is(tmp_path, journal):
-    change(tmp_path, f"PRAGMA journal_mode = {journal}", "CREATE TABLE sets (id TEXT)", "PRAGMA user_version = 1")
+    change(
+        tmp_path, f"PRAGMA journal_mode = {journal}", "CREATE TABLE sets (id TEXT)", "PRAGMA user_version = 1"
+    )
     before = snapshot(tmp_path)
     with pytest.raises(DatasetError, match="index.sqlite is the database of another program"):
         Dataset(tmp_path)
@@ -163,7 +183,9 @@ def test_the_database_of_another_program_is_left_as_it_is(tmp_path, journal):
 def test_a_newer_dataset_is_left_as_it_is(folder):
     change(folder, "PRAGMA user_version = 7")
     before = snapshot(folder)
-    with pytest.raises(DatasetError, match=r"index.sqlite was written by a newer version .*format 7; this one knows 1"):
+    with pytest.raises(
+        DatasetError, match=r"index.sqlite was written by a newer version .*format 7; this one knows 1"
+    ):
         Dataset(folder)
     assert snapshot(folder) == before
 
@@ -220,6 +242,7 @@ def test_the_index_says_whose_it_is(folder):
 
 # --- inside the folder ---
 
+
 @pytest.fixture
 def secret(tmp_path, trajectory):
     """A trajectory and an image outside the dataset, of the kinds and sizes that are expected."""
@@ -243,13 +266,27 @@ def require_refused(folder, secret, column="trajectory"):
 
 
 @pytest.mark.parametrize("table, column", [("sets", "trajectory"), ("images", "file")])
-@pytest.mark.parametrize("file", [
-    "../outside/ab/0.safetensors", "sets/../../outside/ab/0.safetensors", "sets/ab/../../../outside/ab/0.safetensors",
-    "{root}/outside/ab/0.safetensors", "sets\\..\\..\\outside\\ab\\0.safetensors", "C:/outside/ab/0.safetensors",
-    "//server/share/0.safetensors", "sets/ab/0.safetensors\0", "sets/ab/0.safetensors\n", "sets/AB/0.safetensors",
-    "index.sqlite", "sets/ab/0.sqlite", "",
-])
-def test_an_index_that_names_another_place_is_refused_for_reading_and_deleting(folder, secret, table, column, file):
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../outside/ab/0.safetensors",
+        "sets/../../outside/ab/0.safetensors",
+        "sets/ab/../../../outside/ab/0.safetensors",
+        "{root}/outside/ab/0.safetensors",
+        "sets\\..\\..\\outside\\ab\\0.safetensors",
+        "C:/outside/ab/0.safetensors",
+        "//server/share/0.safetensors",
+        "sets/ab/0.safetensors\0",
+        "sets/ab/0.safetensors\n",
+        "sets/AB/0.safetensors",
+        "index.sqlite",
+        "sets/ab/0.sqlite",
+        "",
+    ],
+)
+def test_an_index_that_names_another_place_is_refused_for_reading_and_deleting(
+    folder, secret, table, column, file
+):
     where = "WHERE id = 'set 7'" if table == "sets" else "WHERE set_id = 'set 7' AND candidate = 0"
     change(folder, (f"UPDATE {table} SET {column} = ? {where}", [file.format(root=folder.parent)]))
     require_refused(folder, secret, column)
@@ -296,7 +333,9 @@ def test_an_index_that_is_a_link_is_refused_and_a_folder_that_is_one_is_not(fold
         Dataset(tmp_path / "linked")
     link(tmp_path / "shortcut", folder)
     with Dataset(tmp_path / "shortcut") as dataset:
-        assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.add_set("s", images=torch.rand(2, 4, 4, 3))
+        assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.add_set(
+            "s", images=torch.rand(2, 4, 4, 3)
+        )
 
 
 def test_a_dataset_can_be_moved_and_opened_by_a_relative_path(folder, tmp_path, monkeypatch):
@@ -310,18 +349,40 @@ def test_a_dataset_can_be_moved_and_opened_by_a_relative_path(folder, tmp_path, 
 def test_others_may_read_the_files_as_far_as_they_may_read_any(folder, tmp_path):
     (tmp_path / "plain").touch()
     assert {path.stat().st_mode for path in snapshot(folder) if path.suffix != ".sqlite"} == {
-        (tmp_path / "plain").stat().st_mode}
+        (tmp_path / "plain").stat().st_mode
+    }
 
 
 # --- tensors on disk ---
 
-@pytest.mark.parametrize("index", [
-    0, -1, 3, slice(None), slice(1, 3), slice(-2, None), slice(None, None, 2), slice(3, 1), (0, slice(None, 1)),
-    (slice(None), 1), (slice(1, None), slice(0, 2), 0), (1, 2, 0, 1, 1)], ids=repr)
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        3,
+        slice(None),
+        slice(1, 3),
+        slice(-2, None),
+        slice(None, None, 2),
+        slice(3, 1),
+        (0, slice(None, 1)),
+        (slice(None), 1),
+        (slice(1, None), slice(0, 2), 0),
+        (1, 2, 0, 1, 1),
+    ],
+    ids=repr,
+)
 def test_a_lazy_tensor_is_indexed_as_the_tensor_it_stands_for(trajectory, tmp_path, index):
     trajectory.save(tmp_path / "t.safetensors")
     lazy, tensor = Trajectory.open(tmp_path / "t.safetensors").states, trajectory.states
-    assert (lazy.shape, lazy.dtype, len(lazy), lazy.ndim) == (tensor.shape, tensor.dtype, len(tensor), tensor.ndim)
+    assert (lazy.shape, lazy.dtype, len(lazy), lazy.ndim) == (
+        tensor.shape,
+        tensor.dtype,
+        len(tensor),
+        tensor.ndim,
+    )
     part = lazy[index]
     assert torch.equal(part, tensor[index]) and part.shape == tensor[index].shape
     assert part.untyped_storage().nbytes() == part.nbytes, "it holds the file"
@@ -333,7 +394,9 @@ def test_a_lazy_tensor_goes_where_a_tensor_goes(trajectory, tmp_path):
     trajectory.save(tmp_path / "t.safetensors")
     lazy, tensor = Trajectory.open(tmp_path / "t.safetensors").denoised, trajectory.denoised
     assert torch.equal(torch.stack([lazy, lazy]), torch.stack([tensor, tensor]))
-    assert torch.equal(tensor - lazy, torch.zeros_like(tensor)) and torch.equal(torch.stack(list(lazy)), tensor)
+    assert torch.equal(tensor - lazy, torch.zeros_like(tensor)) and torch.equal(
+        torch.stack(list(lazy)), tensor
+    )
     (tmp_path / "t.safetensors").unlink()
     zeros = torch.zeros_like(lazy)
     assert torch.equal(zeros, torch.zeros_like(tensor)) and zeros.dtype == tensor.dtype
@@ -360,19 +423,38 @@ def test_an_opened_trajectory_can_be_saved_again(trajectory, tmp_path):
 
 
 def test_shapes_that_do_not_fit_are_an_error_on_opening(trajectory, tmp_path):
-    header = {"d3po": json.dumps({"format": trajectory_module.FORMAT, "kernel": {"name": "ancestral", "eta": 1},
-                                  "set_id": "", "model": "", "policy": "", "settings": {}})}
+    header = {
+        "d3po": json.dumps(
+            {
+                "format": trajectory_module.FORMAT,
+                "kernel": {"name": "ancestral", "eta": 1},
+                "set_id": "",
+                "model": "",
+                "policy": "",
+                "settings": {},
+            }
+        )
+    }
     for states in (torch.ones(2, 1, 2, 2, 2), torch.ones(())):
-        save_file({"states": states, "denoised": torch.ones(2, 1, 2, 2, 2), "sigmas": torch.ones(3)},
-                  tmp_path / "t.safetensors", metadata=header)
+        save_file(
+            {"states": states, "denoised": torch.ones(2, 1, 2, 2, 2), "sigmas": torch.ones(3)},
+            tmp_path / "t.safetensors",
+            metadata=header,
+        )
         with pytest.raises(ValueError, match="t.safetensors is not a trajectory file"):
             Trajectory.open(tmp_path / "t.safetensors")
 
 
 def test_a_trajectory_is_written_from_where_it_lies_in_memory(trajectory, folder, monkeypatch):
     given, real = {}, trajectory_module.save_file
-    monkeypatch.setattr(trajectory_module, "save_file", lambda tensors, *more, **named: (
-        given.update({name: tensor.data_ptr() for name, tensor in tensors.items()}), real(tensors, *more, **named)))
+    monkeypatch.setattr(
+        trajectory_module,
+        "save_file",
+        lambda tensors, *more, **named: (
+            given.update({name: tensor.data_ptr() for name, tensor in tensors.items()}),
+            real(tensors, *more, **named),
+        ),
+    )
     with Dataset(folder) as dataset:
         dataset.add_set("set 8", trajectory=dataclasses.replace(trajectory, set_id="set 8"))
     assert given == {name: getattr(trajectory, name).data_ptr() for name in ("states", "denoised", "sigmas")}
@@ -382,8 +464,10 @@ def test_a_trajectory_is_written_from_where_it_lies_in_memory(trajectory, folder
 def test_trajectories_and_what_was_read_of_them_keep_no_file_open(folder):
     with Dataset(folder) as dataset:
         path = os.path.realpath(file_of_set_7(dataset, "sets"))
-        held = [(opened, opened.states[0], opened.denoised[0, :1]) for opened in
-                (dataset.trajectory("set 7") for _ in range(50))]
+        held = [
+            (opened, opened.states[0], opened.denoised[0, :1])
+            for opened in (dataset.trajectory("set 7") for _ in range(50))
+        ]
         assert path not in Path("/proc/self/maps").read_text() and len(held) == 50
         assert path not in [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
 

@@ -52,15 +52,20 @@ def require_whole(folder):
         for row in rows:
             if row.has_trajectory:
                 assert dataset.trajectory(row.id).states[:].shape[1] == row.candidates
-                assert len(dataset.images(row.id)) == row.candidates and dataset.conditioning(row.id) is not None
+                assert (
+                    len(dataset.images(row.id)) == row.candidates and dataset.conditioning(row.id) is not None
+                )
         return [row.id for row in rows]
 
 
 def payload(folder):
-    return sum(path.is_file() for kind in ("sets", "images", "conditioning") for path in (folder / kind).rglob("*"))
+    return sum(
+        path.is_file() for kind in ("sets", "images", "conditioning") for path in (folder / kind).rglob("*")
+    )
 
 
 # --- killed ---
+
 
 @needs_fork
 def test_every_acknowledged_judgement_survives_fifty_kills(folder):
@@ -95,8 +100,12 @@ def test_every_set_in_the_index_loads_whole_after_twenty_kills(folder, trajector
             for i in range(1000):
                 name = f"{os.getpid()} {i}"
                 trajectory.set_id = name
-                dataset.add_set(name, trajectory=trajectory, images=torch.rand(3, 16, 16, 3),
-                                conditioning={"c": torch.rand(9)})
+                dataset.add_set(
+                    name,
+                    trajectory=trajectory,
+                    images=torch.rand(3, 16, 16, 3),
+                    conditioning={"c": torch.rand(9)},
+                )
                 tell(f"{name}\n".encode())
 
     for _ in range(20):
@@ -114,16 +123,21 @@ def test_every_set_in_the_index_loads_whole_after_twenty_kills(folder, trajector
 def test_a_writer_killed_at_any_of_its_stages_leaves_a_whole_set_or_none(folder, trajectory):
     trajectory.settings, seen = {}, set()
     for stage in range(100):
+
         def add(tell):
             stages = iter(range(stage))
             for name in ("fsync", "replace", "open"):  # around each of these a file is in another state
+
                 def at(*given, real=getattr(os, name), **options):
                     if next(stages, None) is None:
                         os.kill(os.getpid(), signal.SIGKILL)
                     return real(*given, **options)
+
                 setattr(os, name, at)
             with Dataset(folder) as dataset:
-                dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[1])
+                dataset.add_set(
+                    "set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[1]
+                )
 
         status, told = finish(*start(add))
         there = require_whole(folder)
@@ -158,7 +172,9 @@ def test_leftovers_are_removed_only_if_they_are_old_and_ours(folder):
 def test_who_opens_a_dataset_to_write_tidies_it_once_a_day(folder, monkeypatch):
     day = 90_000
     with Dataset(folder) as dataset:
-        dataset.add_set("t", images=torch.rand(2, 4, 4, 3), created=datetime.now() - timedelta(seconds=2 * day))
+        dataset.add_set(
+            "t", images=torch.rand(2, 4, 4, 3), created=datetime.now() - timedelta(seconds=2 * day)
+        )
         near = dataset.image_files("t")[0].parent
 
         def leave(name, age):
@@ -169,14 +185,20 @@ def test_who_opens_a_dataset_to_write_tidies_it_once_a_day(folder, monkeypatch):
         leave(".tmpXyZ123", 3 * day), leave("abc-0123.png", 3 * day), leave("abc-4567.png", day)
         dataset.tidy_daily()
         assert sorted(path.name for path in near.iterdir() if path not in dataset.image_files("t")) == [
-            "abc-4567.png"], "a file that is newer than the index's newest set stays"
+            "abc-4567.png"
+        ], "a file that is newer than the index's newest set stays"
         dataset.add_set("u", candidates=2, created=datetime.now() - timedelta(seconds=60))
         leave(".tmpXyZ123", 3 * day)
         dataset.tidy_daily()
         assert (near / ".tmpXyZ123").exists(), "once a day"
         monkeypatch.setattr(dataset_module, "_tidied", {})
         dataset.tidy_daily()
-        assert sorted(near.iterdir()) == sorted(dataset.image_files("t")) and dataset.images("t").shape == (2, 4, 4, 3)
+        assert sorted(near.iterdir()) == sorted(dataset.image_files("t")) and dataset.images("t").shape == (
+            2,
+            4,
+            4,
+            3,
+        )
 
 
 def test_what_cannot_be_tidied_is_in_nobodys_way(folder, monkeypatch):
@@ -207,8 +229,10 @@ def test_a_power_cut_finds_files_and_names_on_disk_before_the_index_names_them(f
 
 def test_the_index_is_written_so_that_a_power_cut_keeps_what_was_committed(folder):
     with Dataset(folder) as dataset:
-        settings = {name: dataset._index.read(f"PRAGMA {name}")[0][0]
-                    for name in ("synchronous", "journal_mode", "busy_timeout")}
+        settings = {
+            name: dataset._index.read(f"PRAGMA {name}")[0][0]
+            for name in ("synchronous", "journal_mode", "busy_timeout")
+        }
     assert settings == {"synchronous": 3, "journal_mode": "delete", "busy_timeout": 30_000} and BUSY == 30
 
 
@@ -221,6 +245,7 @@ def test_an_index_that_another_program_set_to_wal_is_set_back(folder):
 
 # --- at once ---
 
+
 @needs_fork
 def test_two_processes_that_judge_at_once_lose_nothing(folder):
     def judge_as(annotator):
@@ -228,6 +253,7 @@ def test_two_processes_that_judge_at_once_lose_nothing(folder):
             with Dataset(folder) as dataset:
                 for i in range(200):
                     dataset.judge("s", WINNER_0 | {"log": {"i": i}}, annotator)
+
         return work
 
     for status, told in [finish(*child) for child in [start(judge_as("anna")), start(judge_as("ben"))]]:
@@ -244,7 +270,9 @@ def test_processes_that_make_a_dataset_and_add_the_same_sets_at_once_agree(tmp_p
         with Dataset(tmp_path / "new") as dataset:
             for i in range(10):
                 trajectory.set_id = f"s{i}"
-                if dataset.add_set(f"s{i}", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[i]):
+                if dataset.add_set(
+                    f"s{i}", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[i]
+                ):
                     tell(b"%d\n" % i)
                 dataset.delete(f"other {i}")
 
@@ -269,13 +297,18 @@ def test_a_writer_waits_for_another_and_then_says_who_is_in_its_way(folder, monk
 
 # --- no room ---
 
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of 400 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if not sys.platform.startswith("linux") or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode:
+    if (
+        not sys.platform.startswith("linux")
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small disk cannot be made here")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
@@ -295,7 +328,9 @@ def test_a_full_disk_stops_a_set_as_a_whole_and_leaves_the_others(small_disk):
         assert len(dataset.sets()) == i and payload(small_disk / "taste") == 3 * i > 0
         assert all(len(dataset.images(row.id)) == 2 for row in dataset.sets())
         dataset.delete("s0")
-        assert dataset.add_set("again", images=torch.rand(1, 64, 64, 3)) and dataset.images("again") is not None
+        assert (
+            dataset.add_set("again", images=torch.rand(1, 64, 64, 3)) and dataset.images("again") is not None
+        )
     assert integrity(small_disk / "taste") == [("ok",)]
 
 
@@ -320,11 +355,17 @@ def test_a_new_dataset_on_a_full_disk_is_an_error_that_says_so(small_disk):
     Dataset(small_disk / "taste").close()
 
 
-@pytest.mark.parametrize("error, words", [
-    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
-    (OSError(errno.EROFS, "Read-only file system"), "cannot be opened or written.*allow this program to write"),
-    (OSError(errno.EIO, "Input/output error"), "could not be read or written.*see whether its disk"),
-])
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            "cannot be opened or written.*allow this program to write",
+        ),
+        (OSError(errno.EIO, "Input/output error"), "could not be read or written.*see whether its disk"),
+    ],
+)
 def test_a_file_that_cannot_be_written_stops_the_set_as_a_whole(folder, monkeypatch, error, words):
     def fail(*_, **options):
         raise error
@@ -353,6 +394,7 @@ def test_an_index_that_may_not_grow_is_a_full_disk_and_removes_the_files_of_the_
 
 # --- not allowed ---
 
+
 @needs_fork
 def test_a_folder_that_may_not_be_written_can_be_read_and_says_what_to_do(trajectory):
     with tempfile.TemporaryDirectory() as parent:
@@ -372,11 +414,16 @@ def test_a_folder_that_may_not_be_written_can_be_read_and_says_what_to_do(trajec
             with Dataset(folder) as dataset:
                 assert dataset.pairs("set 7") == [(0, 1)] and len(dataset.images("set 7")) == 3
                 assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.statistics()["sets"] == 1
-                for write in (lambda: dataset.judge("set 7", WINNER_0, "anna"), lambda: dataset.delete("set 7"),
-                              lambda: dataset.add_set("t", candidates=2),
-                              lambda: dataset.add_set("t", images=torch.rand(2, 4, 4, 3)),
-                              lambda: Dataset(folder / "inside")):
-                    with pytest.raises(DatasetError, match=f"{folder}.* cannot be .*allow this program to write"):
+                for write in (
+                    lambda: dataset.judge("set 7", WINNER_0, "anna"),
+                    lambda: dataset.delete("set 7"),
+                    lambda: dataset.add_set("t", candidates=2),
+                    lambda: dataset.add_set("t", images=torch.rand(2, 4, 4, 3)),
+                    lambda: Dataset(folder / "inside"),
+                ):
+                    with pytest.raises(
+                        DatasetError, match=f"{folder}.* cannot be .*allow this program to write"
+                    ):
                         write()
                 assert len(dataset.judgements("set 7")) == 1
             tell(b"done")

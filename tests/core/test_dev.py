@@ -10,7 +10,9 @@ from tools import host
 def workshop(tmp_path, monkeypatch):
     monkeypatch.setattr(dev, "WORKSHOP", tmp_path)
     monkeypatch.setattr(dev, "LOG", tmp_path / "setup.log")
-    monkeypatch.setattr(dev, "frontend_files", lambda version: tmp_path / f"frontend-{version}" / "package" / "static")
+    monkeypatch.setattr(
+        dev, "frontend_files", lambda version: tmp_path / f"frontend-{version}" / "package" / "static"
+    )
     return tmp_path
 
 
@@ -20,7 +22,10 @@ def fetching(version):
 
 
 def test_the_option_is_taken_out_of_the_arguments_of_pytest():
-    assert dev.take_frontend(["tests/web", "--frontend", "1.58.1", "-n", "2"]) == (["tests/web", "-n", "2"], "1.58.1")
+    assert dev.take_frontend(["tests/web", "--frontend", "1.58.1", "-n", "2"]) == (
+        ["tests/web", "-n", "2"],
+        "1.58.1",
+    )
     assert dev.take_frontend(["tests/core", "-x"]) == (["tests/core", "-x"], None)
 
 
@@ -35,15 +40,21 @@ def test_a_host_is_started_with_the_wanted_frontend_only(monkeypatch, tmp_path):
     assert "--front-end-root" not in host.host_command(tmp_path)
     monkeypatch.setenv(host.FRONTEND_WANTED, "1.58.1")
     command = host.host_command(tmp_path, ["--port", "8188"])
-    assert command[command.index("--front-end-root") + 1] == str(host.frontend_files("1.58.1")) and command[-1] == "8188"
+    assert (
+        command[command.index("--front-end-root") + 1] == str(host.frontend_files("1.58.1"))
+        and command[-1] == "8188"
+    )
 
 
 def test_a_frontend_is_fetched_once_and_nothing_of_the_environment_is_touched(workshop, monkeypatch):
     def install(*arguments, tick):
         *options, target, package = arguments
-        assert options == ["install", "--no-deps", "--target"] and package == "comfyui-frontend-package==1.58.1"
+        assert (
+            options == ["install", "--no-deps", "--target"] and package == "comfyui-frontend-package==1.58.1"
+        )
         (target / "package" / "static").mkdir(parents=True)
         (target / "package" / "static" / "index.html").write_text("a page")
+
     monkeypatch.setattr(dev, "pip", install)
     step = fetching("1.58.1")
     assert not step.done
@@ -56,18 +67,27 @@ def test_a_frontend_that_did_not_come_whole_is_not_taken_for_one(workshop, monke
     def break_off(*arguments, tick):
         (arguments[3] / "package" / "static").mkdir(parents=True)
         raise dev.Problem("no network")
+
     monkeypatch.setattr(dev, "pip", break_off)
     with pytest.raises(dev.Problem):
         fetching("1.58.1").action(lambda: None)
     assert not fetching("1.58.1").done and not (workshop / "frontend-1.58.1").exists()
 
 
-@pytest.mark.parametrize("output, words", [
-    ("ERROR: No matching distribution found for comfyui-frontend-package==99.1.2",
-     "there is no comfyui-frontend-package==99.1.2; --frontend takes a version of that package, such as 1.58.1"),
-    ("WARNING: Retrying (Retry(total=1)) after connection broken by 'NewConnectionError'\n"
-     "ERROR: No matching distribution found for comfyui-frontend-package==1.58.1", "no network"),
-])
+@pytest.mark.parametrize(
+    "output, words",
+    [
+        (
+            "ERROR: No matching distribution found for comfyui-frontend-package==99.1.2",
+            "there is no comfyui-frontend-package==99.1.2; --frontend takes a version of that package, such as 1.58.1",
+        ),
+        (
+            "WARNING: Retrying (Retry(total=1)) after connection broken by 'NewConnectionError'\n"
+            "ERROR: No matching distribution found for comfyui-frontend-package==1.58.1",
+            "no network",
+        ),
+    ],
+)
 def test_what_stops_it_is_said_in_plain_words(output, words, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
     assert dev.pip_problem(output).startswith(words)

@@ -26,8 +26,10 @@ def numbered_from_nought(monkeypatch):
 def shown(folder):
     """{tag: [(step, value), ...]} as TensorBoard shows a folder."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
-            for tag in accumulator.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+    }
 
 
 def write(folder, start, losses):
@@ -36,10 +38,16 @@ def write(folder, start, losses):
             events.write(step, {"loss": loss})
 
 
-@pytest.mark.parametrize("metric, name", [
-    ("loss", "train/loss"), ("winner log-ratio", "train/winner log-ratio"), ("held-out accuracy", "held-out/accuracy"),
-    ("margin, noise quarter 1", "margin by noise quarter/1"),
-    ("held-out margin, noise quarter 4", "held-out margin by noise quarter/4")])
+@pytest.mark.parametrize(
+    "metric, name",
+    [
+        ("loss", "train/loss"),
+        ("winner log-ratio", "train/winner log-ratio"),
+        ("held-out accuracy", "held-out/accuracy"),
+        ("margin, noise quarter 1", "margin by noise quarter/1"),
+        ("held-out margin, noise quarter 4", "held-out margin by noise quarter/4"),
+    ],
+)
 def test_metrics_have_a_section_and_a_name(metric, name):
     assert tag(metric) == name
 
@@ -49,8 +57,10 @@ def test_every_update_is_read_back(tmp_path):
         events.write(1, {"loss": 0.5, "margin": -2.0})
         events.write(2, {"loss": 0.25, "margin": math.inf, "held-out accuracy": 0.75})
     assert shown(tmp_path / "run" / "events") == {
-        "train/loss": [(1, 0.5), (2, 0.25)], "train/margin": [(1, -2.0), (2, math.inf)],
-        "held-out/accuracy": [(2, 0.75)]}
+        "train/loss": [(1, 0.5), (2, 0.25)],
+        "train/margin": [(1, -2.0), (2, math.inf)],
+        "held-out/accuracy": [(2, 0.75)],
+    }
 
 
 def test_a_run_that_goes_on_where_it_was_shows_one_curve(tmp_path):
@@ -92,6 +102,7 @@ def test_without_tensorboard_nothing_is_made_or_told(tmp_path, monkeypatch, capl
 
 # --- killed, no room ---
 
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that starts at once needs fork")
 def test_a_killed_process_keeps_what_it_wrote(tmp_path):
     def train(tell):
@@ -119,7 +130,9 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_stops_nothing(tmp_path, c
 
 
 def test_a_tensorboard_that_does_not_work_is_told_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", lambda *_, **__: raise_(TypeError("protobuf")))
+    monkeypatch.setattr(
+        "torch.utils.tensorboard.SummaryWriter", lambda *_, **__: raise_(TypeError("protobuf"))
+    )
     write(tmp_path / "events", 0, [1.0, 2.0])
     assert [record.levelno for record in caplog.records] == [logging.WARNING] and "protobuf" in caplog.text
 
@@ -147,8 +160,9 @@ print("trained", step)
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files there")
 def test_a_full_disk_is_told_once_and_what_was_written_before_is_shown(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, text=True, capture_output=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
     assert done.stdout == "trained 200\n", done.stderr
     assert done.stderr.count("could not be written") == 1, done.stderr
     losses = shown(tmp_path)["train/loss"]

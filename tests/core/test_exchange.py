@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from d3po_core.exchange.files import Folder
-from d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read, read_folders, read_table, recognise
+from d3po_core.exchange.formats import (
+    WRITERS,
+    ExchangeError,
+    Record,
+    read,
+    read_folders,
+    read_table,
+    recognise,
+)
 
 
 def picture(seed, size=(5, 4)):
@@ -42,7 +50,12 @@ def chunk(kind, data):
 
 def png_that_claims(width, height):
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 # --- records and their images ---
@@ -83,7 +96,9 @@ def test_an_image_is_turned_upright_by_its_exif(tmp_path):
     assert np.array_equal(Record(None, [path], {"ties": []}).load(0) * 255, np.rot90(picture(3), -1))
 
 
-@pytest.mark.parametrize("mode, value, expected", [("L", 51, 0.2), ("I;16", 65535, 1.0), ("1", 1, 1.0), ("P", 0, 0)])
+@pytest.mark.parametrize(
+    "mode, value, expected", [("L", 51, 0.2), ("I;16", 65535, 1.0), ("1", 1, 1.0), ("P", 0, 0)]
+)
 def test_grey_and_palette_images_become_rgb(mode, value, expected):
     buffer = io.BytesIO()
     Image.new(mode, (3, 2), value).save(buffer, "PNG")
@@ -95,7 +110,7 @@ def test_grey_and_palette_images_become_rgb(mode, value, expected):
 def test_an_image_that_is_cut_off_is_an_error_that_names_it(tmp_path, name, kept):
     path = tmp_path / name
     Image.fromarray(picture(1, (64, 64))).save(path)
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * kept)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(ExchangeError, match=r"cut\.(png|jpg) is damaged or cut off"):
         Record(None, [path], {"ties": []}).load(0)
 
@@ -129,6 +144,7 @@ def test_postscript_is_not_read_because_pillow_runs_another_program_on_it(tmp_pa
 
 def torch_zip():
     import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", b"")
@@ -139,14 +155,21 @@ def torch_zip():
 def test_a_pickle_is_refused_by_its_name(tmp_path, suffix):
     path = tmp_path / f"sample{suffix}"
     path.write_bytes(b"harmless")
-    with pytest.raises(ExchangeError, match=rf"sample{suffix} .*holds a pickle.*not opened.*Import the folder"):
+    with pytest.raises(
+        ExchangeError, match=rf"sample{suffix} .*holds a pickle.*not opened.*Import the folder"
+    ):
         read(path)
 
 
-PICKLES = [pickle.dumps({"a": [1]}, protocol) for protocol in range(6)] + [pickle.dumps(os.getcwd, 0), torch_zip()]
+PICKLES = [pickle.dumps({"a": [1]}, protocol) for protocol in range(6)] + [
+    pickle.dumps(os.getcwd, 0),
+    torch_zip(),
+]
 
 
-@pytest.mark.parametrize("content", PICKLES, ids=[f"protocol {n}" for n in range(6)] + ["a function", "torch zip"])
+@pytest.mark.parametrize(
+    "content", PICKLES, ids=[f"protocol {n}" for n in range(6)] + ["a function", "torch zip"]
+)
 @pytest.mark.parametrize("name", ["data.json", "pairs.csv", "pairs.jsonl", "pairs.parquet", "a.dat"])
 def test_a_pickle_under_another_name_is_refused_by_its_content(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -172,30 +195,35 @@ def test_a_folder_with_nothing_but_a_pickle_says_why_it_is_not_read(tmp_path):
 # --- paths ---
 
 
-@pytest.mark.parametrize("name, message", [
-    ("../secret.png", "leads out of the imported folder"),
-    ("x/../../secret.png", "leads out"),
-    ("..\\secret.png", "leads out"),
-    ("/etc/secret.png", "absolute path"),
-    ("\\secret.png", "absolute path"),
-    ("C:\\secret.png", "absolute path"),
-    ("C:secret.png", "absolute path"),
-    ("c:/secret.png", "absolute path"),
-    ("\\\\server\\share\\secret.png", "absolute path"),
-    ("//server/share/secret.png", "absolute path"),
-    ("\\\\?\\C:\\secret.png", "absolute path"),
-    ("https://example.org/a.png", "web address"),
-    ("a.png\0.txt", "not a file name on every system"),
-    ("con.png", "not a file name on every system"),
-    ("x/NUL", "not a file name on every system"),
-    ("", "not the name of a file"),
-    (None, "not the name of a file"),
-    (7, "not the name of a file"),
-    ("missing.png", "is not there"),
-    (".", "is not there"),
-    ("n" * 5000 + ".png", "is not there|cannot be"),
-])
-def test_a_name_that_leads_out_of_the_folder_or_nowhere_is_refused_with_file_and_line(tmp_path, name, message):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("../secret.png", "leads out of the imported folder"),
+        ("x/../../secret.png", "leads out"),
+        ("..\\secret.png", "leads out"),
+        ("/etc/secret.png", "absolute path"),
+        ("\\secret.png", "absolute path"),
+        ("C:\\secret.png", "absolute path"),
+        ("C:secret.png", "absolute path"),
+        ("c:/secret.png", "absolute path"),
+        ("\\\\server\\share\\secret.png", "absolute path"),
+        ("//server/share/secret.png", "absolute path"),
+        ("\\\\?\\C:\\secret.png", "absolute path"),
+        ("https://example.org/a.png", "web address"),
+        ("a.png\0.txt", "not a file name on every system"),
+        ("con.png", "not a file name on every system"),
+        ("x/NUL", "not a file name on every system"),
+        ("", "not the name of a file"),
+        (None, "not the name of a file"),
+        (7, "not the name of a file"),
+        ("missing.png", "is not there"),
+        (".", "is not there"),
+        ("n" * 5000 + ".png", "is not there|cannot be"),
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_or_nowhere_is_refused_with_file_and_line(
+    tmp_path, name, message
+):
     folder = tmp_path / "import"
     save(folder / "a.png"), save(tmp_path / "secret.png")
     (folder / "pairs.jsonl").write_text(json.dumps({"chosen": "a.png", "rejected": name}), encoding="utf-8")
@@ -218,6 +246,7 @@ def link(tmp_path):
             at.symlink_to(to, target_is_directory=to.is_dir())
         except OSError as error:
             pytest.skip(f"this system makes no links: {error}")
+
     return make
 
 
@@ -267,7 +296,9 @@ def test_a_bad_record_stops_the_import_or_is_reported_and_left_out(tmp_path):
     problems = []
     assert [record.prompt for record in read(folder, problems.append)] == ["one", "four"]
     assert [str(problem) for problem in problems] == [
-        "pairs.csv, line 3: 'gone.png' is not there", "pairs.csv, line 4: 2 fields where the first line names 3"]
+        "pairs.csv, line 3: 'gone.png' is not there",
+        "pairs.csv, line 4: 2 fields where the first line names 3",
+    ]
 
 
 def test_records_before_the_bad_one_are_given_first(tmp_path):
@@ -280,7 +311,9 @@ def test_records_before_the_bad_one_are_given_first(tmp_path):
 def test_reading_a_hundred_thousand_rows_holds_none_of_them(tmp_path, monkeypatch):
     folder = table(tmp_path, *["a cat,a.png,b.png"] * 100_000)
     looked_at = []
-    monkeypatch.setattr(Folder, "image", lambda self, name, *within: looked_at.append(name) or self.root / name)
+    monkeypatch.setattr(
+        Folder, "image", lambda self, name, *within: looked_at.append(name) or self.root / name
+    )
     records = read(folder)
     next(records), next(records)
     assert looked_at == ["a.png", "b.png"] * 2
@@ -376,13 +409,16 @@ def test_file_names_of_an_export_are_numbers_whatever_the_prompt_and_the_source_
     prompt = "../../etc/passwd\0 con <|>"
     write([Record(prompt, [image, png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
     names = {path.stem for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert all(name.isdecimal() or name in {"prompt", "data", "pairs", "test", "train", "train-00000-of-00001"}
-               for name in names)
+    assert all(
+        name.isdecimal() or name in {"prompt", "data", "pairs", "test", "train", "train-00000-of-00001"}
+        for name in names
+    )
 
 
 def test_an_export_has_the_pixels_and_nothing_else_of_an_image(tmp_path):
     # ComfyUI writes the whole workflow into its PNGs, which is not for everybody who gets the pairs.
     from PIL.PngImagePlugin import PngInfo
+
     info = PngInfo()
     info.add_text("workflow", "my secret graph")
     image = save(tmp_path / "a.png", 1, pnginfo=info)

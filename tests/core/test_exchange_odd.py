@@ -27,11 +27,17 @@ def pairs(tmp_path):
 
 # --- sizes ---
 
+
 def test_the_images_of_a_record_may_not_be_huge_together(tmp_path, monkeypatch):
     monkeypatch.setattr(exchange_record, "LARGEST_RECORD", 30)
     save(tmp_path, "a.png", "b.png", "c.png")  # 12 pixels each
-    write(tmp_path / "test.json", [{"prompt": "p", "image_path": ["a.png", "b.png", "c.png"], "rank": [1, 2, 3]},
-                                   {"prompt": "q", "image_path": ["a.png", "b.png"], "rank": [1, 2]}])
+    write(
+        tmp_path / "test.json",
+        [
+            {"prompt": "p", "image_path": ["a.png", "b.png", "c.png"], "rank": [1, 2, 3]},
+            {"prompt": "q", "image_path": ["a.png", "b.png"], "rank": [1, 2]},
+        ],
+    )
     large, small = listed(tmp_path)
     with pytest.raises(ExchangeError, match="test.json, line 1, entry 1: .*36 pixels together.*30.*smaller"):
         large.check_size()
@@ -51,7 +57,10 @@ def test_a_record_of_very_many_candidates_is_refused_before_its_pairs_are_counte
     count = 20_000
     if kind == "hps":
         save(tmp_path, "a.png")
-        write(tmp_path / "test.json", [{"prompt": "p", "image_path": ["a.png"] * count, "rank": [*range(count)]}])
+        write(
+            tmp_path / "test.json",
+            [{"prompt": "p", "image_path": ["a.png"] * count, "rank": [*range(count)]}],
+        )
     else:
         save(tmp_path, "images/00000.png")
         write(tmp_path / "data.json", [[*range(count)]])
@@ -63,10 +72,13 @@ def test_a_record_of_very_many_candidates_is_refused_before_its_pairs_are_counte
 def test_images_are_decoded_to_eight_bits(tmp_path):
     save(tmp_path, "a.png")
     record = Record(None, [tmp_path / "a.png"] * 2, {"pairs": [[0, 1]]})
-    assert record.pixels(0).dtype == np.uint8 and np.array_equal(record.pixels(0) / np.float32(255), record.load(0))
+    assert record.pixels(0).dtype == np.uint8 and np.array_equal(
+        record.pixels(0) / np.float32(255), record.load(0)
+    )
 
 
 # --- kinds of pixels ---
+
 
 def tiff(array):
     buffer = io.BytesIO()
@@ -78,27 +90,34 @@ def of(*values):
     return np.array([values])
 
 
-
-@pytest.mark.parametrize("array, expected", [
-    (of(0.0, 0.5, 1.0).astype(np.float32), [0, 128, 255]),
-    (of(-0.04, 0.2, 1.05).astype(np.float32), [0, 51, 255]),  # what scaling leaves behind
-    (of(0, 2 ** 30, 2 ** 31 - 1).astype(np.int32), [0, 128, 255]),
-    (of(0, 2 ** 15, 2 ** 16 - 1).astype(np.uint16), [0, 128, 255]),
-], ids=["float", "float a little outside", "32 bits signed", "16 bits"])
+@pytest.mark.parametrize(
+    "array, expected",
+    [
+        (of(0.0, 0.5, 1.0).astype(np.float32), [0, 128, 255]),
+        (of(-0.04, 0.2, 1.05).astype(np.float32), [0, 51, 255]),  # what scaling leaves behind
+        (of(0, 2**30, 2**31 - 1).astype(np.int32), [0, 128, 255]),
+        (of(0, 2**15, 2**16 - 1).astype(np.uint16), [0, 128, 255]),
+    ],
+    ids=["float", "float a little outside", "32 bits signed", "16 bits"],
+)
 def test_grey_levels_of_other_than_eight_bits_are_scaled_by_their_range(array, expected):
     pixels = Record(None, [tiff(array)], {"ties": []}).pixels(0)
     assert pixels.shape == (1, 3, 3) and pixels[0, :, 0].tolist() == expected == pixels[0, :, 2].tolist()
 
 
 def test_unsigned_levels_of_32_bits_are_not_taken_for_negative_ones():
-    format_of_samples = b"\x53\x01\x03\x00\x01\x00\x00\x00%c\x00"  # tag 339, one number: 2 is signed, 1 unsigned
-    data = tiff(of(0, 2 ** 30, -1).astype(np.int32)).replace(format_of_samples % 2, format_of_samples % 1)
+    format_of_samples = (
+        b"\x53\x01\x03\x00\x01\x00\x00\x00%c\x00"  # tag 339, one number: 2 is signed, 1 unsigned
+    )
+    data = tiff(of(0, 2**30, -1).astype(np.int32)).replace(format_of_samples % 2, format_of_samples % 1)
     with Image.open(io.BytesIO(data)) as image:
         assert image.tag_v2[339] == (1,)
     assert Record(None, [data], {"ties": []}).pixels(0)[0, :, 0].tolist() == [0, 64, 255]
 
 
-@pytest.mark.parametrize("array", [of(0.0, 255.0), of(-3.0, 0.5), of(0.0, np.nan), of(0.0, np.inf)], ids=range(4))
+@pytest.mark.parametrize(
+    "array", [of(0.0, 255.0), of(-3.0, 0.5), of(0.0, np.nan), of(0.0, np.inf)], ids=range(4)
+)
 def test_levels_whose_meaning_is_not_known_are_refused(array):
     with pytest.raises(ExchangeError, match="x.csv, line 2, image 1 has .*levels.*0 to 1.*save it as PNG"):
         Record(None, [tiff(array.astype(np.float32))], {"ties": []}, source="x.csv, line 2").load(0)
@@ -110,6 +129,7 @@ def test_negative_integer_levels_are_refused():
 
 
 # --- text ---
+
 
 @pytest.mark.parametrize("column", ["prompt", "annotator"])
 def test_half_a_character_spoils_its_record_only(tmp_path, column):
@@ -123,7 +143,9 @@ def test_half_a_character_spoils_its_record_only(tmp_path, column):
     assert len(listed(tmp_path, problems.append)) == 1 and "line 1" in str(problems[0])
 
 
-@pytest.mark.parametrize("header", ['chosen,rejected,"' + "x" * 200_000 + '"', 'chosen,rejected,"prompt', '"a"b,c'])
+@pytest.mark.parametrize(
+    "header", ['chosen,rejected,"' + "x" * 200_000 + '"', 'chosen,rejected,"prompt', '"a"b,c']
+)
 def test_a_first_line_that_is_no_csv_is_an_error_that_names_the_file(tmp_path, header):
     (tmp_path / "pairs.csv").write_text(header + "\n")
     with pytest.raises(ExchangeError, match="pairs.csv, line 1: "):
@@ -132,8 +154,14 @@ def test_a_first_line_that_is_no_csv_is_an_error_that_names_the_file(tmp_path, h
 
 # --- strays ---
 
-STRAYS = {"bin.json": pickle.dumps([1]), "latin.csv": b"prompt,chosen,rejected\n\xe9,a,b\n", "pairs.jsonl": b"\xff\xff",
-          "old.parquet": b"this is none", "prompt.json": b"\xff\xfe", "book.csv": b"PK\x03\x04 and so on"}
+STRAYS = {
+    "bin.json": pickle.dumps([1]),
+    "latin.csv": b"prompt,chosen,rejected\n\xe9,a,b\n",
+    "pairs.jsonl": b"\xff\xff",
+    "old.parquet": b"this is none",
+    "prompt.json": b"\xff\xfe",
+    "book.csv": b"PK\x03\x04 and so on",
+}
 
 
 @pytest.mark.parametrize("name", STRAYS)
@@ -146,7 +174,9 @@ def test_a_stray_broken_file_does_not_hold_up_a_folder_of_pairs(pairs, name):
     assert len(problems) == 1 and name in str(problems[0])
 
 
-@pytest.mark.parametrize("name", ["Thumbs.db", ".DS_Store", "desktop.ini", "._0.png", "notes.docx", "readme.txt"])
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", ".DS_Store", "desktop.ini", "._0.png", "notes.docx", "readme.txt"]
+)
 @pytest.mark.parametrize("where", ["", "w", "l"])
 def test_what_is_no_image_is_ignored(pairs, where, name):
     (pairs / where / name).write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
@@ -170,7 +200,9 @@ def test_one_broken_table_among_good_ones_is_left_out(tmp_path):
     write(tmp_path / "good.csv", "chosen,rejected\na.png,b.png\n")
     write(tmp_path / "bad.csv", "chosen,rejected\nä.png,b.png\n", "latin-1")
     problems = []
-    assert len(listed(tmp_path, problems.append)) == 1 and ["bad.csv" in str(each) for each in problems] == [True]
+    assert len(listed(tmp_path, problems.append)) == 1 and ["bad.csv" in str(each) for each in problems] == [
+        True
+    ]
 
 
 def test_one_broken_parquet_file_among_good_ones_is_left_out(tmp_path):
@@ -184,14 +216,37 @@ def test_one_broken_parquet_file_among_good_ones_is_left_out(tmp_path):
 
 # --- nonsense ---
 
-NONSENSE = [b"null", b"1e999", b"-1", b"[]", b"{}", b'""', b'"\\ud800"', b"9" * 400, b"[" * 900 + b"]" * 900, b"\xff", b"\0",
-            b'"', b"\n", b",", b"NaN", b"true", b'{"bytes": 1}', b'"../../x"', b"0.5", b"[[0, 1]]", b"{"]
+NONSENSE = [
+    b"null",
+    b"1e999",
+    b"-1",
+    b"[]",
+    b"{}",
+    b'""',
+    b'"\\ud800"',
+    b"9" * 400,
+    b"[" * 900 + b"]" * 900,
+    b"\xff",
+    b"\0",
+    b'"',
+    b"\n",
+    b",",
+    b"NaN",
+    b"true",
+    b'{"bytes": 1}',
+    b'"../../x"',
+    b"0.5",
+    b"[[0, 1]]",
+    b"{",
+]
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_whatever_is_written_into_a_file_only_exchange_errors_come_of_it(tmp_path, kind):
-    records = [Record("a cat", [encoded(i) for i in range(3)], {"ranking": [0, 1, 2]}, annotator="ann"),
-               Record("a dog", [encoded(i) for i in range(3, 6)], {"ranking": [1, 0, 2]})]
+    records = [
+        Record("a cat", [encoded(i) for i in range(3)], {"ranking": [0, 1, 2]}, annotator="ann"),
+        Record("a dog", [encoded(i) for i in range(3, 6)], {"ranking": [1, 0, 2]}),
+    ]
     WRITERS[kind](records, tmp_path / "whole")
     chance, refused = random.Random(0), 0
     for number in range(100):
@@ -200,7 +255,7 @@ def test_whatever_is_written_into_a_file_only_exchange_errors_come_of_it(tmp_pat
         content = path.read_bytes()
         places = [at for at, byte in enumerate(content) if byte in b' ",:[]{}\n'] or [0]
         start, end = sorted(chance.sample(places, 2)) if len(places) > 1 else (0, 1)
-        path.write_bytes(content[:start] + chance.choice(NONSENSE) + content[chance.choice([start, end]):])
+        path.write_bytes(content[:start] + chance.choice(NONSENSE) + content[chance.choice([start, end]) :])
         problems = []
         try:
             for record in read(folder, problems.append):

@@ -9,7 +9,16 @@ import pytest
 import d3po_core
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {"Ancestral", "log_prob", "log_ratio", "kl", "d3po", "diffusion_dpo", "pairs_from_scores", "jpeg_size"}
+NAMES = {
+    "Ancestral",
+    "log_prob",
+    "log_ratio",
+    "kl",
+    "d3po",
+    "diffusion_dpo",
+    "pairs_from_scores",
+    "jpeg_size",
+}
 ALONE = """
 import sys
 from d3po_core import Ancestral, d3po, log_ratio, pairs_from_scores

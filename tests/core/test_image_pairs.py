@@ -40,7 +40,7 @@ class NetDenoiser:
         out, s = self.predict(x, sigma), sigma.view(-1, 1, 1, 1)
         if self.prediction in ("epsilon", "flow"):
             return x - s * out
-        return x / (s ** 2 + 1) - out * s / (s ** 2 + 1).sqrt()
+        return x / (s**2 + 1) - out * s / (s**2 + 1).sqrt()
 
 
 def clean(n, seed=0, prediction="epsilon", dtype=torch.float64, sigmas=None, **options):
@@ -50,24 +50,39 @@ def clean(n, seed=0, prediction="epsilon", dtype=torch.float64, sigmas=None, **o
 
 
 def examples_of(denoise, pairs=PAIRS, **options):
-    return [Example(Preferences(clean(1 + max(map(max, wanted)), seed, denoise.prediction, **options), wanted), denoise)
-            for seed, wanted in enumerate(pairs)]
+    return [
+        Example(
+            Preferences(clean(1 + max(map(max, wanted)), seed, denoise.prediction, **options), wanted),
+            denoise,
+        )
+        for seed, wanted in enumerate(pairs)
+    ]
 
 
 @pytest.fixture
 def stirred(toy, setup):
     """(adapter away from its start, examples) in float64."""
+
     def make(prediction="epsilon", size=0.1, pairs=PAIRS, dtype=torch.float64, sigmas=None, **adapter):
         _, adapter = setup(dtype=dtype, **adapter)
         toy.stir(adapter, size=size)
         return adapter, examples_of(NetDenoiser(adapter.root, prediction), pairs, dtype=dtype, sigmas=sigmas)
+
     return make
 
 
 def still(**options):
     """Settings under which an update computes gradients and leaves the weights."""
-    return Settings(**{"learning_rate": 0.0, "weight_decay": 0.0, "max_grad_norm": math.inf, "dpo_beta": 30.0,
-                       "draws_per_set": 3} | options)
+    return Settings(
+        **{
+            "learning_rate": 0.0,
+            "weight_decay": 0.0,
+            "max_grad_norm": math.inf,
+            "dpo_beta": 30.0,
+            "draws_per_set": 3,
+        }
+        | options
+    )
 
 
 assert_same = partial(gradients_agree, tolerance=1e-9)
@@ -86,16 +101,19 @@ def naive(adapter, settings, batch, passes):
     draws = settings.draws_per_set
     for number, example in enumerate(batch):
         denoise, images = example.denoise, example.trajectory.latents
-        for x, sigma in passes[number * draws:(number + 1) * draws]:
+        for x, sigma in passes[number * draws : (number + 1) * draws]:
             level = sigma[0]
-            alpha, sigma_vp = 1 / (1 + level ** 2).sqrt(), level / (1 + level ** 2).sqrt()
+            alpha, sigma_vp = 1 / (1 + level**2).sqrt(), level / (1 + level**2).sqrt()
             kept = 1 - level if denoise.prediction == "flow" else 1
             noise = (x[0] - kept * images[0]) / level  # every candidate is in a pair here
 
             def error(candidate):
                 predicted = denoise.predict((kept * images[candidate] + level * noise)[None], level[None])[0]
-                target = {"epsilon": noise, "flow": noise - images[candidate],
-                          "v": alpha * noise - sigma_vp * images[candidate]}[denoise.prediction]
+                target = {
+                    "epsilon": noise,
+                    "flow": noise - images[candidate],
+                    "v": alpha * noise - sigma_vp * images[candidate],
+                }[denoise.prediction]
                 return (predicted - target).square().mean(), predicted
 
             for w, l in example.preferences.pairs:
@@ -108,10 +126,17 @@ def naive(adapter, settings, batch, passes):
                 losers.append(((ref_l - e_l) / 2).item())
     value = torch.stack(losses).mean()
     margins = [settings.dpo_beta * (w - l) for w, l in zip(winners, losers)]
-    metrics = {"loss": value.item(), "winner log-ratio": winners, "loser log-ratio": losers, "margin": margins,
-               "implicit accuracy": [float(m > 0) for m in margins]}
+    metrics = {
+        "loss": value.item(),
+        "winner log-ratio": winners,
+        "loser log-ratio": losers,
+        "margin": margins,
+        "implicit accuracy": [float(m > 0) for m in margins],
+    }
     return torch.autograd.grad(value, adapter.parameters()), {
-        name: value if isinstance(value, float) else sum(value) / len(value) for name, value in metrics.items()}
+        name: value if isinstance(value, float) else sum(value) / len(value)
+        for name, value in metrics.items()
+    }
 
 
 @PREDICTIONS
@@ -179,8 +204,15 @@ def test_equal_images_pull_nowhere_because_they_are_noised_alike(stirred):
 def test_at_the_start_the_loss_is_ln_2_and_every_margin_0(stirred, prediction, per_pass):
     adapter, examples = stirred(prediction, size=0, dtype=torch.float32)
     first = Trainer(adapter, Settings(candidates_per_pass=per_pass)).fit(examples)[0]
-    assert set(overall(first)) == {"loss", "winner log-ratio", "loser log-ratio", "margin", "implicit accuracy",
-                                   "KL to reference", "gradient norm"}  # nothing is clipped
+    assert set(overall(first)) == {
+        "loss",
+        "winner log-ratio",
+        "loser log-ratio",
+        "margin",
+        "implicit accuracy",
+        "KL to reference",
+        "gradient norm",
+    }  # nothing is clipped
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["gradient norm"] > 0
     assert first["implicit accuracy"] == pytest.approx(0.5)
     for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference"):
@@ -201,9 +233,13 @@ def test_the_kl_is_half_the_mean_square_between_the_predictions(stirred):
 
 def test_at_the_start_swapping_winner_and_loser_negates_the_gradient(stirred):
     adapter, examples = stirred(size=0)
-    swapped = [Example(Preferences(e.trajectory, tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
-               for e in examples]
-    assert_same(gradients(adapter, still(), examples)[0], [-g for g in gradients(adapter, still(), swapped)[0]])
+    swapped = [
+        Example(Preferences(e.trajectory, tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
+        for e in examples
+    ]
+    assert_same(
+        gradients(adapter, still(), examples)[0], [-g for g in gradients(adapter, still(), swapped)[0]]
+    )
 
 
 def test_a_pair_judged_both_ways_pulls_nowhere_at_the_start(stirred):
@@ -237,7 +273,9 @@ def test_candidates_per_pass_changes_memory_and_not_the_gradient(stirred, per_pa
     assert max(examples[0].denoise.batches) == per_pass
 
 
-def test_a_candidate_takes_one_policy_and_one_reference_pass_per_draw_and_one_outside_every_pair_none(stirred):
+def test_a_candidate_takes_one_policy_and_one_reference_pass_per_draw_and_one_outside_every_pair_none(
+    stirred,
+):
     adapter, (example,) = stirred(pairs=(((0, 3), (1, 3), (0, 1)),))
     gradients(adapter, still(), [example])
     assert example.denoise.batches == 2 * 3 * [3]
@@ -254,7 +292,9 @@ def mixed(toy, setup, stirred):
 
 def test_the_order_of_pairs_and_of_examples_does_not_matter(mixed):
     adapter, examples = mixed
-    turned = [Example(Preferences(e.trajectory, e.preferences.pairs[::-1]), e.denoise) for e in reversed(examples)]
+    turned = [
+        Example(Preferences(e.trajectory, e.preferences.pairs[::-1]), e.denoise) for e in reversed(examples)
+    ]
     settings = still(beta=3.0, step_fraction=0.67)
     assert_same(gradients(adapter, settings, examples)[0], gradients(adapter, settings, turned)[0])
 
@@ -277,7 +317,9 @@ def test_each_loss_has_a_beta_of_its_own(mixed):
     for example, mine, other in ((images, "dpo_beta", "beta"), (recorded, "beta", "dpo_beta")):
         first = gradients(adapter, still(), [example])[1]
         assert gradients(adapter, still(**{other: 77.0}), [example])[1] == first
-        assert gradients(adapter, still(**{mine: 77.0}), [example])[1]["loss"] != pytest.approx(first["loss"], rel=1e-3)
+        assert gradients(adapter, still(**{mine: 77.0}), [example])[1]["loss"] != pytest.approx(
+            first["loss"], rel=1e-3
+        )
 
 
 def test_v_weighs_the_same_x0_by_one_plus_sigma_squared_over_epsilon(stirred):
@@ -309,8 +351,10 @@ def test_draws_differ_by_update_by_set_and_by_seed_and_are_the_same_again(stirre
         trainer = Trainer(adapter, still(seed=seed, draws_per_set=1))
         for _ in range(2):
             trainer.update(examples)
-        return [(sigma[0].item(), ((x[0] - examples[i % 2].trajectory.latents[0]) / sigma[0])[0, 0, 0].item())
-                for i, (x, sigma) in enumerate(examples[0].denoise.seen)]
+        return [
+            (sigma[0].item(), ((x[0] - examples[i % 2].trajectory.latents[0]) / sigma[0])[0, 0, 0].item())
+            for i, (x, sigma) in enumerate(examples[0].denoise.seen)
+        ]
 
     assert seen(3) == seen(3)
     assert len({round(noise, 6) for _, noise in seen(3) + seen(4)}) == 8
@@ -320,8 +364,10 @@ def test_latents_may_stay_on_disk(stirred, tmp_path):
     adapter, (example, _) = stirred()
     latents = example.trajectory.latents
     save_file({"latents": latents}, tmp_path / "images.safetensors")
-    lazy = replace(example.trajectory, latents=LazyTensor(tmp_path / "images.safetensors", "latents", latents.shape,
-                                                          latents.dtype))
+    lazy = replace(
+        example.trajectory,
+        latents=LazyTensor(tmp_path / "images.safetensors", "latents", latents.shape, latents.dtype),
+    )
     assert lazy.candidates == 4
     on_disk = Example(Preferences(lazy, example.preferences.pairs), example.denoise)
     assert gradients(adapter, still(), [on_disk])[1] == gradients(adapter, still(), [example])[1]
@@ -350,7 +396,11 @@ def test_a_few_dozen_updates_raise_the_held_out_accuracy(stirred):
     train, held_out = list(brighter_wins(denoise, 12, 0)), list(brighter_wins(denoise, 12, 100))
     trainer = Trainer(adapter, Settings(dpo_beta=50.0, learning_rate=3e-3, sets_per_update=2, epochs=6))
     assert overall(trainer.evaluate(held_out)) == {
-        "held-out accuracy": 0.5, "held-out margin": 0.0, "held-out KL to reference": 0.0, "held-out pairs": 36}
+        "held-out accuracy": 0.5,
+        "held-out margin": 0.0,
+        "held-out KL to reference": 0.0,
+        "held-out pairs": 36,
+    }
     history = trainer.fit(train)
     after = trainer.evaluate(held_out)
     assert len(history) == 36

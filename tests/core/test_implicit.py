@@ -37,15 +37,19 @@ def linear(gain):
 
 # --- errors ---
 
+
 def linear_errors(candidates, gain, draws, seed):
     """(gain (x0 + sigma noise) - x0)^2 in closed form, as a quadratic in the noise, over the target's scale."""
     rows = []
     for sigma, noise in candidates.draws(draws, seeded(seed)):
         level, x0 = sigma.item(), candidates.latents
         square = lambda a, b: (a * b).flatten(1).mean(1)
-        error = (gain - 1) ** 2 * square(x0, x0) + 2 * gain * (gain - 1) * level * square(x0, noise) \
-            + gain ** 2 * level ** 2 * square(noise, noise)
-        rows.append(error / (level ** 2 if candidates.prediction == "epsilon" else level ** 2 / (1 + level ** 2)))
+        error = (
+            (gain - 1) ** 2 * square(x0, x0)
+            + 2 * gain * (gain - 1) * level * square(x0, noise)
+            + gain**2 * level**2 * square(noise, noise)
+        )
+        rows.append(error / (level**2 if candidates.prediction == "epsilon" else level**2 / (1 + level**2)))
     return torch.stack(rows)
 
 
@@ -60,9 +64,11 @@ def test_errors_of_a_linear_denoiser_are_a_known_quadratic(prediction):
 def test_errors_have_the_expectation_that_the_papers_have():
     """E[(g (x0 + s n) - x0)^2 / s^2] = (g - 1)^2 mean(x0^2) / s^2 + g^2, over n ~ N(0, 1) at one level."""
     images, level = random_images(3, size=8), 1.7
-    candidates = CleanCandidates(images, torch.tensor([level], dtype=torch.float64), "epsilon", "images", "net")
+    candidates = CleanCandidates(
+        images, torch.tensor([level], dtype=torch.float64), "epsilon", "images", "net"
+    )
     ours = implicit.errors(candidates, linear(0.6), 2000, seeded())
-    expected = 0.16 * images.square().mean((1, 2, 3)) / level ** 2 + 0.36
+    expected = 0.16 * images.square().mean((1, 2, 3)) / level**2 + 0.36
     torch.testing.assert_close(ours.mean(0), expected, rtol=0.01, atol=0)
 
 
@@ -95,6 +101,7 @@ def test_how_many_go_together_changes_nothing_but_the_passes(per_pass):
 
 
 # --- rewards ---
+
 
 def test_rewards_are_half_beta_times_what_the_error_fell_by():
     error, ref_error = torch.tensor([[1.0, 3.0]]).double(), torch.tensor([[2.0, 2.5]]).double()
@@ -135,7 +142,8 @@ def test_margins_are_those_of_the_trainers_held_out_pairs(toy, prediction):
     pairs = ((0, 1), (2, 1), (3, 0))
     sets = [clean(random_images(4, seed), prediction, f"images {seed}") for seed in range(3)]
     told = Trainer(adapter, Settings(dpo_beta=70.0)).evaluate(
-        [Example(Preferences(one, pairs), denoise) for one in sets], draws=6)
+        [Example(Preferences(one, pairs), denoise) for one in sets], draws=6
+    )
     margins = []
     for one in sets:
         policy = implicit.errors(one, denoise, 6, generator_of(one.set_id))
@@ -149,6 +157,7 @@ def test_margins_are_those_of_the_trainers_held_out_pairs(toy, prediction):
 
 
 # --- noise ---
+
 
 def test_the_standard_error_is_by_differences_of_neighbours():
     values = torch.tensor([[1.0, 0.0], [4.0, 0.0], [2.0, 0.0]]).double()
@@ -178,7 +187,9 @@ def test_differences_have_the_error_of_paired_draws():
         for b in range(3):
             assert mean[a, b] == pytest.approx(float(values[:, a].mean() - values[:, b].mean()), abs=1e-12)
             assert error[a, b] == pytest.approx(float(implicit.standard_error(values[:, a] - values[:, b])))
-    assert error.max() < implicit.standard_error(values).min(), "what the draws share is no noise of a difference"
+    assert error.max() < implicit.standard_error(values).min(), (
+        "what the draws share is no noise of a difference"
+    )
 
 
 def test_strict_pairs_differ_by_more_than_so_many_standard_errors():
@@ -186,10 +197,13 @@ def test_strict_pairs_differ_by_more_than_so_many_standard_errors():
     values = torch.stack([draws + 1.0, 0 * draws, draws, 0 * draws], dim=1)
     assert implicit.strict_pairs(values) == [(0, 1), (0, 2), (0, 3)]
     assert implicit.strict_pairs(values, 1.0) == [(0, 1), (0, 2), (0, 3)]
-    assert implicit.strict_pairs(values, 1.5) == [(0, 2)], "the two share their draws, so nothing of it is noise"
+    assert implicit.strict_pairs(values, 1.5) == [(0, 2)], (
+        "the two share their draws, so nothing of it is noise"
+    )
 
 
 # --- accuracy ---
+
 
 def test_accuracy_counts_signs_and_ties_half():
     margins = [torch.tensor([1.0, -2.0]), torch.tensor([0.0]), torch.tensor([4.0])]
@@ -218,7 +232,7 @@ def test_pairs_that_always_agree_within_a_set_are_worth_about_one_per_set():
 def test_what_pairs_are_worth_is_known_from_leaving_one_set_out_at_a_time():
     """The jackknife over sets has the same variance where all sets are of one size."""
     right = torch.from_numpy(clustered(np.random.default_rng(2), 8, 5))
-    left_out = torch.stack([torch.cat([right[:i], right[i + 1:]]).mean() for i in range(8)])
+    left_out = torch.stack([torch.cat([right[:i], right[i + 1 :]]).mean() for i in range(8)])
     variance = 7 / 8 * (left_out - right.mean()).square().sum()
     expected = right.var() / variance  # the sample variance, so that independent pairs are worth themselves
     assert 8 < expected < 40
@@ -258,5 +272,7 @@ def test_the_interval_is_about_that_of_a_bootstrap_over_sets():
     rng = np.random.default_rng(1)
     right = clustered(rng, 200, 6)
     result = implicit.accuracy(list(torch.from_numpy(2 * right - 1)))
-    bootstrap = scipy.stats.bootstrap((right.mean(1),), np.mean, method="percentile", rng=rng).confidence_interval
+    bootstrap = scipy.stats.bootstrap(
+        (right.mean(1),), np.mean, method="percentile", rng=rng
+    ).confidence_interval
     assert (result.low, result.high) == pytest.approx((bootstrap.low, bootstrap.high), abs=0.01)

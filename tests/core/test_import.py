@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = {"torch", "peft", "safetensors", "numpy", "PIL", "pyarrow", "matplotlib", "filelock",
-           "d3po_core"} | set(sys.stdlib_module_names)
+ALLOWED = {
+    "torch",
+    "peft",
+    "safetensors",
+    "numpy",
+    "PIL",
+    "pyarrow",
+    "matplotlib",
+    "filelock",
+    "d3po_core",
+} | set(sys.stdlib_module_names)
 
 WITHOUT_HOST = """
 import sys
@@ -57,9 +66,15 @@ def test_the_core_imports_and_trains_where_the_host_is_not_installed():
 
 
 # which rooms a room may look into; files.py lies beside them
-SEEN_FROM = {"": {"files"}, "files": set(), "candidates": {"files"}, "training": {"files", "candidates"},
-             "runs": {"files", "candidates", "training"}, "dataset": {"files", "candidates"},
-             "exchange": {"files", "candidates", "dataset"}}
+SEEN_FROM = {
+    "": {"files"},
+    "files": set(),
+    "candidates": {"files"},
+    "training": {"files", "candidates"},
+    "runs": {"files", "candidates", "training"},
+    "dataset": {"files", "candidates"},
+    "exchange": {"files", "candidates", "dataset"},
+}
 
 
 def imported(path):
@@ -69,7 +84,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[:len(package) + 1 - node.level] if node.level else ()
+            above = package[: len(package) + 1 - node.level] if node.level else ()
             name = ".".join([*above, *filter(None, [node.module])]) or "what lies above the package"
             yield from (f"{name}.{alias.name}" for alias in node.names)
 
@@ -79,7 +94,9 @@ def room_of(name):
     return name.split(".")[1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "d3po_core").rglob("*.py")), ids=lambda path: "/".join(path.parts[-2:]))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "d3po_core").rglob("*.py")), ids=lambda path: "/".join(path.parts[-2:])
+)
 def test_a_core_module_imports_only_what_it_may(path):
     names = set(imported(path))
     tops = {name.split(".")[0] for name in names}
@@ -112,13 +129,20 @@ except ValueError as error:
 
 def test_a_missing_package_stops_only_what_needs_it_and_is_named():
     run = subprocess.run([sys.executable, "-c", MISSING], cwd=ROOT, capture_output=True, text=True)
-    assert "the package peft, which cannot be imported" in run.stdout and "pip install peft" in run.stdout, run.stderr
+    assert "the package peft, which cannot be imported" in run.stdout and "pip install peft" in run.stdout, (
+        run.stderr
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nodes").rglob("*.py")), ids=lambda path: path.stem)
 def test_a_file_of_nodes_loads_without_what_only_some_nodes_need(path):
-    at_the_top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body
-                  if isinstance(node, (ast.Import, ast.ImportFrom))]
+    at_the_top = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
     names = {alias.name for node in at_the_top for alias in node.names}
     modules = {node.module or "" for node in at_the_top if isinstance(node, ast.ImportFrom)}
-    assert not {"plots", "peft", "matplotlib"} & (names | {part for module in modules for part in module.split(".")})
+    assert not {"plots", "peft", "matplotlib"} & (
+        names | {part for module in modules for part in module.split(".")}
+    )

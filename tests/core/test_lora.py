@@ -24,10 +24,12 @@ def inputs(dtype=torch.float32):
 
 def anatomy(net):
     """What must be as before: the tree, whose modules they are, attributes, weights and what trains."""
-    return ([(path, id(module), type(module), module.training) for path, module in net.named_modules()],
-            [set(vars(module)) for module in net.modules()],
-            [(name, id(p), p.requires_grad, p.clone().tolist()) for name, p in net.named_parameters()],
-            list(net.state_dict()))
+    return (
+        [(path, id(module), type(module), module.training) for path, module in net.named_modules()],
+        [set(vars(module)) for module in net.modules()],
+        [(name, id(p), p.requires_grad, p.clone().tolist()) for name, p in net.named_parameters()],
+        list(net.state_dict()),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -38,7 +40,9 @@ def test_at_first_the_network_computes_what_it_did_to_the_bit(toy, kind, targets
     before = net(x, sigma)
     adapter = Adapter(net, rank=2, alpha=3.0, targets=targets, adapter=kind)
     assert torch.equal(net(x, sigma), before)
-    assert {p.dtype for p in adapter.parameters()} == {torch.float64 if dtype == torch.float64 else torch.float32}
+    assert {p.dtype for p in adapter.parameters()} == {
+        torch.float64 if dtype == torch.float64 else torch.float32
+    }
 
 
 def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup, kind):
@@ -77,7 +81,9 @@ def test_an_ejected_network_takes_another_adapter(toy, setup, kind):
     denoise, adapter = setup(adapter=kind)
     adapter.eject()
     again = Adapter(denoise.net, rank=2, alpha=3.0, targets=WIDEST, adapter=kind)
-    assert all(torch.equal(a, b) for a, b in zip(adapter.weights().values(), again.weights().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(adapter.weights().values(), again.weights().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind, parts", [("LoRA", 2), ("rsLoRA", 2), ("DoRA", 3), ("LoHa", 4), ("LoKr", 2)])
@@ -174,12 +180,15 @@ ATTENTION = {f"transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k", "
 FEED_FORWARD = {"transformer_blocks.0.ff.net.0.proj", "transformer_blocks.0.ff.net.2"}
 
 
-@pytest.mark.parametrize("targets, paths", [
-    ("attention", ATTENTION),
-    ("attention and feed-forward", ATTENTION | FEED_FORWARD),
-    ("all linear", ATTENTION | FEED_FORWARD | {"time_embed"}),
-    (WIDEST, ATTENTION | FEED_FORWARD | {"time_embed", "conv_in", "conv_out"}),
-])
+@pytest.mark.parametrize(
+    "targets, paths",
+    [
+        ("attention", ATTENTION),
+        ("attention and feed-forward", ATTENTION | FEED_FORWARD),
+        ("all linear", ATTENTION | FEED_FORWARD | {"time_embed"}),
+        (WIDEST, ATTENTION | FEED_FORWARD | {"time_embed", "conv_in", "conv_out"}),
+    ],
+)
 def test_plain_names_choose_layers(toy, targets, paths):
     net = toy.net()
     assert set(target_modules(net, targets)) == paths
@@ -193,8 +202,9 @@ def test_only_the_chosen_layers_are_adapted_where_other_paths_end_alike():
 
 
 def test_every_chosen_layer_of_a_large_network_is_adapted():
-    net = nn.ModuleDict({f"block{i}": nn.ModuleDict({"attn": nn.Linear(4, 4), "skip": nn.Linear(4, 4)})
-                         for i in range(40)})
+    net = nn.ModuleDict(
+        {f"block{i}": nn.ModuleDict({"attn": nn.Linear(4, 4), "skip": nn.Linear(4, 4)}) for i in range(40)}
+    )
     assert set(Adapter(net).layers) == {f"block{i}.attn" for i in range(40)}
 
 
@@ -223,7 +233,7 @@ def test_the_seed_alone_decides_the_first_weights(toy, kind):
 
     assert torch.equal(first(3, noise=1), first(3, noise=2))
     assert not torch.equal(first(3, noise=1), first(4, noise=1))
-    assert first(2 ** 64 - 1, noise=1).isfinite().all()
+    assert first(2**64 - 1, noise=1).isfinite().all()
 
 
 def test_injecting_leaves_the_global_random_numbers_alone(toy, kind):
@@ -248,16 +258,30 @@ def test_an_injection_that_fails_half_way_leaves_the_network_as_it_was(toy, kind
     assert anatomy(net) == before
 
 
-@pytest.mark.parametrize("spoil, options, told", [
-    (lambda w: w.data[1].zero_(), {}, "adapter: DoRA scales every row.*some rows of this model are zero"),
-    (lambda w: setattr(w, "data", w.data.to(torch.float8_e4m3fn)), {}, "adapter: DoRA needs .*quantised.*Choose LoRA"),
-    (lambda w: None, {"device": "meta"}, "adapter: DoRA needs .*do not all fit on the GPU"),
-    (lambda w: setattr(w, "data", w.data.half()), {"dropout": 0.1, "targets": WIDEST}, "dropout: DoRA has none on conv"),
-])
+@pytest.mark.parametrize(
+    "spoil, options, told",
+    [
+        (lambda w: w.data[1].zero_(), {}, "adapter: DoRA scales every row.*some rows of this model are zero"),
+        (
+            lambda w: setattr(w, "data", w.data.to(torch.float8_e4m3fn)),
+            {},
+            "adapter: DoRA needs .*quantised.*Choose LoRA",
+        ),
+        (lambda w: None, {"device": "meta"}, "adapter: DoRA needs .*do not all fit on the GPU"),
+        (
+            lambda w: setattr(w, "data", w.data.half()),
+            {"dropout": 0.1, "targets": WIDEST},
+            "dropout: DoRA has none on conv",
+        ),
+    ],
+)
 def test_where_dora_cannot_be_it_says_so_and_leaves_the_network_as_it_was(toy, spoil, options, told):
     net = toy.net()
     spoil(net.conv_in.weight if "targets" in options else net.transformer_blocks[0].attn1.to_q.weight)
     before = [(path, id(module), type(module)) for path, module in net.named_modules()], set(vars(net))
     with pytest.raises(ValueError, match=told):
         Adapter(net, adapter="DoRA", **options)
-    assert ([(path, id(module), type(module)) for path, module in net.named_modules()], set(vars(net))) == before
+    assert (
+        [(path, id(module), type(module)) for path, module in net.named_modules()],
+        set(vars(net)),
+    ) == before

@@ -24,8 +24,12 @@ def test_a_files_names_are_the_hosts_unless_renamed(tuned):
     for part, shape in (("lora_up.weight", (4, 2)), ("lora_down.weight", (2, 4)), ("alpha", ())):
         assert tensors[f"diffusion_model.{layer}.{part}"].shape == shape
     assert len(tensors) == 3 * len(adapter.layers)
-    kohya = to_state_dict(adapter.weights(), adapter.alpha, lambda path: "lora_unet_" + path.replace(".", "_"))
-    assert "lora_unet_transformer_blocks_0_attn1_to_out_0.lora_up.weight" in kohya and len(kohya) == len(tensors)
+    kohya = to_state_dict(
+        adapter.weights(), adapter.alpha, lambda path: "lora_unet_" + path.replace(".", "_")
+    )
+    assert "lora_unet_transformer_blocks_0_attn1_to_out_0.lora_up.weight" in kohya and len(kohya) == len(
+        tensors
+    )
 
 
 def test_merging_the_file_into_the_base_equals_the_adapted_network(toy, tuned, tmp_path):
@@ -50,12 +54,16 @@ def test_merging_the_file_into_the_base_equals_the_adapted_network(toy, tuned, t
 
 def test_save_and_load_keep_tensors_and_metadata(tuned, tmp_path):
     _, adapter = tuned
-    tensors = {name: tensor.t() if tensor.ndim == 2 else tensor  # t() makes them not contiguous
-               for name, tensor in to_state_dict(adapter.weights(), adapter.alpha).items()}
+    tensors = {
+        name: tensor.t() if tensor.ndim == 2 else tensor  # t() makes them not contiguous
+        for name, tensor in to_state_dict(adapter.weights(), adapter.alpha).items()
+    }
     path = tmp_path / "lora.safetensors"
     save_lora(tensors, path, {"ss_network_dim": "2", "step": 3, "settings": {"beta": 0.1}})
     loaded, metadata = load_lora(path)
-    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert loaded.keys() == tensors.keys() and all(
+        torch.equal(loaded[name], tensors[name]) for name in tensors
+    )
     assert metadata == {"ss_network_dim": "2", "step": "3", "settings": '{"beta": 0.1}'}
 
 
@@ -82,14 +90,21 @@ class Trap:
         return pytest.fail, ("a pickle was loaded",)
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"no LoRA" * 50),
-    lambda path: path.write_bytes(pickle.dumps(Trap())),
-    lambda path: torch.save({"layer.lora_up.weight": torch.ones(2, 2)}, path),
-    lambda path: save_file({"model.weight": torch.ones(2, 2)}, path),
-    lambda path: (save_file({"a.lora_up.weight": torch.ones(9, 9)}, path), path.write_bytes(path.read_bytes()[:-8])),
-], ids=["empty", "garbage", "pickle", "torch.save", "no LoRA", "truncated"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"no LoRA" * 50),
+        lambda path: path.write_bytes(pickle.dumps(Trap())),
+        lambda path: torch.save({"layer.lora_up.weight": torch.ones(2, 2)}, path),
+        lambda path: save_file({"model.weight": torch.ones(2, 2)}, path),
+        lambda path: (
+            save_file({"a.lora_up.weight": torch.ones(9, 9)}, path),
+            path.write_bytes(path.read_bytes()[:-8]),
+        ),
+    ],
+    ids=["empty", "garbage", "pickle", "torch.save", "no LoRA", "truncated"],
+)
 def test_a_file_that_is_no_lora_is_an_error_that_names_it_and_stays_as_it_is(tmp_path, write):
     path = tmp_path / "foreign.safetensors"
     write(path)

@@ -19,14 +19,20 @@ def sigmoid(x):
 def test_d3po_closed_form():
     w, l = [0.05, -0.08], [-0.02, 0.01]
     expected = sum(-math.log(sigmoid(2.0 * (a - b))) for a, b in zip(w, l)) / 2
-    assert losses.d3po(tensor(*w), tensor(*l), beta=2.0, clip=0.1).item() == pytest.approx(expected, abs=1e-14)
+    assert losses.d3po(tensor(*w), tensor(*l), beta=2.0, clip=0.1).item() == pytest.approx(
+        expected, abs=1e-14
+    )
 
 
 def test_d3po_clamps_each_ratio_not_the_margin():
     expected = -math.log(sigmoid(2.0 * (math.log(1.1) - math.log(0.9))))
-    assert losses.d3po(tensor(3.0), tensor(-5.0), beta=2.0, clip=0.1).item() == pytest.approx(expected, abs=1e-14)
+    assert losses.d3po(tensor(3.0), tensor(-5.0), beta=2.0, clip=0.1).item() == pytest.approx(
+        expected, abs=1e-14
+    )
     one_side = -math.log(sigmoid(2.0 * (math.log(1.1) - 0.02)))
-    assert losses.d3po(tensor(3.0), tensor(0.02), beta=2.0, clip=0.1).item() == pytest.approx(one_side, abs=1e-14)
+    assert losses.d3po(tensor(3.0), tensor(0.02), beta=2.0, clip=0.1).item() == pytest.approx(
+        one_side, abs=1e-14
+    )
 
 
 def test_d3po_gradient_closed_form():
@@ -71,7 +77,9 @@ def test_no_gradient_outside_the_clamp():
 
 
 def test_clip_0_is_no_clamp():
-    assert losses.d3po(tensor(7.0), tensor(-3.0), beta=1.0, clip=0).item() == pytest.approx(math.log1p(math.exp(-10)))
+    assert losses.d3po(tensor(7.0), tensor(-3.0), beta=1.0, clip=0).item() == pytest.approx(
+        math.log1p(math.exp(-10))
+    )
     assert torch.equal(losses.clamp_ratio(tensor(7.0, -9.0), 0), tensor(7.0, -9.0))
 
 
@@ -80,8 +88,10 @@ def test_the_sigmoid_comes_before_the_mean_over_pairs(margins):
     expected = sum(math.log1p(math.exp(-m)) for m in margins) / 2
     mean_first = math.log1p(math.exp(-sum(margins) / 2))
     zero = tensor(0.0, 0.0)
-    for value in (losses.d3po(tensor(*margins), zero, beta=1.0, clip=0),
-                  losses.diffusion_dpo(zero, tensor(*margins), zero, zero, beta=2.0)):
+    for value in (
+        losses.d3po(tensor(*margins), zero, beta=1.0, clip=0),
+        losses.diffusion_dpo(zero, tensor(*margins), zero, zero, beta=2.0),
+    ):
         assert value.item() == pytest.approx(expected, abs=1e-12)
         assert abs(value.item() - mean_first) > 0.01
 
@@ -101,13 +111,17 @@ def test_diffusion_dpo_falls_where_the_winners_error_falls_and_defaults_to_beta_
 
 
 def test_diffusion_dpo_gradients_match_finite_differences():
-    errors = [torch.rand(4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(4)]
+    errors = [
+        torch.rand(4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(4)
+    ]
     w, l = errors[0].requires_grad_(), errors[1].requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: losses.diffusion_dpo(a, b, *errors[2:], beta=7.0), (w, l))
 
 
 def test_losses_stay_finite_for_huge_margins():
-    assert losses.d3po(torch.tensor([-1e4]), torch.tensor([0.0]), beta=1.0, clip=0).item() == pytest.approx(1e4)
+    assert losses.d3po(torch.tensor([-1e4]), torch.tensor([0.0]), beta=1.0, clip=0).item() == pytest.approx(
+        1e4
+    )
     assert losses.diffusion_dpo(*torch.tensor([[0.0], [1e4], [0.0], [0.0]]), beta=2.0).item() == 0
 
 

@@ -54,6 +54,7 @@ def test_losses_do_not_depend_on_the_order_of_candidates():
 
 # --- likes and dislikes ---
 
+
 def test_kto_closed_form():
     z = 0.03
     expected = sum(1 - sigmoid(3.0 * (r - z if good else z - r)) for r, good in zip(RATIOS, LIKED)) / 4
@@ -70,7 +71,9 @@ def test_kto_starts_at_a_half_and_lifts_the_liked_and_lowers_the_disliked():
 
 def test_changing_every_like_mirrors_kto():
     r, liked, z = tensor(*RATIOS), torch.tensor(LIKED), tensor(0.03)
-    assert (losses.kto(r, liked, z, 3.0) + losses.kto(r, ~liked, z, 3.0)).item() == pytest.approx(1, abs=1e-14)
+    assert (losses.kto(r, liked, z, 3.0) + losses.kto(r, ~liked, z, 3.0)).item() == pytest.approx(
+        1, abs=1e-14
+    )
 
 
 def test_ktos_reference_point_is_the_mean_kl_and_passes_no_gradient():
@@ -82,7 +85,9 @@ def test_ktos_reference_point_is_the_mean_kl_and_passes_no_gradient():
 
 def test_a_higher_reference_point_makes_likes_harder_and_dislikes_easier():
     for good, sign in ((True, 1), (False, -1)):
-        low, high = (losses.kto(tensor(0.1), torch.tensor([good]), tensor(z), beta=3.0).item() for z in (0.0, 0.5))
+        low, high = (
+            losses.kto(tensor(0.1), torch.tensor([good]), tensor(z), beta=3.0).item() for z in (0.0, 0.5)
+        )
         assert sign * (high - low) > 0.05
 
 
@@ -94,6 +99,7 @@ def test_kto_stays_finite_for_huge_log_ratios():
 
 
 # --- advantages ---
+
 
 def test_advantages_are_standardised_within_the_set():
     expected = [(s - 2.5) / (math.sqrt(4.5 / 4) + 1e-6) for s in SCORES]
@@ -114,7 +120,9 @@ def test_tied_candidates_have_equal_advantages():
 def test_advantages_do_not_depend_on_the_scores_unit():
     scores = tensor(*SCORES)
     for other in (1e-2 * scores, 1e6 * scores, scores - 100):
-        assert losses.advantages(other).tolist() == pytest.approx(losses.advantages(scores).tolist(), abs=2e-4)
+        assert losses.advantages(other).tolist() == pytest.approx(
+            losses.advantages(scores).tolist(), abs=2e-4
+        )
 
 
 def test_scores_that_differ_by_rounding_alone_have_next_to_no_advantage():
@@ -130,22 +138,30 @@ def test_advantages_are_clipped_on_both_sides():
 
 # --- DDPO and DPOK ---
 
+
 @pytest.mark.parametrize("ratio", [0.5, 0.8999, 0.9001, 1.0, 1.0999, 1.1001, 2.0])
 @pytest.mark.parametrize("advantage", [-1.5, 0.0, 1.5])
 def test_ddpo_is_minus_the_smaller_of_the_free_and_the_clamped_gain(ratio, advantage):
     expected = -min(advantage * ratio, advantage * min(max(ratio, 0.9), 1.1))
-    assert losses.ddpo(tensor(math.log(ratio)), tensor(advantage), clip=0.1).item() == pytest.approx(expected, abs=1e-14)
+    assert losses.ddpo(tensor(math.log(ratio)), tensor(advantage), clip=0.1).item() == pytest.approx(
+        expected, abs=1e-14
+    )
 
 
 @pytest.mark.parametrize("advantage, moving", [(1.5, [True, True, False]), (-1.5, [False, True, True])])
 def test_clipping_stops_a_gain_that_was_had_and_never_the_way_back(advantage, moving):
-    slopes = slope(lambda r: losses.ddpo(r, torch.full_like(r, advantage), clip=0.1), *map(math.log, (0.8, 1.0, 1.2)))
+    slopes = slope(
+        lambda r: losses.ddpo(r, torch.full_like(r, advantage), clip=0.1), *map(math.log, (0.8, 1.0, 1.2))
+    )
     assert [s != 0 for s in slopes] == moving
     assert all(s * advantage <= 0 for s in slopes)
 
 
 def test_ddpos_gradient_is_the_policy_gradient_at_ratio_1():
-    theta, x = tensor(0.3, -0.2).requires_grad_(), torch.tensor([[1.0, 2.0], [0.5, -1.0], [-1.5, 0.4]]).double()
+    theta, x = (
+        tensor(0.3, -0.2).requires_grad_(),
+        torch.tensor([[1.0, 2.0], [0.5, -1.0], [-1.5, 0.4]]).double(),
+    )
     action, advantage = tensor(0.1, -0.7, 0.9), tensor(1.0, -0.4, 2.0)
 
     def log_prob():
@@ -157,7 +173,10 @@ def test_ddpos_gradient_is_the_policy_gradient_at_ratio_1():
 
 
 def test_ddpo_clips_by_its_papers_default():
-    assert [s != 0 for s in slope(lambda r: losses.ddpo(r, torch.ones_like(r)), 0.99e-4, 1.01e-4)] == [True, False]
+    assert [s != 0 for s in slope(lambda r: losses.ddpo(r, torch.ones_like(r)), 0.99e-4, 1.01e-4)] == [
+        True,
+        False,
+    ]
 
 
 def test_ddpos_advantage_passes_no_gradient():
@@ -169,7 +188,9 @@ def test_ddpos_advantage_passes_no_gradient():
 def test_ddpo_does_not_overflow_where_the_ratio_does(advantage):
     r = torch.tensor([1e3], requires_grad=True)
     value = losses.ddpo(r, torch.tensor([advantage]))
-    assert value.item() == pytest.approx(-advantage, abs=1e-3) and torch.autograd.grad(value, r)[0].item() == 0
+    assert (
+        value.item() == pytest.approx(-advantage, abs=1e-3) and torch.autograd.grad(value, r)[0].item() == 0
+    )
 
 
 def test_dpok_is_ddpo_with_a_weighted_kl_that_passes_its_gradient():
@@ -181,11 +202,13 @@ def test_dpok_is_ddpo_with_a_weighted_kl_that_passes_its_gradient():
 
 
 def test_dpok_with_no_advantage_only_pulls_back_to_the_reference():
-    assert losses.dpok(tensor(0.3, 9.0), tensor(0.0, 0.0), tensor(0.2, 0.4), kl_weight=0.01).item() == \
-        pytest.approx(0.003, abs=1e-14)
+    assert losses.dpok(
+        tensor(0.3, 9.0), tensor(0.0, 0.0), tensor(0.2, 0.4), kl_weight=0.01
+    ).item() == pytest.approx(0.003, abs=1e-14)
 
 
 # --- reward-weighted likelihood ---
+
 
 def test_rwr_weighs_log_likelihoods_by_the_exponentials_of_their_scores():
     weights = [math.exp(0.5 * s) for s in SCORES]
@@ -194,7 +217,9 @@ def test_rwr_weighs_log_likelihoods_by_the_exponentials_of_their_scores():
 
 
 def test_rwr_of_equal_scores_is_supervised_and_of_far_ones_imitates_the_best():
-    assert losses.rwr(tensor(*RATIOS), torch.full((4,), 3.0).double()).item() == pytest.approx(-tensor(*RATIOS).mean())
+    assert losses.rwr(tensor(*RATIOS), torch.full((4,), 3.0).double()).item() == pytest.approx(
+        -tensor(*RATIOS).mean()
+    )
     assert slope(lambda r: losses.rwr(r, tensor(0.0, 1e6)), 0.1, 0.2) == [0.0, -1.0]
 
 
@@ -202,12 +227,23 @@ def test_rwrs_scores_pass_no_gradient():
     assert not losses.rwr(tensor(0.1, 0.2), tensor(1.0, 2.0).requires_grad_()).requires_grad
 
 
-@pytest.mark.parametrize("method, default", [
-    (losses.d3po, {"beta": 0.1, "clip": 0.1}), (losses.diffusion_dpo, {"beta": 5000.0}), (losses.safeguard, {"mu": 0.9}),
-    (losses.mapo, {"beta": 0.1, "snr": 0.5, "timesteps": 1000}), (losses.ddpo, {"clip": 1e-4}),
-    (losses.dpok, {"kl_weight": 1e-4, "clip": 1e-4}), (losses.kto, {"beta": 0.1}), (losses.rwr, {"beta": 0.2}),
-    (losses.dpo, {"beta": 0.1, "label_smoothing": 0.0}), (losses.ipo, {"beta": 0.1}), (losses.advantages, {"clip": 5.0}),
-])
+@pytest.mark.parametrize(
+    "method, default",
+    [
+        (losses.d3po, {"beta": 0.1, "clip": 0.1}),
+        (losses.diffusion_dpo, {"beta": 5000.0}),
+        (losses.safeguard, {"mu": 0.9}),
+        (losses.mapo, {"beta": 0.1, "snr": 0.5, "timesteps": 1000}),
+        (losses.ddpo, {"clip": 1e-4}),
+        (losses.dpok, {"kl_weight": 1e-4, "clip": 1e-4}),
+        (losses.kto, {"beta": 0.1}),
+        (losses.rwr, {"beta": 0.2}),
+        (losses.dpo, {"beta": 0.1, "label_smoothing": 0.0}),
+        (losses.ipo, {"beta": 0.1}),
+        (losses.advantages, {"clip": 5.0}),
+    ],
+)
 def test_defaults_are_those_of_the_papers_or_their_code(method, default):
-    assert {p.name: p.default for p in inspect.signature(method).parameters.values() if p.default is not p.empty} == \
-        default
+    assert {
+        p.name: p.default for p in inspect.signature(method).parameters.values() if p.default is not p.empty
+    } == default

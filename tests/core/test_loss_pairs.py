@@ -39,9 +39,12 @@ def slopes(value, *inputs):
 
 # --- all of them ---
 
+
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_gradients_match_finite_differences(name):
-    assert torch.autograd.gradcheck(PAIR_LOSSES[name], (tensor(*W).requires_grad_(), tensor(*L).requires_grad_()))
+    assert torch.autograd.gradcheck(
+        PAIR_LOSSES[name], (tensor(*W).requires_grad_(), tensor(*L).requires_grad_())
+    )
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
@@ -66,12 +69,20 @@ def test_losses_and_gradients_stay_finite_for_huge_log_ratios(name, size):
 
 
 def test_an_images_pixels_are_averaged_before_the_sigmoid_and_pairs_after_it():
-    (x_w, x_l), (mean_w, mean_l), (ref_w, ref_l), std = randn(2, 3, 1, 4, 4), randn(2, 3, 1, 4, 4, seed=1), \
-        randn(2, 3, 1, 4, 4, seed=2), torch.tensor(0.7)
-    gain = [((x - ref) ** 2 - (x - mean) ** 2) / (2 * 0.49) for x, mean, ref in ((x_w, mean_w, ref_w),
-                                                                                 (x_l, mean_l, ref_l))]
+    (x_w, x_l), (mean_w, mean_l), (ref_w, ref_l), std = (
+        randn(2, 3, 1, 4, 4),
+        randn(2, 3, 1, 4, 4, seed=1),
+        randn(2, 3, 1, 4, 4, seed=2),
+        torch.tensor(0.7),
+    )
+    gain = [
+        ((x - ref) ** 2 - (x - mean) ** 2) / (2 * 0.49)
+        for x, mean, ref in ((x_w, mean_w, ref_w), (x_l, mean_l, ref_l))
+    ]
     expected = -sum(log_sigmoid(3.0 * (gain[0][i].mean() - gain[1][i].mean()).item()) for i in range(3)) / 3
-    value = losses.dpo(log_ratio(x_w, mean_w, ref_w, std), log_ratio(x_l, mean_l, ref_l, std), beta=3.0).item()
+    value = losses.dpo(
+        log_ratio(x_w, mean_w, ref_w, std), log_ratio(x_l, mean_l, ref_l, std), beta=3.0
+    ).item()
     assert value == pytest.approx(expected, rel=1e-6)
     assert abs(value - -torch.nn.functional.logsigmoid(3.0 * (gain[0] - gain[1])).mean().item()) > 0.1
     assert abs(value - -log_sigmoid(3.0 * (gain[0] - gain[1]).mean().item())) > 0.01
@@ -79,14 +90,18 @@ def test_an_images_pixels_are_averaged_before_the_sigmoid_and_pairs_after_it():
 
 # --- DPO ---
 
+
 def test_dpo_is_minus_log_sigmoid_of_the_margin():
     expected = -sum(log_sigmoid(2.0 * (w - l)) for w, l in zip(W, L)) / 3
     assert losses.dpo(tensor(*W), tensor(*L), beta=2.0).item() == pytest.approx(expected, abs=1e-14)
 
 
 def test_d3po_is_dpo_where_nothing_is_clamped():
-    assert losses.d3po(tensor(0.05), tensor(-0.02)) == losses.dpo(tensor(0.05), tensor(-0.02)) \
+    assert (
+        losses.d3po(tensor(0.05), tensor(-0.02))
+        == losses.dpo(tensor(0.05), tensor(-0.02))
         == losses.d3po(tensor(0.05), tensor(-0.02), clip=0)
+    )
 
 
 def test_diffusion_dpo_is_dpo_of_the_errors_log_ratios():
@@ -98,13 +113,17 @@ def test_diffusion_dpo_is_dpo_of_the_errors_log_ratios():
 
 def test_diffusion_dpos_beta_is_halved_and_reduced_by_pair():
     errors = tensor(0.3), tensor(0.2), tensor(0.25), tensor(0.25)
-    assert losses.diffusion_dpo(*errors, beta=10.0).item() == pytest.approx(-log_sigmoid(-0.5 * 10 * 0.1), abs=1e-14)
+    assert losses.diffusion_dpo(*errors, beta=10.0).item() == pytest.approx(
+        -log_sigmoid(-0.5 * 10 * 0.1), abs=1e-14
+    )
 
 
 def test_error_log_ratio_is_that_of_unit_gaussians_around_the_predictions():
     target, prediction, ref_prediction = randn(3, 2, 9)
-    expected = (torch.distributions.Normal(prediction, 1.0).log_prob(target)
-                - torch.distributions.Normal(ref_prediction, 1.0).log_prob(target)).mean(1)
+    expected = (
+        torch.distributions.Normal(prediction, 1.0).log_prob(target)
+        - torch.distributions.Normal(ref_prediction, 1.0).log_prob(target)
+    ).mean(1)
     errors = [(x - target).square().mean(1) for x in (prediction, ref_prediction)]
     torch.testing.assert_close(losses.error_log_ratio(*errors), expected, rtol=0, atol=1e-14)
 
@@ -114,7 +133,9 @@ def test_label_smoothing_closed_form_and_0_is_dpo():
     expected = -sum(0.9 * log_sigmoid(m) + 0.1 * log_sigmoid(-m) for m in margins) / 3
     smoothed = losses.dpo(tensor(*W), tensor(*L), beta=2.0, label_smoothing=0.1)
     assert smoothed.item() == pytest.approx(expected, abs=1e-14)
-    assert losses.dpo(tensor(*W), tensor(*L), 2.0, 0.0).item() == pytest.approx(-sum(map(log_sigmoid, margins)) / 3)
+    assert losses.dpo(tensor(*W), tensor(*L), 2.0, 0.0).item() == pytest.approx(
+        -sum(map(log_sigmoid, margins)) / 3
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.5, 0.2, 0.05])
@@ -133,6 +154,7 @@ def test_swapping_a_pair_is_swapping_the_smoothing():
 
 
 # --- IPO ---
+
 
 def test_ipo_is_beta_squared_times_the_papers_loss():
     papers = sum((w - l - 1 / (2 * 3.0)) ** 2 for w, l in zip(W, L)) / 3
@@ -163,6 +185,7 @@ def test_swapping_a_pair_changes_ipo_by_twice_its_margin():
 
 # --- MaPO ---
 
+
 def test_mapo_closed_form():
     def likelihood(error):
         return 0.5 * error / (math.exp(0.5 * error) - 1)
@@ -192,10 +215,12 @@ def test_mapo_stays_finite_for_tiny_and_huge_errors(error):
 
 # --- a beta that adapts ---
 
+
 def test_adaptive_beta_closed_form():
     # the batch's own margin, 0.5, is in the usual one already: 0.9 * 0.1 + 0.1 * 0.5
     assert losses.adaptive_beta(tensor(0.3, 0.7), 0.1, beta=2.0, alpha=0.5).item() == pytest.approx(
-        2.0 * (1 + 0.5 * (0.5 - 0.14)), abs=1e-14)
+        2.0 * (1 + 0.5 * (0.5 - 0.14)), abs=1e-14
+    )
     assert losses.adaptive_beta(tensor(0.3, 0.7), 0.5, beta=2.0).item() == 2.0
 
 
@@ -213,6 +238,7 @@ def test_no_gradient_runs_through_an_adaptive_beta():
 
 # --- a winner that does not get worse ---
 
+
 class LinearModel:
     """A winner and a loser with residuals that agree, the loser's larger: DPO drags the winner along with it."""
 
@@ -223,28 +249,37 @@ class LinearModel:
         self.weights = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
 
     def log_ratios(self, weights):
-        return losses.error_log_ratio((self.inputs @ weights - self.targets).square().mean(1),
-                                    self.targets.square().mean(1)).split(1)
+        return losses.error_log_ratio(
+            (self.inputs @ weights - self.targets).square().mean(1), self.targets.square().mean(1)
+        ).split(1)
 
     def gain_of_the_winner(self, value):
         """d log-ratio of the winner / d step size of one step down the gradient, by a small step."""
         (slope,) = torch.autograd.grad(value, self.weights, retain_graph=True)
-        return (self.log_ratios(self.weights - 1e-6 * slope)[0].item() - self.log_ratios(self.weights)[0].item()) / 1e-6
+        return (
+            self.log_ratios(self.weights - 1e-6 * slope)[0].item() - self.log_ratios(self.weights)[0].item()
+        ) / 1e-6
 
 
 @pytest.mark.parametrize("space", ["outputs", "parameters"])
 @pytest.mark.parametrize("method", [losses.dpo, losses.ipo])
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9])
-def test_a_safeguarded_step_keeps_the_winners_share_of_its_own_gain_and_a_bare_one_makes_it_worse(space, method, mu):
+def test_a_safeguarded_step_keeps_the_winners_share_of_its_own_gain_and_a_bare_one_makes_it_worse(
+    space, method, mu
+):
     for seed in range(8):
         model = LinearModel(seed, same_input=space == "outputs")
         w, l = model.log_ratios(model.weights)
-        gradients = [target[None] for target in model.targets] if space == "outputs" else [
-            torch.autograd.grad(x, model.weights, retain_graph=True)[0][None] for x in (w, l)]
+        gradients = (
+            [target[None] for target in model.targets]
+            if space == "outputs"
+            else [torch.autograd.grad(x, model.weights, retain_graph=True)[0][None] for x in (w, l)]
+        )
         assert model.gain_of_the_winner(method(w, l)) < 0
         own = model.gain_of_the_winner(method(w, l.detach()))
-        assert model.gain_of_the_winner(method(w, losses.safeguard(l, *gradients, mu=mu))) == \
-            pytest.approx(mu * own, abs=1e-4 * own)
+        assert model.gain_of_the_winner(method(w, losses.safeguard(l, *gradients, mu=mu))) == pytest.approx(
+            mu * own, abs=1e-4 * own
+        )
 
 
 def test_the_safeguard_scales_each_losers_gradient_and_keeps_its_value():
@@ -267,9 +302,12 @@ def test_the_safeguard_never_enlarges_the_losers_gradient_and_passes_none_of_its
 
 # --- an anchored winner ---
 
+
 def test_sft_is_the_negative_log_likelihood_up_to_the_reference():
     log_prob, ref_log_prob = randn(4).requires_grad_(), randn(4, seed=1)
-    assert losses.sft(log_prob - ref_log_prob).item() == pytest.approx((ref_log_prob - log_prob).mean().item())
+    assert losses.sft(log_prob - ref_log_prob).item() == pytest.approx(
+        (ref_log_prob - log_prob).mean().item()
+    )
     assert slopes(losses.sft(log_prob - ref_log_prob), log_prob) == slopes(-log_prob.mean(), log_prob)
     assert losses.sft(tensor(0.0, 0.0)).item() == 0
 

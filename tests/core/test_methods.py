@@ -12,11 +12,14 @@ from tests.core.judged import JUDGED, SETTINGS, USUAL_MARGIN, update
 
 STEPS = [name for name, method in METHODS.items() if method.terms != NOISED]
 DRAWS = [name for name, method in METHODS.items() if method.terms != RECORDED]
+
+
 def sigmoid(x):
     return 1 / (1 + (-x).exp())
 
 
 # --- the losses by their definitions, of the `of` one term is: lists over candidates of log-ratios r, KLs, ... ---
+
 
 def dpo(t, beta, smoothing=0.0, r_of_losers=None):
     of_losers = r_of_losers or (lambda w, l: t["r"][l])
@@ -40,6 +43,7 @@ def sdpo(t, s):
         share = ((1 - s.winner_share) * (g_w @ g_w) / (g_w @ g_l)).item() if g_w @ g_l > 0 else 1.0
         share = min(1.0, share)
         return share * t["r"][l] + (1 - share) * t["r"][l].detach()
+
     return dpo(t, t["beta"], r_of_losers=losers)
 
 
@@ -64,7 +68,9 @@ def ddpo(t, s):
     scores = torch.tensor(t["scores"])
     gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
     ratios = [q.exp() for q in t["q"]]
-    return mean([-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains.tolist(), ratios)])
+    return mean(
+        [-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains.tolist(), ratios)]
+    )
 
 
 def rwr(t, s):
@@ -77,8 +83,9 @@ LOSSES = {
     "Diffusion-DPO": lambda t, s: dpo(t, t["beta"]),
     "IPO": lambda t, s: mean([(t["beta"] * (t["r"][w] - t["r"][l]) - 0.5) ** 2 for w, l in t["pairs"]]),
     "DPO with label smoothing": lambda t, s: dpo(t, t["beta"], s.label_smoothing),
-    "DPO with winner anchor": lambda t, s: dpo(t, t["beta"]) - s.winner_weight * t["beta"] / 2 * mean(
-        [t["r"][w] for w, _ in t["pairs"]]),
+    "DPO with winner anchor": lambda t, s: (
+        dpo(t, t["beta"]) - s.winner_weight * t["beta"] / 2 * mean([t["r"][w] for w, _ in t["pairs"]])
+    ),
     "Diffusion-SDPO": sdpo,
     "beta-DPO": beta_dpo,
     "MaPO": mapo,
@@ -93,8 +100,12 @@ LOSSES = {
 def parts(name, judged):
     """Over how many pairs or candidates a set's loss is a mean."""
     of = METHODS[name].of
-    return {PAIRS: len(judged["pairs"]), REWARDS: len(judged["scores"]), LIKED: sum(map(bool, judged["liked"])),
-            LABELS: sum(up is not None for up in judged["liked"])}[of]
+    return {
+        PAIRS: len(judged["pairs"]),
+        REWARDS: len(judged["scores"]),
+        LIKED: sum(map(bool, judged["liked"])),
+        LABELS: sum(up is not None for up in judged["liked"]),
+    }[of]
 
 
 def steps_of(adapter, settings, example, sampled):
@@ -103,11 +114,11 @@ def steps_of(adapter, settings, example, sampled):
     trajectory = example.trajectory
     for i, sampled_log_probs in enumerate(sampled):
         sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
-        std = sigma_next * (1 - sigma_next ** 2 / sigma ** 2).sqrt()
-        drift = 1 - (sigma_next ** 2 - std ** 2).sqrt() / sigma
+        std = sigma_next * (1 - sigma_next**2 / sigma**2).sqrt()
+        drift = 1 - (sigma_next**2 - std**2).sqrt() / sigma
         term = {"r": [], "kl": [], "q": [], "g": [], "beta": settings.beta, "drawn": False}
         for candidate in range(trajectory.candidates):
-            x, x_next = (trajectory.states[j, candidate:candidate + 1] for j in (i, i + 1))
+            x, x_next = (trajectory.states[j, candidate : candidate + 1] for j in (i, i + 1))
             policy, weight = log_p(example, candidate, i)
             with adapter.off(), torch.no_grad():
                 reference, _ = log_p(example, candidate, i)
@@ -119,7 +130,7 @@ def steps_of(adapter, settings, example, sampled):
             term["g"].append(torch.autograd.grad(density, leaf)[0])
             term["r"].append(weight * (policy - reference))
             term["q"].append(weight * (policy - sampled_log_probs[candidate]))
-            term["kl"].append(weight * (drift * (x0 - ref_x0)).square().mean() / (2 * std ** 2))
+            term["kl"].append(weight * (drift * (x0 - ref_x0)).square().mean() / (2 * std**2))
         yield term
 
 
@@ -127,8 +138,10 @@ def log_probs(example):
     """Of each random step and candidate."""
     trajectory = example.trajectory
     with torch.no_grad():
-        return [[log_p(example, candidate, i)[0] for candidate in range(trajectory.candidates)]
-                for i in range(len(trajectory.sigmas) - 2)]
+        return [
+            [log_p(example, candidate, i)[0] for candidate in range(trajectory.candidates)]
+            for i in range(len(trajectory.sigmas) - 2)
+        ]
 
 
 def draws_of(adapter, settings, example, passes):
@@ -155,12 +168,15 @@ def draws_of(adapter, settings, example, passes):
 def expected(settings, judged, adapter, terms_by_set):
     """The loss's gradient, from the terms of each set."""
     counts = [parts(settings.method, each) for each in judged]
-    value = sum(n * mean([LOSSES[settings.method](term | each, settings) for term in terms])
-                for n, each, terms in zip(counts, judged, terms_by_set)) / sum(counts)
+    value = sum(
+        n * mean([LOSSES[settings.method](term | each, settings) for term in terms])
+        for n, each, terms in zip(counts, judged, terms_by_set)
+    ) / sum(counts)
     return torch.autograd.grad(value, adapter.parameters()), value.item()
 
 
 # --- value and gradient ---
+
 
 @pytest.mark.parametrize("weighting", ["paper", "standardised"])
 @pytest.mark.parametrize("name", STEPS)
@@ -170,8 +186,12 @@ def test_on_recorded_steps_an_update_is_the_method_written_out(toy, recorded, na
     toy.stir(adapter, seed=3)
     settings = replace(SETTINGS, method=name, weighting=weighting)
     ours, metrics = update(adapter, settings, examples, start)
-    theirs, value = expected(settings, JUDGED, adapter, [
-        steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)])
+    theirs, value = expected(
+        settings,
+        JUDGED,
+        adapter,
+        [steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)],
+    )
     assert metrics["loss"] == pytest.approx(value, rel=1e-7)
     assert_same(ours, theirs, tolerance=1e-6)
 
@@ -185,8 +205,12 @@ def test_a_recording_is_held_against_the_policy_that_made_it_whatever_the_lora_b
     settings = replace(SETTINGS, method=name)
     own = [replace(example, own_sampler=True) for example in examples]
     ours, metrics = update(adapter, settings, own, began)
-    theirs, _ = expected(settings, JUDGED, adapter, [
-        steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)])
+    theirs, _ = expected(
+        settings,
+        JUDGED,
+        adapter,
+        [steps_of(adapter, settings, example, of_set) for example, of_set in zip(examples, sampled)],
+    )
     assert_same(ours, theirs, tolerance=1e-6)
     assert 0 < metrics["clip fraction"] < 1
     at_the_start, metrics = update(adapter, settings, examples, began)
@@ -199,8 +223,15 @@ def test_on_noised_images_an_update_is_the_method_written_out(drawn, name):
     settings = replace(SETTINGS, method=name)
     ours, metrics = update(adapter, settings, examples)
     seen, n = examples[0].denoise.seen, settings.draws_per_set
-    theirs, value = expected(settings, JUDGED, adapter, [
-        draws_of(adapter, settings, example, seen[i * n:(i + 1) * n]) for i, example in enumerate(examples)])
+    theirs, value = expected(
+        settings,
+        JUDGED,
+        adapter,
+        [
+            draws_of(adapter, settings, example, seen[i * n : (i + 1) * n])
+            for i, example in enumerate(examples)
+        ],
+    )
     assert metrics["loss"] == pytest.approx(value, rel=1e-7)
     assert_same(ours, theirs, tolerance=1e-7)
 

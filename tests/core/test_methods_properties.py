@@ -33,7 +33,10 @@ def test_how_candidates_are_split_into_passes_does_not_matter(toy, recorded, dra
 @pytest.mark.parametrize("name", METHODS)
 def test_the_order_of_pairs_and_sets_does_not_matter(recorded, drawn, name):
     adapter, examples = any_kind(recorded, drawn, name)
-    turned = [Example(replace(e.preferences, pairs=e.preferences.pairs[::-1]), e.denoise) for e in reversed(examples)]
+    turned = [
+        Example(replace(e.preferences, pairs=e.preferences.pairs[::-1]), e.denoise)
+        for e in reversed(examples)
+    ]
     settings = replace(SETTINGS, method=name)
     assert_same(*(update(adapter, settings, each)[0] for each in (examples, turned)), tolerance=1e-9)
 
@@ -47,8 +50,11 @@ def test_equal_images_pull_nowhere(toy, recorded, drawn, name):
     if isinstance(held, CleanCandidates):
         same = replace(held, latents=held.latents[:1].expand(4, -1, -1, -1))
     else:
-        same = replace(held, states=held.states[:, :1].expand(-1, 4, -1, -1, -1),
-                       denoised=held.denoised[:, :1].expand(-1, 4, -1, -1, -1))
+        same = replace(
+            held,
+            states=held.states[:, :1].expand(-1, 4, -1, -1, -1),
+            denoised=held.denoised[:, :1].expand(-1, 4, -1, -1, -1),
+        )
     unprompted = lambda x, sigma: 0.5 * example.denoise(x, sigma)
     equal = Example(replace(example.preferences, trajectory=same), example.denoise, unprompted)
     settings = replace(SETTINGS, method=name, winner_weight=0.0, caption_dropout=0.5, draws_per_set=8)
@@ -61,9 +67,20 @@ def test_equal_images_pull_nowhere(toy, recorded, drawn, name):
     assert metrics["winner log-ratio"] == pytest.approx(metrics["loser log-ratio"], abs=1e-12)
 
 
-AT_THE_START = {"D3PO": math.log(2), "Diffusion-DPO": math.log(2), "IPO": 0.25, "DPO with label smoothing": math.log(2),
-                "DPO with winner anchor": math.log(2), "Diffusion-SDPO": math.log(2), "beta-DPO": math.log(2),
-                "Diffusion-KTO": 0.5, "DDPO": 0.0, "DPOK": 0.0, "reward-weighted": 0.0, "supervised": 0.0}
+AT_THE_START = {
+    "D3PO": math.log(2),
+    "Diffusion-DPO": math.log(2),
+    "IPO": 0.25,
+    "DPO with label smoothing": math.log(2),
+    "DPO with winner anchor": math.log(2),
+    "Diffusion-SDPO": math.log(2),
+    "beta-DPO": math.log(2),
+    "Diffusion-KTO": 0.5,
+    "DDPO": 0.0,
+    "DPOK": 0.0,
+    "reward-weighted": 0.0,
+    "supervised": 0.0,
+}
 
 
 @pytest.mark.parametrize("name", AT_THE_START)
@@ -75,19 +92,38 @@ def test_before_training_the_loss_is_that_of_a_policy_that_is_the_reference(reco
     assert abs(metrics["winner log-ratio"]) < 1e-7 and metrics["KL to reference"] < 1e-12
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.of == PAIRS and name not in (
-    "DPO with winner anchor", "MaPO", "Diffusion-SDPO")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, method in METHODS.items()
+        if method.of == PAIRS and name not in ("DPO with winner anchor", "MaPO", "Diffusion-SDPO")
+    ],
+)
 def test_at_the_start_swapping_every_pair_negates_the_gradient(recorded, drawn, name):
     adapter, examples = any_kind(recorded, drawn, name, size=0.0)
-    swapped = [Example(replace(e.preferences, pairs=tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
-               for e in examples]
+    swapped = [
+        Example(replace(e.preferences, pairs=tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
+        for e in examples
+    ]
     settings = replace(SETTINGS, method=name)
     ours, theirs = (gradients(adapter, settings, each)[0] for each in (examples, swapped))
     assert_same(ours, [-g for g in theirs], tolerance=1e-9)
 
 
-LEARNING = still(learning_rate=5e-3, beta=20.0, dpo_beta=60.0, clip=0.0, weighting="standardised", epochs=40, ratio_clip=0.2,
-                 reward_beta=1.0, mapo_beta=3.0, draws_per_set=4, sets_per_update=2)
+LEARNING = still(
+    learning_rate=5e-3,
+    beta=20.0,
+    dpo_beta=60.0,
+    clip=0.0,
+    weighting="standardised",
+    epochs=40,
+    ratio_clip=0.2,
+    reward_beta=1.0,
+    mapo_beta=3.0,
+    draws_per_set=4,
+    sets_per_update=2,
+)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -117,6 +153,7 @@ def test_training_that_was_stopped_goes_on_to_the_bit(recorded, drawn, name):
 
 # --- what holds for some ---
 
+
 def test_ddpos_first_gradient_is_the_policy_gradient(recorded):
     """advantage * d log p, by REINFORCE, where the policy has not moved since it sampled."""
     adapter, examples = recorded()
@@ -126,7 +163,9 @@ def test_ddpos_first_gradient_is_the_policy_gradient(recorded):
         scores = torch.tensor(judged["scores"], dtype=torch.float64)
         gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
         actions = range(len(example.trajectory.sigmas) - 2)
-        value -= sum(gain * log_p(example, i, step)[0] for i, gain in enumerate(gains) for step in actions) / len(actions)
+        value -= sum(
+            gain * log_p(example, i, step)[0] for i, gain in enumerate(gains) for step in actions
+        ) / len(actions)
         count += len(scores)
     assert_same(ours, torch.autograd.grad(value / count, adapter.parameters()), tolerance=1e-6)
     assert metrics["loss"] == pytest.approx(0, abs=1e-6)
@@ -138,9 +177,18 @@ def test_ddpo_takes_the_recorded_x0_of_the_policy_that_sampled(toy, recorded):
 
     def passes(policy):
         denoise = examples[0].denoise
-        by_start = [Example(replace(e.preferences, trajectory=replace(
-            toy.record(denoise, e.trajectory.candidates, seed, torch.float32), policy=policy)), denoise)
-            for seed, e in enumerate(examples)]
+        by_start = [
+            Example(
+                replace(
+                    e.preferences,
+                    trajectory=replace(
+                        toy.record(denoise, e.trajectory.candidates, seed, torch.float32), policy=policy
+                    ),
+                ),
+                denoise,
+            )
+            for seed, e in enumerate(examples)
+        ]
         trainer = Trainer(adapter, settings, "base", start_policy="start")
         denoise.batches.clear(), denoise.with_gradient.clear()
         trainer.update(by_start)
@@ -159,23 +207,27 @@ def test_mapo_takes_no_pass_of_a_reference(drawn):
     assert "winner log-ratio" not in metrics and 0 <= metrics["implicit accuracy"] <= 1
 
 
-@pytest.mark.parametrize("name, wrong", [("MaPO", "recorded"), ("Diffusion-DPO", "recorded"), ("DDPO", "drawn"),
-                                         ("DPOK", "drawn")])
+@pytest.mark.parametrize(
+    "name, wrong", [("MaPO", "recorded"), ("Diffusion-DPO", "recorded"), ("DDPO", "drawn"), ("DPOK", "drawn")]
+)
 def test_a_method_that_cannot_learn_from_these_candidates_says_so(recorded, drawn, name, wrong):
     adapter, examples = {"recorded": recorded, "drawn": drawn}[wrong]()
     with pytest.raises(ValueError, match=f"method: {name} learns from"):
         Trainer(adapter, replace(SETTINGS, method=name)).fit(examples)
 
 
-@pytest.mark.parametrize("name, judged, left", [
-    ("Diffusion-KTO", dict(pairs=(), scores=(1.0, 1.0), liked=(True, True)), 1),
-    ("supervised", dict(pairs=(), scores=(1.0, 1.0), liked=(None, True)), 1),
-    ("supervised", dict(pairs=(), scores=(1.0, 1.0), liked=(False, None)), 0),
-    ("Diffusion-KTO", dict(pairs=(), scores=(1.0, 1.0), liked=()), 0),
-    ("DDPO", dict(pairs=(), scores=(1.0, 1.0), liked=()), 0),
-    ("DDPO", dict(pairs=(), scores=(1.0, 2.0), liked=()), 1),
-    ("D3PO", dict(pairs=(), scores=(1.0, 2.0), liked=(True, False)), 0),
-])
+@pytest.mark.parametrize(
+    "name, judged, left",
+    [
+        ("Diffusion-KTO", dict(pairs=(), scores=(1.0, 1.0), liked=(True, True)), 1),
+        ("supervised", dict(pairs=(), scores=(1.0, 1.0), liked=(None, True)), 1),
+        ("supervised", dict(pairs=(), scores=(1.0, 1.0), liked=(False, None)), 0),
+        ("Diffusion-KTO", dict(pairs=(), scores=(1.0, 1.0), liked=()), 0),
+        ("DDPO", dict(pairs=(), scores=(1.0, 1.0), liked=()), 0),
+        ("DDPO", dict(pairs=(), scores=(1.0, 2.0), liked=()), 1),
+        ("D3PO", dict(pairs=(), scores=(1.0, 2.0), liked=(True, False)), 0),
+    ],
+)
 def test_a_set_is_used_where_it_says_what_the_method_learns_from(recorded, name, judged, left):
     adapter, examples = recorded(judged=(judged,), dtype=torch.float32)
     trainer = Trainer(adapter, replace(SETTINGS, method=name))
@@ -190,7 +242,9 @@ def test_a_set_is_used_where_it_says_what_the_method_learns_from(recorded, name,
 def test_sets_without_pairs_still_tell_how_far_liked_and_disliked_moved(recorded):
     adapter, examples = recorded(judged=(dict(pairs=(), scores=(1.0, 1.0, 1.0), liked=(True, False, None)),))
     _, metrics = gradients(adapter, replace(SETTINGS, method="Diffusion-KTO"), examples)
-    assert {"winner log-ratio", "loser log-ratio", "KL to reference"} <= set(metrics) and "margin" not in metrics
+    assert {"winner log-ratio", "loser log-ratio", "KL to reference"} <= set(
+        metrics
+    ) and "margin" not in metrics
     assert metrics["winner log-ratio"] != metrics["loser log-ratio"]
 
 
@@ -245,20 +299,64 @@ def test_no_pass_ever_holds_candidates_of_two_sets(recorded):
 
 
 CHANGED = dict(
-    beta=5.0, clip=0.01, weighting="standardised", reference="round start", learning_rate=1e-2, weight_decay=0.5,
-    max_grad_norm=1e-3, epochs=2, sets_per_update=2, step_fraction=0.34, seed=3, dpo_beta=9.0, draws_per_set=2, method="IPO",
-    caption_dropout=0.9, label_smoothing=0.4, winner_weight=0.9, winner_share=0.1, adaptation=0.1, adaptation_bound=1.01,
-    optimizer="AdamW schedule-free", schedule="cosine", warmup=5, ema=0.9, window_start=0.4, window_end=0.3, mapo_beta=4.0, mapo_snr=2.0, ratio_clip=0.5, kl_weight=5.0, reward_beta=2.0)
-METHOD_OF = dict(seed="Diffusion-DPO", dpo_beta="Diffusion-DPO", draws_per_set="Diffusion-DPO",
-                 caption_dropout="Diffusion-DPO", label_smoothing="DPO with label smoothing", winner_weight="DPO with winner anchor",
-                 winner_share="Diffusion-SDPO", adaptation="beta-DPO", adaptation_bound="beta-DPO", mapo_beta="MaPO",
-                 mapo_snr="MaPO", ratio_clip="DDPO", kl_weight="DPOK", reward_beta="reward-weighted")
+    beta=5.0,
+    clip=0.01,
+    weighting="standardised",
+    reference="round start",
+    learning_rate=1e-2,
+    weight_decay=0.5,
+    max_grad_norm=1e-3,
+    epochs=2,
+    sets_per_update=2,
+    step_fraction=0.34,
+    seed=3,
+    dpo_beta=9.0,
+    draws_per_set=2,
+    method="IPO",
+    caption_dropout=0.9,
+    label_smoothing=0.4,
+    winner_weight=0.9,
+    winner_share=0.1,
+    adaptation=0.1,
+    adaptation_bound=1.01,
+    optimizer="AdamW schedule-free",
+    schedule="cosine",
+    warmup=5,
+    ema=0.9,
+    window_start=0.4,
+    window_end=0.3,
+    mapo_beta=4.0,
+    mapo_snr=2.0,
+    ratio_clip=0.5,
+    kl_weight=5.0,
+    reward_beta=2.0,
+)
+METHOD_OF = dict(
+    seed="Diffusion-DPO",
+    dpo_beta="Diffusion-DPO",
+    draws_per_set="Diffusion-DPO",
+    caption_dropout="Diffusion-DPO",
+    label_smoothing="DPO with label smoothing",
+    winner_weight="DPO with winner anchor",
+    winner_share="Diffusion-SDPO",
+    adaptation="beta-DPO",
+    adaptation_bound="beta-DPO",
+    mapo_beta="MaPO",
+    mapo_snr="MaPO",
+    ratio_clip="DDPO",
+    kl_weight="DPOK",
+    reward_beta="reward-weighted",
+)
 
 
-@pytest.mark.parametrize("name", [name for name in Settings.__dataclass_fields__ if name != "candidates_per_pass"])
+@pytest.mark.parametrize(
+    "name", [name for name in Settings.__dataclass_fields__ if name != "candidates_per_pass"]
+)
 def test_no_setting_is_a_dead_name(recorded, drawn, name):
     """Each changes the LoRA that comes out."""
-    settings = Settings(method=METHOD_OF.get(name, "D3PO"), learning_rate=1e-3, beta=20.0, dpo_beta=500.0, epochs=3)
+    settings = Settings(
+        method=METHOD_OF.get(name, "D3PO"), learning_rate=1e-3, beta=20.0, dpo_beta=500.0, epochs=3
+    )
     ends = []
     for chosen in (settings, replace(settings, **{name: CHANGED[name]})):
         adapter, examples = any_kind(recorded, drawn, settings.method, size=0.02, dtype=torch.float32)
@@ -276,7 +374,16 @@ def test_every_setting_is_changed_here():
 def test_held_out_figures_come_by_quarter_and_with_the_kl(recorded):
     adapter, examples = recorded()
     told = Trainer(adapter, SETTINGS).evaluate(examples)
-    assert {name for name in told if "quarter" in name} <= {f"held-out margin, noise quarter {i}" for i in (1, 2, 3, 4)}
-    assert set(overall(told)) == {"held-out accuracy", "held-out margin", "held-out KL to reference", "held-out pairs"}
+    assert {name for name in told if "quarter" in name} <= {
+        f"held-out margin, noise quarter {i}" for i in (1, 2, 3, 4)
+    }
+    assert set(overall(told)) == {
+        "held-out accuracy",
+        "held-out margin",
+        "held-out KL to reference",
+        "held-out pairs",
+    }
     by_quarter = [value for name, value in told.items() if "quarter" in name]
-    assert min(by_quarter) <= told["held-out margin"] <= max(by_quarter) and told["held-out KL to reference"] > 0
+    assert (
+        min(by_quarter) <= told["held-out margin"] <= max(by_quarter) and told["held-out KL to reference"] > 0
+    )

@@ -25,13 +25,17 @@ def test_jpeg_size_is_the_number_of_bytes_that_pillow_writes_in_kB(quality):
     expected = []
     for image in images:
         buffer = io.BytesIO()
-        Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).save(buffer, format="JPEG", quality=quality)
+        Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).save(
+            buffer, format="JPEG", quality=quality
+        )
         expected.append(len(buffer.getvalue()) / 1000)
     assert objectives.jpeg_size(images, quality).tolist() == expected
 
 
 def test_jpeg_size_defaults_to_quality_95_and_grows_with_detail_and_quality():
-    assert objectives.jpeg_size(noise()) == objectives.jpeg_size(noise(), 95) > objectives.jpeg_size(noise(), 50)
+    assert (
+        objectives.jpeg_size(noise()) == objectives.jpeg_size(noise(), 95) > objectives.jpeg_size(noise(), 50)
+    )
     assert objectives.jpeg_size(solid([0.5, 0.5, 0.5], 48)) < objectives.jpeg_size(noise())
 
 
@@ -71,7 +75,9 @@ def test_parse_colour_reads_hex():
     assert objectives.parse_colour(" FF0033 ") == (1.0, 0.0, 0.2)
 
 
-@pytest.mark.parametrize("text", ["", "#", "red", "#fff", "#12345", "#1234567", "#gg0000", "#+1+1+1", "##ff8800"])
+@pytest.mark.parametrize(
+    "text", ["", "#", "red", "#fff", "#12345", "#1234567", "#gg0000", "#+1+1+1", "##ff8800"]
+)
 def test_parse_colour_refuses_anything_else_and_repeats_it(text):
     with pytest.raises(ValueError, match="is not a colour: write it as #rrggbb") as error:
         objectives.parse_colour(text)

@@ -30,11 +30,20 @@ def optimizer_of(name, parameters, learning_rate=1e-2, weight_decay=0.1):
 def make_lora(seed=0, dtype=torch.float32):
     """A and B of a layer whose averages bitsandbytes keeps in 8 bits, and a small one's, where it does not."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"big.lora_down.weight": (8, 640), "big.lora_up.weight": (640, 8), "small.lora_down.weight": (2, 6),
-              "small.lora_up.weight": (6, 2)}
-    return {name: torch.nn.Parameter(torch.zeros(shape, dtype=dtype) if "up" in name else
-                                     torch.randn(shape, generator=generator, dtype=dtype) / 8)
-            for name, shape in shapes.items()}
+    shapes = {
+        "big.lora_down.weight": (8, 640),
+        "big.lora_up.weight": (640, 8),
+        "small.lora_down.weight": (2, 6),
+        "small.lora_up.weight": (6, 2),
+    }
+    return {
+        name: torch.nn.Parameter(
+            torch.zeros(shape, dtype=dtype)
+            if "up" in name
+            else torch.randn(shape, generator=generator, dtype=dtype) / 8
+        )
+        for name, shape in shapes.items()
+    }
 
 
 def gradients(step, lora):
@@ -59,6 +68,7 @@ def weights_of(lora):
 
 # --- the optimizers ---
 
+
 def test_adamw_is_the_papers_step(weight_decay=0.1, learning_rate=1e-2):
     lora = make_lora(dtype=torch.float64)
     expected = weights_of(lora)
@@ -69,10 +79,11 @@ def test_adamw_is_the_papers_step(weight_decay=0.1, learning_rate=1e-2):
         train(optimizer, lora, [step])
         for name, g in given.items():  # arXiv 1711.05101, algorithm 2
             m[name] = 0.9 * m[name] + 0.1 * g
-            v[name] = 0.999 * v[name] + 0.001 * g ** 2
-            m_hat, v_hat = m[name] / (1 - 0.9 ** step), v[name] / (1 - 0.999 ** step)
-            expected[name] = expected[name] - learning_rate * (m_hat / (v_hat.sqrt() + 1e-8) +
-                                                               weight_decay * expected[name])
+            v[name] = 0.999 * v[name] + 0.001 * g**2
+            m_hat, v_hat = m[name] / (1 - 0.9**step), v[name] / (1 - 0.999**step)
+            expected[name] = expected[name] - learning_rate * (
+                m_hat / (v_hat.sqrt() + 1e-8) + weight_decay * expected[name]
+            )
         for name, parameter in lora.items():
             assert torch.allclose(parameter.detach(), expected[name], rtol=0, atol=1e-12), name
 
@@ -101,8 +112,10 @@ def test_schedule_free_is_the_papers_step_and_its_average_is_what_was_learned(le
             assert torch.allclose(parameter.detach(), y[name], rtol=0, atol=1e-12), name
         train(optimizer, lora, [step])
         for name, g in given.items():  # arXiv 2405.15682, algorithm 1 with equal weights
-            v[name] = 0.999 * v[name] + 0.001 * g ** 2
-            z[name] = z[name] - learning_rate * (g / ((v[name] / (1 - 0.999 ** step)).sqrt() + 1e-8) + decay * y[name])
+            v[name] = 0.999 * v[name] + 0.001 * g**2
+            z[name] = z[name] - learning_rate * (
+                g / ((v[name] / (1 - 0.999**step)).sqrt() + 1e-8) + decay * y[name]
+            )
             x[name] = (1 - 1 / step) * x[name] + z[name] / step
     before = weights_of(lora)
     learned = trained_weights(optimizer, lora.items())
@@ -134,8 +147,10 @@ def test_what_the_others_learned_are_the_parameters(name):
 @pytest.mark.parametrize("name, package", PACKAGES.items())
 def test_a_package_that_is_missing_is_named_with_what_to_do(name, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"optimizer: {name} needs the package {package}.* pip install {package}, or "
-                                         "choose AdamW"):
+    with pytest.raises(
+        ValueError,
+        match=f"optimizer: {name} needs the package {package}.* pip install {package}, or choose AdamW",
+    ):
         make_optimizer(name, list(make_lora().values()), 1e-3, 0.0)
 
 
@@ -150,11 +165,14 @@ def test_an_optimizer_needs_no_package_of_another(name, monkeypatch):
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'Prodigy', but must be one of: AdamW, AdamW 8-bit, AdamW schedule-free"):
+    with pytest.raises(
+        ValueError, match="'Prodigy', but must be one of: AdamW, AdamW 8-bit, AdamW schedule-free"
+    ):
         make_optimizer("Prodigy", list(make_lora().values()), 1.0, 0.0)
 
 
 # --- state ---
+
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("changing", [False, True])
@@ -208,10 +226,13 @@ def test_adamws_tensors_have_the_names_and_kinds_that_runs_on_disk_have():
     assert state_tensors(optimizer, lora.items()) == {}
     train(optimizer, lora, range(2))
     tensors = state_tensors(optimizer, lora.items())
-    assert set(tensors) == {f"optimizer.{name}.{part}" for name in lora for part in ("step", "exp_avg", "exp_avg_sq")}
+    assert set(tensors) == {
+        f"optimizer.{name}.{part}" for name in lora for part in ("step", "exp_avg", "exp_avg_sq")
+    }
     assert tensors["optimizer.small.lora_up.weight.step"].dtype == torch.float32
-    assert torch.equal(tensors["optimizer.big.lora_up.weight.exp_avg"],
-                       optimizer.state_dict()["state"][1]["exp_avg"])
+    assert torch.equal(
+        tensors["optimizer.big.lora_up.weight.exp_avg"], optimizer.state_dict()["state"][1]["exp_avg"]
+    )
 
 
 def test_8_bit_averages_stay_in_8_bits():
@@ -220,9 +241,19 @@ def test_8_bit_averages_stay_in_8_bits():
     train(optimizer, lora, range(2))
     tensors = state_tensors(optimizer, lora.items())
     load_state_tensors(optimizer, lora.items(), tensors)
-    kinds = {part: value.dtype for part, value in optimizer.state[lora["big.lora_up.weight"]].items() if part != "step"}
-    assert kinds == {"state1": torch.uint8, "state2": torch.uint8, "qmap1": torch.float32, "qmap2": torch.float32,
-                     "absmax1": torch.float32, "absmax2": torch.float32}
+    kinds = {
+        part: value.dtype
+        for part, value in optimizer.state[lora["big.lora_up.weight"]].items()
+        if part != "step"
+    }
+    assert kinds == {
+        "state1": torch.uint8,
+        "state2": torch.uint8,
+        "qmap1": torch.float32,
+        "qmap2": torch.float32,
+        "absmax1": torch.float32,
+        "absmax2": torch.float32,
+    }
     assert optimizer.state[lora["small.lora_up.weight"]]["state1"].dtype == torch.float32
     step = optimizer.state[lora["big.lora_up.weight"]]["step"]
     assert step == 2 and type(step) is int  # its kernels take no tensor
@@ -257,6 +288,7 @@ def test_a_state_before_the_first_step_says_that_there_is_nothing():
 
 # --- the learning rate ---
 
+
 def torchs(scheduler, steps, **options):
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
@@ -276,12 +308,16 @@ def test_warmup_is_torchs_linear_one():
 
 def test_cosine_is_torchs_and_spans_a_train_step():
     expected = torchs(torch.optim.lr_scheduler.CosineAnnealingLR, 30, T_max=30)
-    assert [learning_rate_factor("cosine", 100 + done, 0, done, 30) for done in range(30)] == pytest.approx(expected)
+    assert [learning_rate_factor("cosine", 100 + done, 0, done, 30) for done in range(30)] == pytest.approx(
+        expected
+    )
     assert learning_rate_factor("cosine", 0, 0, 0, 30) == 1 and expected[-1] > 0
 
 
 def test_warmup_and_cosine_multiply_and_constant_without_warmup_is_one():
-    assert learning_rate_factor("cosine", 2, 10, 2, 6) == pytest.approx(0.3 * 0.5 * (1 + math.cos(math.pi / 3)))
+    assert learning_rate_factor("cosine", 2, 10, 2, 6) == pytest.approx(
+        0.3 * 0.5 * (1 + math.cos(math.pi / 3))
+    )
     assert {learning_rate_factor("constant", step, 0, step, 9) for step in range(9)} == {1.0}
     assert SCHEDULES == ("constant", "cosine")
 
@@ -293,6 +329,7 @@ def test_an_unknown_schedule_is_refused():
 
 # --- the average ---
 
+
 def numbers(count, seed=0):
     return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -303,7 +340,7 @@ def test_the_average_is_the_sum_of_all_weights_by_the_decays_since(decay):
     for weight in given:
         ema.update([("a", weight)])
     decays = [min(decay, (1 + n) / (10 + n)) for n in range(40)]
-    shares = [(1.0 if n == 0 else 1 - decays[n]) * math.prod(decays[n + 1:]) for n in range(40)]
+    shares = [(1.0 if n == 0 else 1 - decays[n]) * math.prod(decays[n + 1 :]) for n in range(40)]
     assert sum(shares) == pytest.approx(1.0)
     expected = sum(share * weight for share, weight in zip(shares, given))
     assert torch.allclose(ema.weights()["a"], expected, rtol=0, atol=1e-12)
@@ -338,7 +375,9 @@ def test_an_average_leaves_the_weights_alone_and_gives_copies():
 
 @pytest.mark.parametrize("name", ["AdamW", "AdamW schedule-free"])
 def test_the_average_is_taken_where_the_weights_are(name):
-    lora = {key: torch.nn.Parameter(parameter.to("meta")) for key, parameter in make_lora().items()}  # copies nothing to the CPU
+    lora = {
+        key: torch.nn.Parameter(parameter.to("meta")) for key, parameter in make_lora().items()
+    }  # copies nothing to the CPU
     optimizer, ema = optimizer_of(name, list(lora.values())), Ema(0.9)
     for parameter in lora.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -356,7 +395,9 @@ def test_a_resumed_average_equals_the_uninterrupted_one_to_the_bit(tmp_path):
         whole.update([("layer.lora_up.weight", weight)])
     for weight in given[:7]:
         first.update([("layer.lora_up.weight", weight)])
-    save_file({"lora.layer.lora_up.weight": given[6].clone()} | first.state_tensors(), tmp_path / "run.safetensors")
+    save_file(
+        {"lora.layer.lora_up.weight": given[6].clone()} | first.state_tensors(), tmp_path / "run.safetensors"
+    )
     second = Ema(0.9)
     second.load_state_tensors(load_file(tmp_path / "run.safetensors"))
     for weight in given[7:]:

@@ -23,8 +23,15 @@ SMALL = (400, 300)
 
 def curves(updates=40, **more):
     x = np.linspace(0, 1, updates)
-    return {"loss": 0.69 - 0.1 * x, "margin": 3 * x + 0.1 * np.sin(40 * x), "implicit accuracy": 0.5 + 0.4 * x,
-            "winner log-ratio": 1e-4 * x, "loser log-ratio": -2e-4 * x, "KL to reference": x ** 2, **more}
+    return {
+        "loss": 0.69 - 0.1 * x,
+        "margin": 3 * x + 0.1 * np.sin(40 * x),
+        "implicit accuracy": 0.5 + 0.4 * x,
+        "winner log-ratio": 1e-4 * x,
+        "loser log-ratio": -2e-4 * x,
+        "KL to reference": x**2,
+        **more,
+    }
 
 
 def quarters(updates=40):
@@ -39,6 +46,7 @@ def where(picture, colour):
 
 # --- which panels ---
 
+
 def test_every_metric_asked_for_has_a_panel_in_that_order():
     runs = {"a": curves(), "b": curves(3)}
     assert panels(runs, ("margin", "loss")) == {"margin": ["margin"], "loss": ["loss"]}
@@ -46,7 +54,9 @@ def test_every_metric_asked_for_has_a_panel_in_that_order():
 
 
 def test_names_are_known_in_any_case_and_drawn_once():
-    assert panels({"a": curves()}, ("kl to Reference", "KL to reference")) == {"KL to reference": ["KL to reference"]}
+    assert panels({"a": curves()}, ("kl to Reference", "KL to reference")) == {
+        "KL to reference": ["KL to reference"]
+    }
 
 
 def test_quarters_share_a_panel():
@@ -59,23 +69,36 @@ def test_of_the_usual_metrics_those_that_no_run_has_are_left_out():
     assert list(panels({"other pack": {"loss": [1.0]}})) == ["loss"]
 
 
-@pytest.mark.parametrize("metrics, told", [
-    (("loss", "los"), "los cannot be drawn"), (("margin",), "margin cannot be drawn"), ((), "name at least one"),
-    (("loss", "clip fraction", "x by noise quarter"), "clip fraction, x by noise quarter cannot be drawn"),
-    (("held-out accuracy",), "held-out accuracy cannot be drawn"), (("never",), "never cannot be drawn")])
+@pytest.mark.parametrize(
+    "metrics, told",
+    [
+        (("loss", "los"), "los cannot be drawn"),
+        (("margin",), "margin cannot be drawn"),
+        ((), "name at least one"),
+        (
+            ("loss", "clip fraction", "x by noise quarter"),
+            "clip fraction, x by noise quarter cannot be drawn",
+        ),
+        (("held-out accuracy",), "held-out accuracy cannot be drawn"),
+        (("never",), "never cannot be drawn"),
+    ],
+)
 def test_a_metric_that_there_is_not_is_an_error_that_lists_those_there_are(metrics, told):
     runs = {"a": {"loss": [1.0], "never": [NAN]}, "b": {"gradient norm": [1.0]} | quarters()}
-    with pytest.raises(ValueError, match=f"metrics: {told}.*There are: loss, gradient norm, margin by noise quarter$"):
+    with pytest.raises(
+        ValueError, match=f"metrics: {told}.*There are: loss, gradient norm, margin by noise quarter$"
+    ):
         draw(runs, metrics, SMALL)
 
 
 # --- the moving average and the thinning ---
 
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 0.9, 0.99])
 def test_the_moving_average_is_the_weighted_mean_of_all_before(weight):
     values = np.random.default_rng(0).normal(size=50)
     weights = [weight ** np.arange(n, -1, -1.0) for n in range(50)]
-    expected = [float(w @ values[:n + 1] / w.sum()) for n, w in enumerate(weights)]
+    expected = [float(w @ values[: n + 1] / w.sum()) for n, w in enumerate(weights)]
     np.testing.assert_allclose(smooth(values, weight), expected, rtol=1e-12)
 
 
@@ -91,6 +114,7 @@ def test_a_thinned_curve_keeps_its_peaks_and_its_order(n, most, seed):
 
 
 # --- the picture ---
+
 
 @pytest.mark.parametrize("size", [(840, 520), (1600, 1200), (321, 241), (829, 577)])
 def test_the_picture_has_the_size_asked_for(size):
@@ -158,23 +182,47 @@ def test_a_run_without_the_metric_is_named_beside_the_title():
     for picture, named in ((told, True), (without, False)):
         assert (picture[40:75, 650:790] < 130).any() == named
     assert (told[40:75, 650:790] < 130).any(-1).sum() < (
-        draw({"a": runs["a"], "bbb": {}}, ("margin",), (800, 600))[40:75, 650:790] < 130).any(-1).sum()
+        draw({"a": runs["a"], "bbb": {}}, ("margin",), (800, 600))[40:75, 650:790] < 130
+    ).any(-1).sum()
 
 
-@pytest.mark.parametrize("values", [
-    [0.5], [0.0], [0.0] * 30, [math.log(2)] * 30, [1e-300, 2e-300], [1e300, -1e300], [NAN, 1.0, NAN],
-    [math.inf, 1.0, -math.inf, 2.0], [0.7, 0.7 + 1e-16], list(range(9)), [-1e-9] * 2], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5],
+        [0.0],
+        [0.0] * 30,
+        [math.log(2)] * 30,
+        [1e-300, 2e-300],
+        [1e300, -1e300],
+        [NAN, 1.0, NAN],
+        [math.inf, 1.0, -math.inf, 2.0],
+        [0.7, 0.7 + 1e-16],
+        list(range(9)),
+        [-1e-9] * 2,
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("smoothing", [0.0, 0.99])
 def test_every_curve_can_be_drawn(values, smoothing, recwarn):
-    x, y = where(draw({"a": {"loss": values, "held-out accuracy": values}}, ("loss", "held-out accuracy"), (800, 600),
-                      smoothing), BLUE)
+    x, y = where(
+        draw(
+            {"a": {"loss": values, "held-out accuracy": values}},
+            ("loss", "held-out accuracy"),
+            (800, 600),
+            smoothing,
+        ),
+        BLUE,
+    )
     for top in (70, 330):  # one panel above the other
         assert ((y > top) & (y < top + 200)).sum() >= 3, "nothing of it is to be seen"
     assert not recwarn.list
 
 
 def test_a_level_line_is_in_the_middle_of_its_panel():
-    x, y = where(draw({"a": {"loss": math.log(2) + 1e-8 * np.sin(np.arange(50))}}, ("loss",), (800, 600)), BLUE)
+    x, y = where(
+        draw({"a": {"loss": math.log(2) + 1e-8 * np.sin(np.arange(50))}}, ("loss",), (800, 600)), BLUE
+    )
     assert np.ptp(y[y > 80]) < 5 and 250 < y[y > 80].mean() < 350
 
 
@@ -183,7 +231,11 @@ def test_many_long_names_and_many_metrics_fit(recwarn):
     for size in ((840, 520), (1600, 1200)):
         picture = draw(runs, METRICS[:2], size)
         assert (picture[:, -4:] == 255).all() and picture.shape == (size[1], size[0], 3)
-    draw({"$a_b$": {f"m{i} $x^2$": [1.0, 2.0] for i in range(13)}}, [f"m{i} $x^2$" for i in range(13)], (840, 520))
+    draw(
+        {"$a_b$": {f"m{i} $x^2$": [1.0, 2.0] for i in range(13)}},
+        [f"m{i} $x^2$" for i in range(13)],
+        (840, 520),
+    )
     assert not recwarn.list
 
 
@@ -206,8 +258,12 @@ print(hashlib.sha256(picture.tobytes()).hexdigest())
 
 
 def test_every_process_draws_the_same_bits():
-    told = {subprocess.run([sys.executable, "-c", PRINT_HASH], cwd=ROOT, text=True, capture_output=True,
-                           check=True).stdout for _ in range(2)}
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT_HASH], cwd=ROOT, text=True, capture_output=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
     assert len(told) == 1 and len(told.pop()) == 65
 
 
@@ -226,6 +282,7 @@ def test_another_packs_style_neither_shows_nor_changes(style):
     metrics = (*METRICS, "margin by noise quarter")
     before = draw(runs, metrics, (840, 520), 0.5)
     from matplotlib import style as styles
+
     with styles.context(style):
         held = dict(matplotlib.rcParams)
         told = draw(runs, metrics, (840, 520), 0.5)

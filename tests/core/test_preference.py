@@ -55,13 +55,21 @@ number = st.integers(-3, 3).map(lambda n: n / 2)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.one_of(st.lists(number, max_size=7),
-                 st.integers(1, 3).flatmap(lambda k: st.lists(st.lists(number, min_size=k, max_size=k), max_size=7))))
+@given(
+    st.one_of(
+        st.lists(number, max_size=7),
+        st.integers(1, 3).flatmap(lambda k: st.lists(st.lists(number, min_size=k, max_size=k), max_size=7)),
+    )
+)
 def test_pairs_from_scores_are_the_strict_order_of_the_scores(scores):
     pairs = pairs_from_scores(scores)
     assert len(pairs) == len(set(pairs))
-    assert set(pairs) == {(a, b) for a in range(len(scores)) for b in range(len(scores))
-                          if strictly_better(scores[a], scores[b])}
+    assert set(pairs) == {
+        (a, b)
+        for a in range(len(scores))
+        for b in range(len(scores))
+        if strictly_better(scores[a], scores[b])
+    }
     assert not {(b, a) for a, b in pairs} & set(pairs)
     assert {(a, d) for a, b in pairs for c, d in pairs if b == c} <= set(pairs)
 
@@ -71,70 +79,87 @@ def test_a_ranking_makes_all_pairs_best_first():
 
 
 def test_candidates_that_tie_in_a_ranking_make_no_pair_among_themselves():
-    assert set(pairs_from_ranking([[3, 1], 0, [2, 4]])) == {(3, 0), (1, 0), (3, 2), (3, 4), (1, 2), (1, 4), (0, 2),
-                                                            (0, 4)}
+    assert set(pairs_from_ranking([[3, 1], 0, [2, 4]])) == {
+        (3, 0),
+        (1, 0),
+        (3, 2),
+        (3, 4),
+        (1, 2),
+        (1, 4),
+        (0, 2),
+        (0, 4),
+    }
     assert pairs_from_ranking([[0, 1, 2]]) == [] == pairs_from_ranking([])
 
 
-@pytest.mark.parametrize("judgement, pairs", [
-    ({"pairs": [[0, 1], [2, 1]]}, {(0, 1), (2, 1)}),
-    ({"pairs": [[0, 1], [0, 1]]}, {(0, 1)}),
-    ({"ties": [[0, 1]]}, set()),
-    ({"ranking": [2, [0, 1]]}, {(2, 0), (2, 1)}),
-    ({"scores": [1, 3, 2]}, {(1, 0), (1, 2), (2, 0)}),
-    ({"scores": [[1, 1], [2, 0], [0, 0]]}, {(0, 2), (1, 2)}),
-    ({"pairs": []}, set()),
-])
+@pytest.mark.parametrize(
+    "judgement, pairs",
+    [
+        ({"pairs": [[0, 1], [2, 1]]}, {(0, 1), (2, 1)}),
+        ({"pairs": [[0, 1], [0, 1]]}, {(0, 1)}),
+        ({"ties": [[0, 1]]}, set()),
+        ({"ranking": [2, [0, 1]]}, {(2, 0), (2, 1)}),
+        ({"scores": [1, 3, 2]}, {(1, 0), (1, 2), (2, 0)}),
+        ({"scores": [[1, 1], [2, 0], [0, 0]]}, {(0, 2), (1, 2)}),
+        ({"pairs": []}, set()),
+    ],
+)
 def test_each_kind_of_judgement(judgement, pairs):
     result = pairs_from_judgement(judgement, 3)
     assert set(result) == pairs and len(result) == len(pairs)
 
 
-@pytest.mark.parametrize("judgement, pairs", [
-    ({"pairs": [[1, 0]], "ties": [[0, 1]]}, {(1, 0)}),
-    ({"pairs": [[1, 0]], "ranking": [0, 1, 2]}, {(1, 0), (0, 2), (1, 2)}),
-    ({"pairs": [[1, 0]], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
-    ({"ties": [[1, 0]], "ranking": [0, 1, 2]}, {(0, 2), (1, 2)}),
-    ({"ties": [[1, 0]], "scores": [3, 2, 1]}, {(0, 2), (1, 2)}),
-    ({"ranking": [1, 0], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
-    ({"pairs": [[1, 0]], "good": [0], "bad": [1, 2]}, {(1, 0), (0, 2)}),
-    ({"ties": [[1, 0]], "good": [0], "bad": [1, 2]}, {(0, 2)}),
-    ({"ranking": [1, 0], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
-    ({"scores": [1, 2, None], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
-])
+@pytest.mark.parametrize(
+    "judgement, pairs",
+    [
+        ({"pairs": [[1, 0]], "ties": [[0, 1]]}, {(1, 0)}),
+        ({"pairs": [[1, 0]], "ranking": [0, 1, 2]}, {(1, 0), (0, 2), (1, 2)}),
+        ({"pairs": [[1, 0]], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
+        ({"ties": [[1, 0]], "ranking": [0, 1, 2]}, {(0, 2), (1, 2)}),
+        ({"ties": [[1, 0]], "scores": [3, 2, 1]}, {(0, 2), (1, 2)}),
+        ({"ranking": [1, 0], "scores": [3, 2, 1]}, {(1, 0), (0, 2), (1, 2)}),
+        ({"pairs": [[1, 0]], "good": [0], "bad": [1, 2]}, {(1, 0), (0, 2)}),
+        ({"ties": [[1, 0]], "good": [0], "bad": [1, 2]}, {(0, 2)}),
+        ({"ranking": [1, 0], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
+        ({"scores": [1, 2, None], "good": [0, 2], "bad": [1]}, {(1, 0), (2, 1)}),
+    ],
+)
 def test_pairs_go_before_ties_before_ranking_before_scores_before_thumbs(judgement, pairs):
     result = pairs_from_judgement(judgement, 3)
     assert set(result) == pairs and len(result) == len(pairs)
 
 
-@pytest.mark.parametrize("judgement, message", [
-    (None, "must be an object"),
-    ([[0, 1]], "must be an object"),
-    ({}, "must be an object"),
-    ({"winner": 0}, "no field 'winner'"),
-    ({"pairs": [[0, 3]]}, "no candidate 3: this set has 3, numbered 0 to 2"),
-    ({"pairs": [[-1, 0]]}, "no candidate -1"),
-    ({"pairs": [[0, True]]}, "no candidate True"),
-    ({"pairs": [[0, 1.0]]}, "no candidate 1.0"),
-    ({"pairs": [["0", "1"]]}, "no candidate '0'"),
-    ({"pairs": [[0]]}, r"\[0\] is not a pair"),
-    ({"pairs": [[0, 1, 2]]}, r"\[0, 1, 2\] is not a pair"),
-    ({"pairs": [[1, 1]]}, r"\[1, 1\] is not a pair of two different"),
-    ({"pairs": [0, 1]}, "cannot be read"),
-    ({"pairs": None}, "cannot be read"),
-    ({"pairs": [[0, 1], [1, 0]]}, "0 and 1|1 and 0"),
-    ({"ties": [[0, 5]]}, "no candidate 5"),
-    ({"ranking": [0, 7]}, "no candidate 7"),
-    ({"ranking": [[0, 7]]}, "no candidate 7"),
-    ({"ranking": [7]}, "no candidate 7"),
-    ({"ranking": [0, 1, 0]}, "two different"),
-    ({"ranking": 4}, "cannot be read"),
-    ({"scores": [1, 2]}, "2 scores for 3 candidates"),
-    ({"scores": [1, 2, math.nan]}, "not a finite number"),
-    ({"scores": ["high", 1, 2]}, "cannot be read"),
-    ({"scores": [[1, 2], [1], [2]]}, "cannot be read"),
-    ({"scores": 3}, "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "judgement, message",
+    [
+        (None, "must be an object"),
+        ([[0, 1]], "must be an object"),
+        ({}, "must be an object"),
+        ({"winner": 0}, "no field 'winner'"),
+        ({"pairs": [[0, 3]]}, "no candidate 3: this set has 3, numbered 0 to 2"),
+        ({"pairs": [[-1, 0]]}, "no candidate -1"),
+        ({"pairs": [[0, True]]}, "no candidate True"),
+        ({"pairs": [[0, 1.0]]}, "no candidate 1.0"),
+        ({"pairs": [["0", "1"]]}, "no candidate '0'"),
+        ({"pairs": [[0]]}, r"\[0\] is not a pair"),
+        ({"pairs": [[0, 1, 2]]}, r"\[0, 1, 2\] is not a pair"),
+        ({"pairs": [[1, 1]]}, r"\[1, 1\] is not a pair of two different"),
+        ({"pairs": [0, 1]}, "cannot be read"),
+        ({"pairs": None}, "cannot be read"),
+        ({"pairs": [[0, 1], [1, 0]]}, "0 and 1|1 and 0"),
+        ({"ties": [[0, 5]]}, "no candidate 5"),
+        ({"ranking": [0, 7]}, "no candidate 7"),
+        ({"ranking": [[0, 7]]}, "no candidate 7"),
+        ({"ranking": [7]}, "no candidate 7"),
+        ({"ranking": [0, 1, 0]}, "two different"),
+        ({"ranking": 4}, "cannot be read"),
+        ({"scores": [1, 2]}, "2 scores for 3 candidates"),
+        ({"scores": [1, 2, math.nan]}, "not a finite number"),
+        ({"scores": ["high", 1, 2]}, "cannot be read"),
+        ({"scores": [[1, 2], [1], [2]]}, "cannot be read"),
+        ({"scores": 3}, "cannot be read"),
+    ],
+)
 def test_a_malformed_judgement_is_an_error_that_names_the_problem(judgement, message):
     with pytest.raises(ValueError, match=message):
         pairs_from_judgement(judgement, 3)
@@ -147,14 +172,17 @@ def test_preferences_refuse_pairs_of_candidates_that_were_not_recorded(toy):
         Preferences(trajectory, ((0, 2),))
 
 
-@pytest.mark.parametrize("judgement, finished", [
-    (None, False),
-    ({"open": True}, False),
-    ({"pairs": [[0, 1]], "open": True}, False),
-    ({"pairs": [[0, 1]], "open": False}, True),
-    ({"pairs": []}, True),
-    ({"bad": [0, 1]}, True),
-])
+@pytest.mark.parametrize(
+    "judgement, finished",
+    [
+        (None, False),
+        ({"open": True}, False),
+        ({"pairs": [[0, 1]], "open": True}, False),
+        ({"pairs": [[0, 1]], "open": False}, True),
+        ({"pairs": []}, True),
+        ({"bad": [0, 1]}, True),
+    ],
+)
 def test_a_judgement_is_finished_unless_it_is_missing_or_open(judgement, finished):
     assert is_finished(judgement) is finished
 
@@ -166,43 +194,52 @@ def test_what_is_no_judgement_is_not_taken_for_an_unfinished_one(malformed):
         pairs_from_judgement(malformed, 3)
 
 
-@pytest.mark.parametrize("judgement, pairs", [
-    ({"bad": [0, 1, 2]}, set()),
-    ({"pairs": [[1, 0]], "bad": [0]}, {(1, 0)}),
-    ({"pairs": [[1, 0]], "log": {"pairs": [[0, 1, 1]], "mode": None}}, {(1, 0)}),
-    ({"pairs": [[1, 0]], "open": True}, {(1, 0)}),
-    ({"log": {}}, set()),
-])
+@pytest.mark.parametrize(
+    "judgement, pairs",
+    [
+        ({"bad": [0, 1, 2]}, set()),
+        ({"pairs": [[1, 0]], "bad": [0]}, {(1, 0)}),
+        ({"pairs": [[1, 0]], "log": {"pairs": [[0, 1, 1]], "mode": None}}, {(1, 0)}),
+        ({"pairs": [[1, 0]], "open": True}, {(1, 0)}),
+        ({"log": {}}, set()),
+    ],
+)
 def test_bad_candidates_and_the_judges_notes_make_no_pair(judgement, pairs):
     assert set(pairs_from_judgement(judgement, 3)) == pairs
 
 
-@pytest.mark.parametrize("scores, pairs", [
-    ([None, 2, None, 5], {(3, 1)}),
-    ([None, None, None, None], set()),
-    ([1, None, 3, 2], {(2, 0), (2, 3), (3, 0)}),
-    ([[1, 1], None, [0, 0], [2, 0]], {(0, 2), (3, 2)}),
-    ([], set()),
-])
+@pytest.mark.parametrize(
+    "scores, pairs",
+    [
+        ([None, 2, None, 5], {(3, 1)}),
+        ([None, None, None, None], set()),
+        ([1, None, 3, 2], {(2, 0), (2, 3), (3, 0)}),
+        ([[1, 1], None, [0, 0], [2, 0]], {(0, 2), (3, 2)}),
+        ([], set()),
+    ],
+)
 def test_a_candidate_without_a_score_is_in_no_pair(scores, pairs):
     assert set(pairs_from_judgement({"scores": scores}, 4)) == pairs
 
 
-@pytest.mark.parametrize("judgement, message", [
-    ({"bad": [3]}, "no candidate 3"),
-    ({"bad": [True]}, "no candidate True"),
-    ({"bad": [[0]]}, "no candidate"),
-    ({"bad": 0}, "cannot be read"),
-    ({"scores": [None, None]}, "2 scores for 3 candidates"),
-    ({"scores": [None, 1, math.inf]}, "not a finite number"),
-    ({"scores": [1, 2, 10 ** 400]}, "cannot be read"),
-    ({"scores": [None, 1, [1]]}, "cannot be read"),
-    ({"good": [3]}, "no candidate 3"),
-    ({"good": [1.0], "bad": []}, "no candidate 1.0"),
-    ({"good": [[0]], "bad": [[0]]}, "no candidate"),
-    ({"good": None}, "cannot be read"),
-    ({"good": [0, 2, 1], "bad": [2]}, "candidate 2 is called both good and bad"),
-])
+@pytest.mark.parametrize(
+    "judgement, message",
+    [
+        ({"bad": [3]}, "no candidate 3"),
+        ({"bad": [True]}, "no candidate True"),
+        ({"bad": [[0]]}, "no candidate"),
+        ({"bad": 0}, "cannot be read"),
+        ({"scores": [None, None]}, "2 scores for 3 candidates"),
+        ({"scores": [None, 1, math.inf]}, "not a finite number"),
+        ({"scores": [1, 2, 10**400]}, "cannot be read"),
+        ({"scores": [None, 1, [1]]}, "cannot be read"),
+        ({"good": [3]}, "no candidate 3"),
+        ({"good": [1.0], "bad": []}, "no candidate 1.0"),
+        ({"good": [[0]], "bad": [[0]]}, "no candidate"),
+        ({"good": None}, "cannot be read"),
+        ({"good": [0, 2, 1], "bad": [2]}, "candidate 2 is called both good and bad"),
+    ],
+)
 def test_a_malformed_field_that_makes_no_pair_is_an_error_too(judgement, message):
     with pytest.raises(ValueError, match=message):
         pairs_from_judgement(judgement, 3)
@@ -215,22 +252,28 @@ def nested(depth):
     return value
 
 
-@pytest.mark.parametrize("log, message", [
-    ({"pairs": [[0, 1, math.inf]]}, "not a finite number"),
-    ([{"a": [math.nan]}], "not a finite number"),
-    (-math.inf, "not a finite number"),
-    (nested(101), "nested more than 100 deep"),
-    (nested(100_000), "nested more than 100 deep"),
-    ({"a": "x\ud800"}, "no whole text"),
-    ({"\udfff": 1}, "no whole text"),
-    (["x"] * 3 + ["\ud83d"], "no whole text"),
-], ids=range(8))
+@pytest.mark.parametrize(
+    "log, message",
+    [
+        ({"pairs": [[0, 1, math.inf]]}, "not a finite number"),
+        ([{"a": [math.nan]}], "not a finite number"),
+        (-math.inf, "not a finite number"),
+        (nested(101), "nested more than 100 deep"),
+        (nested(100_000), "nested more than 100 deep"),
+        ({"a": "x\ud800"}, "no whole text"),
+        ({"\udfff": 1}, "no whole text"),
+        (["x"] * 3 + ["\ud83d"], "no whole text"),
+    ],
+    ids=range(8),
+)
 def test_notes_that_could_not_be_written_down_again_are_refused(log, message):
     with pytest.raises(ValueError, match=f"log.*{message}"):
         pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3)
 
 
-@pytest.mark.parametrize("log", [None, {}, [], "words", 7, 10 ** 400, {"a": [[1.5, None], {"b": True}]}, nested(99), "\U0001f408"])
+@pytest.mark.parametrize(
+    "log", [None, {}, [], "words", 7, 10**400, {"a": [[1.5, None], {"b": True}]}, nested(99), "\U0001f408"]
+)
 def test_any_other_notes_are_the_judges_own(log):
     assert pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3) == [(0, 1)]
 
@@ -251,8 +294,15 @@ def test_only_numbers_are_scores(score):
 
 
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("judgement", [{"ranking": [0] * 10_000}, {"ranking": [[]] * 100_000 + [3]},
-                                       {"scores": [1] * 10_000}, {"good": [0] * 100_000, "bad": [1] * 100_000 + [3]}])
+@pytest.mark.parametrize(
+    "judgement",
+    [
+        {"ranking": [0] * 10_000},
+        {"ranking": [[]] * 100_000 + [3]},
+        {"scores": [1] * 10_000},
+        {"good": [0] * 100_000, "bad": [1] * 100_000 + [3]},
+    ],
+)
 def test_a_judgement_far_too_long_is_refused_at_once(judgement):
     with pytest.raises(ValueError):
         pairs_from_judgement(judgement, 3)
@@ -260,16 +310,20 @@ def test_a_judgement_far_too_long_is_refused_at_once(judgement):
 
 # --- thumbs ---
 
-@pytest.mark.parametrize("judgement, pairs, liked", [
-    ({"good": [2, 0], "bad": [1]}, {(2, 1), (0, 1)}, (True, False, True, None)),
-    ({"good": [3, 3], "bad": [0, 0]}, {(3, 0)}, (False, None, None, True)),
-    ({"good": [0, 1, 2, 3], "bad": []}, set(), (True, True, True, True)),
-    ({"bad": [1, 3]}, set(), (None, False, None, False)),
-    ({"ranking": [[0, 1, 2, 3]], "bad": [0, 1, 2, 3]}, set(), (False,) * 4),
-    ({"pairs": [[2, 0]], "ties": [[0, 1]], "bad": [0, 1]}, {(2, 0)}, (False, False, None, None)),
-    ({"good": [], "bad": []}, set(), ()),
-    ({"pairs": [[0, 1]]}, {(0, 1)}, ()),
-])
+
+@pytest.mark.parametrize(
+    "judgement, pairs, liked",
+    [
+        ({"good": [2, 0], "bad": [1]}, {(2, 1), (0, 1)}, (True, False, True, None)),
+        ({"good": [3, 3], "bad": [0, 0]}, {(3, 0)}, (False, None, None, True)),
+        ({"good": [0, 1, 2, 3], "bad": []}, set(), (True, True, True, True)),
+        ({"bad": [1, 3]}, set(), (None, False, None, False)),
+        ({"ranking": [[0, 1, 2, 3]], "bad": [0, 1, 2, 3]}, set(), (False,) * 4),
+        ({"pairs": [[2, 0]], "ties": [[0, 1]], "bad": [0, 1]}, {(2, 0)}, (False, False, None, None)),
+        ({"good": [], "bad": []}, set(), ()),
+        ({"pairs": [[0, 1]]}, {(0, 1)}, ()),
+    ],
+)
 def test_each_good_candidate_is_preferred_to_each_bad_one_and_all_have_labels(judgement, pairs, liked):
     made = pairs_from_judgement(judgement, 4)
     assert set(made) == pairs and len(made) == len(pairs)
@@ -283,15 +337,22 @@ def test_thumbs_that_do_not_fit_the_set_are_refused_where_they_are_asked_for_too
         liked_from_judgement({"good": [1], "bad": [1]}, 4)
 
 
-@pytest.mark.parametrize("judgement, scores", [
-    ({"scores": [5, None, 2.5]}, (5, None, 2.5)), ({"scores": [None, None]}, ()), ({"scores": []}, ()),
-    ({"scores": [[1, 2], [2, 1]]}, ()), ({"pairs": [[0, 1]]}, ()),
-])
+@pytest.mark.parametrize(
+    "judgement, scores",
+    [
+        ({"scores": [5, None, 2.5]}, (5, None, 2.5)),
+        ({"scores": [None, None]}, ()),
+        ({"scores": []}, ()),
+        ({"scores": [[1, 2], [2, 1]]}, ()),
+        ({"pairs": [[0, 1]]}, ()),
+    ],
+)
 def test_scores_are_plain_numbers_or_none_at_all(judgement, scores):
     assert scores_from_judgement(judgement) == scores
 
 
 # --- what losses of single candidates learn from ---
+
 
 @pytest.fixture
 def trajectory(toy):
@@ -307,11 +368,17 @@ def test_rewards_are_the_scores_or_else_wins_minus_losses(trajectory):
 
 def test_labels_are_the_thumbs_or_else_the_side_of_the_mean_reward(trajectory):
     assert Preferences(trajectory, (), liked=(True, None, True)).labels == {0: True, 2: True}
-    assert Preferences(trajectory, ((2, 0),), liked=(None, False, None)).labels == {0: False, 1: False, 2: True}
+    assert Preferences(trajectory, ((2, 0),), liked=(None, False, None)).labels == {
+        0: False,
+        1: False,
+        2: True,
+    }
     assert Preferences(trajectory, ((2, 0),), liked=(True, None, None)).labels == {0: True, 2: True}
     assert Preferences(trajectory, (), scores=(1.0, 2.0, 6.0)).labels == {0: False, 1: False, 2: True}
     assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).labels == {1: False, 2: True}
-    assert Preferences(trajectory, (), scores=(0.1, 0.1, 0.1)).labels == {}, "their floating-point sum / 3 is above 0.1"
+    assert Preferences(trajectory, (), scores=(0.1, 0.1, 0.1)).labels == {}, (
+        "their floating-point sum / 3 is above 0.1"
+    )
 
 
 @pytest.mark.parametrize("wrong", [dict(scores=(1.0, 2.0)), dict(liked=(True,))])
@@ -322,22 +389,30 @@ def test_scores_and_thumbs_fit_the_candidates(trajectory, wrong):
 
 # --- picks that go round in a circle ---
 
+
 @pytest.mark.parametrize("pairs", [[], [(0, 1)], [(0, 1), (1, 2), (0, 2)], [(2, 0), (2, 1), (1, 3), (0, 3)]])
 def test_pairs_that_have_an_order_hold_no_cycle(pairs):
     assert cycle_in(pairs) == []
 
 
-@pytest.mark.parametrize("pairs, cycle", [
-    ([(0, 1), (1, 2), (2, 0)], [0, 1, 2]),
-    ([(2, 0), (1, 2), (0, 1), (0, 3)], [0, 1, 2]),
-    ([(3, 1), (1, 3), (0, 1)], [1, 3]),
-])
+@pytest.mark.parametrize(
+    "pairs, cycle",
+    [
+        ([(0, 1), (1, 2), (2, 0)], [0, 1, 2]),
+        ([(2, 0), (1, 2), (0, 1), (0, 3)], [0, 1, 2]),
+        ([(3, 1), (1, 3), (0, 1)], [1, 3]),
+    ],
+)
 def test_a_cycle_begins_with_its_first_candidate_and_each_is_picked_over_the_next(pairs, cycle):
     assert cycle_in(pairs) == cycle
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda pair: pair[0] != pair[1]), max_size=10))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda pair: pair[0] != pair[1]), max_size=10
+    )
+)
 def test_a_cycle_is_made_of_the_pairs_and_there_is_none_where_each_can_be_put_in_a_row(pairs):
     cycle = cycle_in(pairs)
     assert all(pair in pairs for pair in zip(cycle, cycle[1:] + cycle[:1]))

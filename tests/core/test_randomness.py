@@ -32,7 +32,9 @@ class Accelerator(SimpleNamespace):
 def test_the_cpu_and_the_device_in_use_are_forked_and_seeded_and_no_other(monkeypatch, kind):
     accelerator, generator = Accelerator(1 if kind == "mps" else 3), torch.Generator
     monkeypatch.setattr(torch, kind, accelerator)
-    monkeypatch.setattr(torch, "get_device_module", lambda device: accelerator)  # torch remembers what it gave before
+    monkeypatch.setattr(
+        torch, "get_device_module", lambda device: accelerator
+    )  # torch remembers what it gave before
     monkeypatch.setattr(torch, "Generator", lambda device: generator())
     index = accelerator.device_count() - 1
     before, on_cpu = [state.clone() for state in accelerator.states], torch.get_rng_state()

@@ -18,8 +18,12 @@ from d3po_core.runs import history, store
 
 FORMAT = "d3po.run/3"
 TENSORS = {"lora.a": torch.arange(6.0).view(2, 3)}
-HISTORY = [{"loss": 0.1 + 0.2, "margin": -0.0}, {"loss": 5e-324, "margin": math.inf, "held-out accuracy": math.nan},
-           {}, {"margin": 1.0, "held-out accuracy": 0.75, "held-out margin": 0.5}]
+HISTORY = [
+    {"loss": 0.1 + 0.2, "margin": -0.0},
+    {"loss": 5e-324, "margin": math.inf, "held-out accuracy": math.nan},
+    {},
+    {"margin": 1.0, "held-out accuracy": 0.75, "held-out margin": 0.5},
+]
 OLD = {1: {"step": 4, "history": HISTORY, "format": "d3po.run/1"}, 2: {"step": 4, "history": HISTORY, "rounds": [],
        "saved": 1, "format": "d3po.run/2"}}  # fmt: skip
 
@@ -48,6 +52,7 @@ def old(path, request):
 
 # --- the way there and back ---
 
+
 def test_a_history_comes_back_to_the_bit(written):
     tensors, record = run_files.read(written, FORMAT)
     assert bits(record.pop("history")) == bits(HISTORY)
@@ -55,7 +60,11 @@ def test_a_history_comes_back_to_the_bit(written):
     assert record == {"step": 4, "format": FORMAT}
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["loss", "a, b", "Größe", ""]), st.floats(), max_size=4), max_size=6))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["loss", "a, b", "Größe", ""]), st.floats(), max_size=4), max_size=6
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_any_history_comes_back_to_the_bit(entries):
     assert bits(history.from_table(*history.to_table(entries))) == bits(entries)
@@ -70,7 +79,11 @@ def test_a_history_that_says_little_comes_back(path, entries):
 
 def test_a_file_without_a_history_has_none(path):
     run_files.write(path, FORMAT, TENSORS, {"step": 0})
-    assert run_files.read(path, FORMAT)[1] == run_files.read_record(path, FORMAT) == {"step": 0, "format": FORMAT}
+    assert (
+        run_files.read(path, FORMAT)[1]
+        == run_files.read_record(path, FORMAT)
+        == {"step": 0, "format": FORMAT}
+    )
     assert run_files.read_curves(path, FORMAT) == {}
 
 
@@ -78,11 +91,16 @@ def test_other_programs_see_a_table_with_nan_where_nothing_was_measured(written)
     with safe_open(written, framework="np") as file:
         record, table = json.loads(file.metadata()["d3po"]), file.get_tensor("history")
     assert len(record.pop("checksum")) == 16
-    assert record == {"step": 4, "format": FORMAT,
-                      "metrics": ["loss", "margin", "held-out accuracy", "held-out margin"]}
+    assert record == {
+        "step": 4,
+        "format": FORMAT,
+        "metrics": ["loss", "margin", "held-out accuracy", "held-out margin"],
+    }
     nan, inf = math.nan, math.inf
-    np.testing.assert_array_equal(table, [[0.1 + 0.2, -0.0, nan, nan], [5e-324, inf, nan, nan], [nan, nan, nan, nan],
-                                          [nan, 1.0, 0.75, 0.5]])
+    np.testing.assert_array_equal(
+        table,
+        [[0.1 + 0.2, -0.0, nan, nan], [5e-324, inf, nan, nan], [nan, nan, nan, nan], [nan, 1.0, 0.75, 0.5]],
+    )
     assert table.dtype == np.float64
 
 
@@ -93,6 +111,7 @@ def test_what_is_written_is_left_as_it_was(path):
 
 
 # --- a part of it ---
+
 
 def test_a_record_has_the_end_of_the_history_alone(written):
     assert run_files.read_record(written, FORMAT) == {"step": 4, "format": FORMAT, "history": HISTORY[-1:]}
@@ -106,6 +125,7 @@ def test_curves_have_nan_where_nothing_was_measured(written):
 
 
 # --- files of before ---
+
 
 def test_an_earlier_file_is_read_in_every_way(old, written_curves):
     assert bits(run_files.read(old, FORMAT)[1]["history"]) == bits(HISTORY)
@@ -124,16 +144,24 @@ def written_curves(tmp_path):
 
 def test_a_pack_of_before_refuses_the_new_file(written):
     for look in (run_files.read, run_files.read_record, run_files.read_curves):
-        with pytest.raises(run_files.NotOurs, match="newer version of this pack .d3po.run/3.*update the pack"):
+        with pytest.raises(
+            run_files.NotOurs, match="newer version of this pack .d3po.run/3.*update the pack"
+        ):
             look(written, "d3po.run/2")
 
 
 # --- damage ---
 
-@pytest.mark.parametrize("tensors, metrics", [
-    ({}, ["loss"]), ({"history": torch.zeros(2, 2, dtype=torch.float64)}, ["loss"]),
-    ({"history": torch.zeros(2, dtype=torch.float64)}, ["loss"]),
-    ({"history": torch.zeros(2, 1, dtype=torch.float64)}, 7)])
+
+@pytest.mark.parametrize(
+    "tensors, metrics",
+    [
+        ({}, ["loss"]),
+        ({"history": torch.zeros(2, 2, dtype=torch.float64)}, ["loss"]),
+        ({"history": torch.zeros(2, dtype=torch.float64)}, ["loss"]),
+        ({"history": torch.zeros(2, 1, dtype=torch.float64)}, 7),
+    ],
+)
 @pytest.mark.parametrize("look", [run_files.read, run_files.read_record, run_files.read_curves])
 def test_a_table_that_does_not_fit_its_names_is_damage(path, tensors, metrics, look):
     save_file(tensors, path, metadata={"d3po": json.dumps({"format": FORMAT, "step": 1, "metrics": metrics})})
@@ -142,6 +170,7 @@ def test_a_table_that_does_not_fit_its_names_is_damage(path, tensors, metrics, l
 
 
 # --- long runs ---
+
 
 def test_a_run_of_300_000_updates_is_written_and_read_in_seconds(tmp_path):
     """As JSON these would be 250 MB, which no safetensors header takes."""
@@ -167,8 +196,12 @@ def test_a_run_of_300_000_updates_is_written_and_read_in_seconds(tmp_path):
 def test_the_curves_of_a_run_are_those_of_its_last_state(tmp_path):
     assert store.load_curves(tmp_path / "none") is None
     for step, loss in ((1, [0.5]), (2, [0.5, 0.4])):
-        store.save_run(tmp_path, TENSORS, {"step": step, "history": [{"loss": value} for value in loss]},
-                      head=store.head(tmp_path))
+        store.save_run(
+            tmp_path,
+            TENSORS,
+            {"step": step, "history": [{"loss": value} for value in loss]},
+            head=store.head(tmp_path),
+        )
     assert store.load_curves(tmp_path)["loss"].tolist() == [0.5, 0.4]
     (tmp_path / store.STATE).write_bytes(b"")
     with pytest.raises(ValueError, match="run.safetensors.*left as it is"):

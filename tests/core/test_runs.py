@@ -8,16 +8,21 @@ from d3po_core.runs import store
 from d3po_core.runs.locks import LOCKS
 from tools.host import link
 
-BASE = {"model": "base", "settings": {"rank": 2, "alpha": 2.0, "targets": "attention", "adapter": "LoRA",
-                                      "architecture": "SD15"}}
+BASE = {
+    "model": "base",
+    "settings": {"rank": 2, "alpha": 2.0, "targets": "attention", "adapter": "LoRA", "architecture": "SD15"},
+}
 TENSORS = {"lora.a": torch.arange(6.0).view(2, 3), "optimizer.a.step": torch.tensor(3.0)}
 RECORD = BASE | {"step": 3, "name": "Bär"}
 
 
 def files(folder):
     """All but the locks, which are no run's."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                  if not path.is_dir() and path.parent.name != LOCKS)
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() and path.parent.name != LOCKS
+    )
 
 
 def contents(folder):
@@ -28,7 +33,11 @@ def state(step, accuracy=None, margin=0.0, rounds=None):
     """(tensors, record) of a run at a step; `rounds` by their keys."""
     history = [{} if accuracy is None else {"held-out accuracy": accuracy, "held-out margin": margin}]
     rounds = [{"start": i, "key": key, "sets": []} for i, key in enumerate(rounds or [])]
-    return {"lora.a": torch.full((2,), float(step))}, BASE | {"step": step, "history": history, "rounds": rounds}
+    return {"lora.a": torch.full((2,), float(step))}, BASE | {
+        "step": step,
+        "history": history,
+        "rounds": rounds,
+    }
 
 
 def go_on(folder, tensors, record, **options):
@@ -52,7 +61,9 @@ def folder(tmp_path):
 
 def test_a_run_comes_back_as_it_was_saved(folder):
     tensors, record = store.load_run(folder)
-    assert tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert tensors.keys() == TENSORS.keys() and all(
+        torch.equal(tensors[name], TENSORS[name]) for name in TENSORS
+    )
     assert record.items() >= (RECORD | {"format": "d3po.run/3"}).items()
     assert files(folder) == ["checkpoints/step-000003.safetensors", "run.safetensors"]
 
@@ -68,7 +79,9 @@ def test_the_version_changes_with_the_run(folder):
     assert store.run_version(folder) != before and store.load_run(folder)[1]["step"] == 4
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", r"a\b", ".x", "x.", "x ", "a:b", "x\n", 101 * "x"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", r"a\b", ".x", "x.", "x ", "a:b", "x\n", 101 * "x"]
+)
 def test_names_that_could_leave_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         store.run_folder(tmp_path, name)
@@ -89,11 +102,14 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_save(folder)
 
 # --- checkpoints ---
 
+
 def test_the_last_three_checkpoints_and_the_best_are_kept(tmp_path):
     accuracies = (0.5, 0.9, 0.6, 0.7, 0.6, 0.8)
     kept = keep_steps(tmp_path, *(state(step, accuracy) for step, accuracy in enumerate(accuracies, 1)))
     assert kept == [2, 4, 5, 6] and store.best_of(store.checkpoints(tmp_path)).step == 2
-    assert files(tmp_path) == [f"checkpoints/step-00000{step}.safetensors" for step in kept] + ["run.safetensors"]
+    assert files(tmp_path) == [f"checkpoints/step-00000{step}.safetensors" for step in kept] + [
+        "run.safetensors"
+    ]
 
 
 @pytest.mark.parametrize("keep, kept", [(1, [6]), (2, [5, 6]), (9, [1, 2, 3, 4, 5, 6])])
@@ -102,7 +118,9 @@ def test_as_many_checkpoints_are_kept_as_are_asked_for(tmp_path, keep, kept):
 
 
 def test_of_equal_accuracies_the_larger_margin_is_the_best_and_of_equal_margins_the_later(tmp_path):
-    keep_steps(tmp_path, state(1, 0.5, 3.0), state(2, 0.7, 1.0), state(3, 0.7, 2.0), state(4, 0.7, 2.0), keep=9)
+    keep_steps(
+        tmp_path, state(1, 0.5, 3.0), state(2, 0.7, 1.0), state(3, 0.7, 2.0), state(4, 0.7, 2.0), keep=9
+    )
     assert store.best_of(store.checkpoints(tmp_path)).step == 4
 
 
@@ -110,15 +128,24 @@ def test_a_run_that_went_back_keeps_the_checkpoints_it_saved_last(tmp_path):
     assert keep_steps(tmp_path, *map(state, (10, 20, 30, 11, 12)), keep=2) == [11, 12]
 
 
-@pytest.mark.parametrize("checkpoint, step", [("latest", 5), ("best", 2), ("2", 2), (" 4 ", 4), (3, 3), ("000005", 5)])
+@pytest.mark.parametrize(
+    "checkpoint, step", [("latest", 5), ("best", 2), ("2", 2), (" 4 ", 4), (3, 3), ("000005", 5)]
+)
 def test_a_run_loads_at_any_checkpoint(tmp_path, checkpoint, step):
     keep_steps(tmp_path, *(state(step, 0.9 if step == 2 else 0.5) for step in range(1, 6)))
     tensors, record = store.load_run(tmp_path, checkpoint)
     assert record["step"] == step and torch.equal(tensors["lora.a"], torch.full((2,), float(step)))
 
 
-@pytest.mark.parametrize("checkpoint, told", [("7", "'7'.*latest, best, .*: 3, 4, 5"), ("newest", "'newest'"),
-                                              ("../run", "'../run'"), ("best", "held_out")])
+@pytest.mark.parametrize(
+    "checkpoint, told",
+    [
+        ("7", "'7'.*latest, best, .*: 3, 4, 5"),
+        ("newest", "'newest'"),
+        ("../run", "'../run'"),
+        ("best", "held_out"),
+    ],
+)
 def test_a_checkpoint_that_there_is_not_is_an_error_that_lists_them(tmp_path, checkpoint, told):
     keep_steps(tmp_path, *map(state, range(1, 6)))
     with pytest.raises(ValueError, match=f"checkpoint: .*{told}"):
@@ -141,14 +168,22 @@ def test_a_run_from_before_there_were_adapters_is_a_lora(tmp_path):
     old = RECORD | {"settings": settings, "saved": 1, "rounds": []}
     for path in (store.checkpoint_path(tmp_path, 3), tmp_path / store.STATE):
         store.write(path, store.FORMAT, TENSORS, old)
-    assert store.load_run(tmp_path)[1]["settings"] == store.load_run(tmp_path, "3")[1]["settings"] == BASE["settings"]
+    assert (
+        store.load_run(tmp_path)[1]["settings"]
+        == store.load_run(tmp_path, "3")[1]["settings"]
+        == BASE["settings"]
+    )
     other = old | {"settings": settings | {"adapter": "DoRA"}}
-    assert "started with adapter LoRA, and this LoRA has adapter DoRA" in store.save_run(tmp_path, TENSORS, other).why
+    assert (
+        "started with adapter LoRA, and this LoRA has adapter DoRA"
+        in store.save_run(tmp_path, TENSORS, other).why
+    )
     go_on(tmp_path, TENSORS, RECORD | {"step": 4})
     assert store.load_run(tmp_path)[1]["settings"] == BASE["settings"]
 
 
 # --- list, branch, delete ---
+
 
 def test_runs_are_listed_with_their_figures(tmp_path):
     keep_steps(tmp_path / "b", state(1, 0.9, rounds="a"), state(2, 0.7, rounds="ab"))
@@ -235,7 +270,10 @@ def test_a_damaged_run_can_be_deleted(folder):
 
 
 def test_a_run_that_there_is_not_is_an_error_that_lists_them(folder):
-    for act in (lambda: store.delete(folder.parent, "mine"), lambda: store.branch(folder.parent, "mine", "new")):
+    for act in (
+        lambda: store.delete(folder.parent, "mine"),
+        lambda: store.branch(folder.parent, "mine", "new"),
+    ):
         with pytest.raises(ValueError, match="no run 'mine'. There are: my taste"):
             act()
     assert [run.name for run in store.list_runs(folder.parent)] == ["my taste"]
@@ -244,15 +282,20 @@ def test_a_run_that_there_is_not_is_an_error_that_lists_them(folder):
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "NUL"])
 def test_unsafe_names_are_refused_everywhere(folder, name):
     root = folder.parent
-    for act in (lambda: store.delete(root, name), lambda: store.branch(root, name, "new"),
-                lambda: store.branch(root, "my taste", name)):
+    for act in (
+        lambda: store.delete(root, name),
+        lambda: store.branch(root, name, "new"),
+        lambda: store.branch(root, "my taste", name),
+    ):
         with pytest.raises(ValueError, match="cannot name a folder"):
             act()
     assert sorted(path.name for path in root.iterdir()) == [LOCKS, "my taste"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need special rights there")
-@pytest.mark.parametrize("link", ["run", "checkpoints", "run.safetensors", "checkpoints/step-000001.safetensors"])
+@pytest.mark.parametrize(
+    "link", ["run", "checkpoints", "run.safetensors", "checkpoints/step-000001.safetensors"]
+)
 def test_a_link_out_of_the_folder_is_refused_and_left(tmp_path, link):
     keep_steps(tmp_path / "elsewhere", state(1))
     folder = tmp_path / "runs" / "run"
@@ -261,7 +304,10 @@ def test_a_link_out_of_the_folder_is_refused_and_left(tmp_path, link):
     place.rename(tmp_path / "aside")
     place.symlink_to(tmp_path / "elsewhere" / link if link != "run" else tmp_path / "elsewhere")
     before = contents(tmp_path)
-    for act in (lambda: store.delete(tmp_path / "runs", "run"), lambda: store.branch(tmp_path / "runs", "run", "new")):
+    for act in (
+        lambda: store.delete(tmp_path / "runs", "run"),
+        lambda: store.branch(tmp_path / "runs", "run", "new"),
+    ):
         with pytest.raises(ValueError, match="is a link to another place. Nothing was changed"):
             act()
     assert contents(tmp_path) == before

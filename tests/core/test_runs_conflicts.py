@@ -39,6 +39,7 @@ def listed(folder):
 
 # --- what follows and what does not ---
 
+
 def test_a_state_with_all_the_rounds_that_are_there_takes_their_place(run):
     assert store.save_run(run, *state(5, rounds="abcd")) == store.Saved("taste")
     assert listed(run) == {"taste": "abcd"}
@@ -94,7 +95,9 @@ def test_a_folder_that_is_there_is_not_taken_for_a_branch(run):
     (run.parent / "taste branch 3").mkdir()
     (run.parent / "taste branch 3" / store.STATE).write_bytes(b"damaged")
     assert store.save_run(run, *state(1, rounds="x")).run == "taste branch 4"
-    assert files(run.parent / "taste branch 2") == [] and files(run.parent / "taste branch 3") == [store.STATE]
+    assert files(run.parent / "taste branch 2") == [] and files(run.parent / "taste branch 3") == [
+        store.STATE
+    ]
 
 
 def test_a_long_name_has_room_for_its_branch(tmp_path):
@@ -104,12 +107,21 @@ def test_a_long_name_has_room_for_its_branch(tmp_path):
     assert store.run_folder(tmp_path, name).is_dir() and name == "x" * 90 + " branch 2"
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"model": "other"}, "another base model"),
-    ({"settings": BASE["settings"] | {"rank": 4}}, "started with rank 2, and this LoRA has rank 4"),
-    ({"settings": BASE["settings"] | {"alpha": 4.0, "targets": "all linear"}}, "alpha 2.0 and targets attention"),
-    ({"settings": BASE["settings"] | {"adapter": "LoKr"}}, "started with adapter LoRA, and this LoRA has adapter LoKr"),
-])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"model": "other"}, "another base model"),
+        ({"settings": BASE["settings"] | {"rank": 4}}, "started with rank 2, and this LoRA has rank 4"),
+        (
+            {"settings": BASE["settings"] | {"alpha": 4.0, "targets": "all linear"}},
+            "alpha 2.0 and targets attention",
+        ),
+        (
+            {"settings": BASE["settings"] | {"adapter": "LoKr"}},
+            "started with adapter LoRA, and this LoRA has adapter LoKr",
+        ),
+    ],
+)
 def test_a_run_is_not_replaced_by_one_that_does_not_fit(run, change, told):
     before, head = contents(run), store.head(run)
     tensors, record = state(3, rounds="abc")
@@ -124,8 +136,11 @@ def test_a_run_of_an_earlier_version_is_replaced_by_what_goes_on_from_it_alone(t
         folder = tmp_path / f"old {number}"
         folder.mkdir()
         tensors, record = state(4)
-        save_file(tensors, folder / store.STATE, metadata={"d3po": json.dumps(
-            record | {"rounds": rounds, "format": "d3po.run/1"})})
+        save_file(
+            tensors,
+            folder / store.STATE,
+            metadata={"d3po": json.dumps(record | {"rounds": rounds, "format": "d3po.run/1"})},
+        )
         head, old = store.head(folder), contents(folder)
         after = state(5, rounds="a")
         after[1]["rounds"] = rounds + [{"start": 4, "key": "a", "sets": []}]
@@ -143,6 +158,7 @@ def test_where_the_state_was_moved_away_the_last_checkpoint_is_what_there_is(run
 
 # --- as it began ---
 
+
 def test_a_run_can_go_back_to_where_it_began(run):
     tensors, record = store.load_run(run, "0")
     assert tensors == {} and (record["step"], record["rounds"], record["history"]) == (0, [], [])
@@ -154,15 +170,23 @@ def test_a_run_can_go_back_to_where_it_began(run):
 def test_rounds_without_an_update_are_kept_and_a_step_is_the_state_before_them(tmp_path):
     folder = tmp_path / "taste"
     for step, starts in ((0, [0]), (0, [0, 0]), (3, [0, 0, 0]), (3, [0, 0, 0, 3])):
-        record = BASE | {"step": step, "history": [{}] * step, "rounds": [
-            {"start": start, "key": f"{number}", "sets": []} for number, start in enumerate(starts)]}
+        record = BASE | {
+            "step": step,
+            "history": [{}] * step,
+            "rounds": [
+                {"start": start, "key": f"{number}", "sets": []} for number, start in enumerate(starts)
+            ],
+        }
         assert store.save_run(folder, {"lora.a": torch.ones(2)} if step else {}, record).why == ""
     assert len(store.load_run(folder)[1]["rounds"]) == 4
-    assert len(store.load_run(folder, "3")[1]["rounds"]) == 3 and store.load_run(folder, "0")[1]["rounds"] == []
+    assert (
+        len(store.load_run(folder, "3")[1]["rounds"]) == 3 and store.load_run(folder, "0")[1]["rounds"] == []
+    )
     assert files(folder) == ["checkpoints/step-000003.safetensors", store.STATE]
 
 
 # --- two processes ---
+
 
 def train(begin, folder, pairs, tell):
     for _ in range(ROUNDS):
@@ -174,14 +198,18 @@ def train(begin, folder, pairs, tell):
 @needs_fork
 def test_two_processes_that_train_the_same_run_keep_every_round(begin, tmp_path):
     folder = tmp_path / "taste"
-    pipes = [start(lambda tell, pairs=pairs: train(begin, folder, pairs, tell)) for pairs in (PAIRS, PAIRS[::-1])]
+    pipes = [
+        start(lambda tell, pairs=pairs: train(begin, folder, pairs, tell)) for pairs in (PAIRS, PAIRS[::-1])
+    ]
     told = []
     for pid, pipe in pipes:
         status, lines = finish(pid, pipe)
         assert status == 0, lines
         told += [json.loads(line) for line in lines.splitlines()]
-    keys = {one.name: [round_["key"] for round_ in store.load_run(tmp_path / one.name)[1]["rounds"]]
-            for one in store.list_runs(tmp_path)}
+    keys = {
+        one.name: [round_["key"] for round_ in store.load_run(tmp_path / one.name)[1]["rounds"]]
+        for one in store.list_runs(tmp_path)
+    }
     assert len(told) == 2 * ROUNDS and all(key in keys[run] for key, run in told)
     assert len({key for key, _ in told}) == 2 * ROUNDS, "rounds that are alike show nothing"
     assert len({run for _, run in told}) > 1, "the two never met"
@@ -214,7 +242,10 @@ def test_a_lock_is_waited_for_and_goes_with_the_process_that_held_it(run, monkey
     assert pipe.readline() == b"held\n"
     monkeypatch.setattr(locks, "PATIENCE", 0.2)
     before = contents(run)
-    for act in (lambda: store.save_run(run, *state(3, rounds="abc")), lambda: store.delete(run.parent, "taste")):
+    for act in (
+        lambda: store.save_run(run, *state(3, rounds="abc")),
+        lambda: store.delete(run.parent, "taste"),
+    ):
         with pytest.raises(OSError, match="taste.* is being written by another program.*press Run again"):
             act()
     assert contents(run) == before
@@ -232,6 +263,7 @@ def test_a_lock_is_no_run(run):
 
 
 # --- leftovers ---
+
 
 def test_a_leftover_that_cannot_be_removed_is_nobodys_error(run, monkeypatch):
     (run / "run.safetensors.1.partial").mkdir()  # no unlink removes it

@@ -70,10 +70,12 @@ def test_files_of_before_there_was_a_checksum_are_read(folder):
 
 # --- numbers that are none ---
 
+
 def change(name, value):
     def of(tensors):
         found = next(key for key in sorted(tensors) if key.startswith(name))
         tensors[found] = value(tensors[found])
+
     return of
 
 
@@ -114,15 +116,25 @@ def test_a_state_of_no_numbers_is_not_saved(folder):
     before = (folder / store.STATE).read_bytes()
     name = next(name for name in tensors if name.startswith("lora."))
     with pytest.raises(ValueError, match="lora: .*not finite.*not saved"):
-        store.save_run(folder, tensors | {name: tensors[name] * float("nan")}, record, head=store.head(folder))
+        store.save_run(
+            folder, tensors | {name: tensors[name] * float("nan")}, record, head=store.head(folder)
+        )
     assert (folder / store.STATE).read_bytes() == before
 
 
 def test_the_counters_and_bytes_of_other_optimizers_are_fine(tmp_path):
-    tensors = {"lora.a": torch.ones(3, dtype=torch.bfloat16), "AdamW8bit.a.state1": torch.arange(3, dtype=torch.uint8),
-               "AdamW8bit.a.absmax1": torch.ones(1), "AdamW8bit.a.step": torch.tensor(3), "ema.a": torch.ones(3),
-               "ema updates": torch.tensor(3), "AdamWScheduleFree group.k": torch.tensor(2), "optimizer.a.step": torch.tensor(2.0),
-               "loss scale": torch.tensor(65536.0), "lora.empty": torch.ones(0)}
+    tensors = {
+        "lora.a": torch.ones(3, dtype=torch.bfloat16),
+        "AdamW8bit.a.state1": torch.arange(3, dtype=torch.uint8),
+        "AdamW8bit.a.absmax1": torch.ones(1),
+        "AdamW8bit.a.step": torch.tensor(3),
+        "ema.a": torch.ones(3),
+        "ema updates": torch.tensor(3),
+        "AdamWScheduleFree group.k": torch.tensor(2),
+        "optimizer.a.step": torch.tensor(2.0),
+        "loss scale": torch.tensor(65536.0),
+        "lora.empty": torch.ones(0),
+    }
     go_on(tmp_path / "run", tensors, state(3)[1])
     assert same(store.load_run(tmp_path / "run")[0], tensors)
 

@@ -27,9 +27,12 @@ DAMAGE = {
     "bad json": lambda path: save_file(load_file(path), path, metadata={"d3po": "{not json"}),
     "json list": lambda path: save_file(load_file(path), path, metadata={"d3po": "[1]"}),
     "no step": lambda path: save_file(load_file(path), path, metadata={"d3po": '{"format": "d3po.run/2"}'}),
-    "of another kind": lambda path: save_file(load_file(path), path,
-                                              metadata={"d3po": '{"format": "d3po.trajectory/1", "step": 3}'}),
-    "newer": lambda path: save_file(load_file(path), path, metadata={"d3po": '{"format": "d3po.run/4", "step": 3}'}),
+    "of another kind": lambda path: save_file(
+        load_file(path), path, metadata={"d3po": '{"format": "d3po.trajectory/1", "step": 3}'}
+    ),
+    "newer": lambda path: save_file(
+        load_file(path), path, metadata={"d3po": '{"format": "d3po.run/4", "step": 3}'}
+    ),
 }
 damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
@@ -46,8 +49,11 @@ def folder(begin, tmp_path, tmp_path_factory):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.parent.name != LOCKS}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != LOCKS
+    }
 
 
 @damaged
@@ -55,9 +61,14 @@ def test_a_damaged_run_is_an_error_that_names_the_file_and_touches_nothing(folde
     tensors, record = store.load_run(folder)
     damage(folder / store.STATE)
     before = contents(folder)
-    told = re.escape(str(folder / store.STATE)) + ".*left as it is.*another name, or move the file away.*step 20"
-    for act in (lambda: store.load_run(folder), lambda: store.load_run(folder, "10"),
-                lambda: store.save_run(folder, tensors, record)):
+    told = (
+        re.escape(str(folder / store.STATE)) + ".*left as it is.*another name, or move the file away.*step 20"
+    )
+    for act in (
+        lambda: store.load_run(folder),
+        lambda: store.load_run(folder, "10"),
+        lambda: store.save_run(folder, tensors, record),
+    ):
         with pytest.raises(ValueError, match=told):
             act()
     assert contents(folder) == before
@@ -113,22 +124,31 @@ def test_a_run_of_an_earlier_format_is_read_and_goes_on(begin, folder, tmp_path,
 
 def test_progress_of_the_first_format_is_gone_on_from(begin, folder):
     tensors, record = progress.read(folder / progress.FILE, progress.FORMAT)
-    save_file(tensors, folder / progress.FILE, metadata={"d3po": json.dumps(record | {"format": "d3po.progress/1"})})
+    save_file(
+        tensors, folder / progress.FILE, metadata={"d3po": json.dumps(record | {"format": "d3po.progress/1"})}
+    )
     assert begin(folder).fit() == (4, "")
 
 
 # --- no room, no right ---
 
-FORBIDDEN = {"read-only": PermissionError(13, "Permission denied"), "full": OSError(28, "No space left on device")}
+FORBIDDEN = {
+    "read-only": PermissionError(13, "Permission denied"),
+    "full": OSError(28, "No space left on device"),
+}
 
 
 @pytest.mark.parametrize("error", FORBIDDEN.values(), ids=FORBIDDEN)
 @pytest.mark.parametrize("call", ["replace", "chmod"])
-def test_a_progress_that_cannot_be_written_stops_training_and_names_the_file(begin, folder, monkeypatch, error, call):
+def test_a_progress_that_cannot_be_written_stops_training_and_names_the_file(
+    begin, folder, monkeypatch, error, call
+):
     before, one = contents(folder), begin(folder)
     with monkeypatch.context() as patch:
         patch.setattr(f"d3po_core.files.os.{call}", lambda *_: raise_(error))
-        with pytest.raises(OSError, match=re.escape(f"{folder / progress.FILE} could not be") + ".*press Run again"):
+        with pytest.raises(
+            OSError, match=re.escape(f"{folder / progress.FILE} could not be") + ".*press Run again"
+        ):
             one.fit()
     assert contents(folder) == before
     again = begin(folder)
@@ -138,7 +158,8 @@ def test_a_progress_that_cannot_be_written_stops_training_and_names_the_file(beg
 @pytest.mark.parametrize("error", FORBIDDEN.values(), ids=FORBIDDEN)
 @pytest.mark.parametrize("number, file", [(1, "step-000030.safetensors"), (2, "run.safetensors")])
 def test_a_run_that_cannot_be_written_is_as_it_was_and_can_be_saved_later(
-        begin, folder, monkeypatch, tmp_path, error, number, file):
+    begin, folder, monkeypatch, tmp_path, error, number, file
+):
     one, calls, replace = begin(folder), [], os.replace
     one.fit()
     before = store.load_run(folder)
@@ -177,7 +198,8 @@ except OSError as error:
 def test_a_disk_that_takes_only_half_a_file_keeps_the_run(tmp_path):
     store.save_run(tmp_path / "run", {"lora.a": torch.ones(2)}, {"step": 1})
     before = contents(tmp_path)
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "run")], cwd=ROOT, text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "run")], cwd=ROOT, text=True, capture_output=True
+    )
     assert "step-000002.safetensors could not be written" in done.stdout, done.stderr
     assert contents(tmp_path) == before

@@ -22,6 +22,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that st
 
 # --- going on ---
 
+
 @pytest.mark.parametrize("reference", ["base", "round start"])
 @pytest.mark.parametrize("rounds_before", [0, 1])
 def test_a_round_that_was_stopped_goes_on_to_the_same_bits(begin, tmp_path, reference, rounds_before):
@@ -58,10 +59,19 @@ def test_a_round_that_ended_but_was_not_saved_is_there_at_once(begin, tmp_path):
     assert same(again.trainer.state()[0], one.trainer.state()[0])
 
 
-@pytest.mark.parametrize("change", [
-    dict(settings=dataclasses.replace(SETTINGS, learning_rate=1e-3)),
-    dict(settings=dataclasses.replace(SETTINGS, seed=1)), dict(pairs=PAIRS[:2]), dict(pairs=PAIRS[::-1]), dict(pairs=(((1, 0),), *PAIRS[1:]))])
-def test_progress_of_another_train_step_is_left_aside_and_replaced_by_the_next_update(begin, tmp_path, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(settings=dataclasses.replace(SETTINGS, learning_rate=1e-3)),
+        dict(settings=dataclasses.replace(SETTINGS, seed=1)),
+        dict(pairs=PAIRS[:2]),
+        dict(pairs=PAIRS[::-1]),
+        dict(pairs=(((1, 0),), *PAIRS[1:])),
+    ],
+)
+def test_progress_of_another_train_step_is_left_aside_and_replaced_by_the_next_update(
+    begin, tmp_path, change
+):
     stop_after(4, begin(tmp_path))
     before = (tmp_path / progress.FILE).read_bytes()
     other = begin(tmp_path, **change)
@@ -77,14 +87,31 @@ def test_progress_of_another_train_step_is_left_aside_and_replaced_by_the_next_u
 
 def test_the_key_tells_the_state_that_a_round_starts_from():
     def key(**change):
-        return key_of(*(dict(start=3, tensors={"lora.a": torch.ones(2)}, settings={"rank": 2}, model="net",
-                             data=[{"set": "s", "pairs": "p"}]) | change).values())
+        return key_of(
+            *(
+                dict(
+                    start=3,
+                    tensors={"lora.a": torch.ones(2)},
+                    settings={"rank": 2},
+                    model="net",
+                    data=[{"set": "s", "pairs": "p"}],
+                )
+                | change
+            ).values()
+        )
 
     assert key() == key()
-    for change in (dict(start=4), dict(tensors={}), dict(tensors={"lora.a": torch.tensor([1.0, 1.0000001])}),
-                   dict(tensors={"lora.b": torch.ones(2)}), dict(tensors={"lora.a": torch.ones(1, 2)}),
-                   dict(settings={"rank": 4}), dict(model="other"), dict(data=[{"set": "s", "pairs": "q"}]),
-                   dict(data=[])):
+    for change in (
+        dict(start=4),
+        dict(tensors={}),
+        dict(tensors={"lora.a": torch.tensor([1.0, 1.0000001])}),
+        dict(tensors={"lora.b": torch.ones(2)}),
+        dict(tensors={"lora.a": torch.ones(1, 2)}),
+        dict(settings={"rank": 4}),
+        dict(model="other"),
+        dict(data=[{"set": "s", "pairs": "q"}]),
+        dict(data=[]),
+    ):
         assert key(**change) != key()
 
 
@@ -100,6 +127,7 @@ def test_saving_removes_the_progress_of_this_train_step_only(begin, tmp_path):
 
 
 # --- killed ---
+
 
 @needs_fork
 def test_training_survives_fifty_kills_at_random_moments(begin, tmp_path):
@@ -133,10 +161,10 @@ def save_slowly(tensors, path, metadata):
     """So that some kills come while a file is half written."""
     data = save(tensors, metadata)
     with open(path, "wb") as file:
-        file.write(data[:len(data) // 2])
+        file.write(data[: len(data) // 2])
         file.flush()
         time.sleep(0.005)
-        file.write(data[len(data) // 2:])
+        file.write(data[len(data) // 2 :])
 
 
 def train_on(begin, folder, tell):
@@ -170,4 +198,4 @@ def require_whole(folder, straight, told):
     assert len(store.checkpoints(folder)) == len(list((folder / "checkpoints").glob("*.safetensors")))
     assert max(steps) >= told - 1
     if state:
-        assert state[1]["history"] == straight[1]["history"][:state[1]["step"]]
+        assert state[1]["history"] == straight[1]["history"][: state[1]["step"]]

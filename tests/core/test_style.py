@@ -1,12 +1,20 @@
-"""The code is as the linter of pyproject.toml wants it."""
+"""The code is as the linter and the formatter of pyproject.toml want it."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_linter_has_nothing_to_say():
-    run = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_ruff_has_nothing_to_say(command):
+    run = subprocess.run(
+        [sys.executable, "-m", "ruff", *command.split(), "--no-cache", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr

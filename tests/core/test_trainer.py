@@ -22,6 +22,7 @@ def same(a, b):
 @pytest.fixture
 def start(toy, setup):
     """A trainer and its examples, the same ones every time."""
+
     def make(settings=BRISK, pairs=PAIRS, policy="base", reference_policy="base", **adapter):
         denoise, adapter = setup(**adapter)
         with adapter.off():
@@ -29,12 +30,18 @@ def start(toy, setup):
         denoise.batches.clear()
         denoise.with_gradient.clear()
         return Trainer(adapter, settings, reference_policy), examples
+
     return make
 
 
 def test_the_defaults_are_d3pos(start):
     settings = Settings()
-    assert (settings.beta, settings.clip, settings.weighting, settings.reference) == (0.1, 0.1, "paper", "base")
+    assert (settings.beta, settings.clip, settings.weighting, settings.reference) == (
+        0.1,
+        0.1,
+        "paper",
+        "base",
+    )
     assert (settings.learning_rate, settings.weight_decay, settings.max_grad_norm) == (3e-5, 1e-4, 1.0)
     group = start(settings)[0].optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (3e-5, 1e-4)
@@ -43,8 +50,16 @@ def test_the_defaults_are_d3pos(start):
 def test_the_first_metrics_are_those_of_a_policy_that_is_the_reference(start):
     trainer, examples = start(Settings())
     first = trainer.fit(examples)[0]
-    assert set(overall(first)) == {"loss", "winner log-ratio", "loser log-ratio", "margin", "implicit accuracy",
-                                   "KL to reference", "clip fraction", "gradient norm"}
+    assert set(overall(first)) == {
+        "loss",
+        "winner log-ratio",
+        "loser log-ratio",
+        "margin",
+        "implicit accuracy",
+        "KL to reference",
+        "clip fraction",
+        "gradient norm",
+    }
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["implicit accuracy"] == pytest.approx(0.5)
     assert first["clip fraction"] == 0 and first["gradient norm"] > 0
@@ -78,7 +93,11 @@ def test_the_base_is_as_before_after_training_and_ejecting(start):
 @pytest.mark.parametrize("pairs", [((0, 1),), ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))])
 def test_a_candidate_takes_one_policy_pass_per_step_however_many_pairs_it_is_in(start, pairs):
     trainer, (example,) = start(pairs=(pairs,), policy="elsewhere")
-    counted, steps, used = example.denoise, len(example.trajectory.actions), len({c for pair in pairs for c in pair})
+    counted, steps, used = (
+        example.denoise,
+        len(example.trajectory.actions),
+        len({c for pair in pairs for c in pair}),
+    )
     for _ in range(2):
         trainer.update([example])
     policy = [n for n, grad in zip(counted.batches, counted.with_gradient) if grad]
@@ -97,7 +116,9 @@ def test_the_recorded_reference_costs_one_candidate_of_a_step_once(start):
     trainer, (example,) = start(pairs=PAIRS[:1])
     for _ in range(3):
         trainer.update([example])
-    assert [n for n, grad in zip(example.denoise.batches, example.denoise.with_gradient) if not grad] == 3 * [1]
+    assert [n for n, grad in zip(example.denoise.batches, example.denoise.with_gradient) if not grad] == 3 * [
+        1
+    ]
 
 
 @pytest.mark.parametrize("per_pass", [1, 2])
@@ -121,7 +142,9 @@ def test_step_fraction_draws_other_steps_each_time_and_never_the_deterministic_o
     assert len(seen) == 12 and set(seen) == set(example.trajectory.sigmas[:3].tolist())
 
 
-@pytest.mark.parametrize("window, steps", [((0.0, 1.0), [0, 1, 2]), ((0.0, 0.5), [0, 1]), ((0.25, 0.5), [1]), ((0.3, 1.0), [2])])
+@pytest.mark.parametrize(
+    "window, steps", [((0.0, 1.0), [0, 1, 2]), ((0.0, 0.5), [0, 1]), ((0.25, 0.5), [1]), ((0.3, 1.0), [2])]
+)
 def test_a_window_of_the_schedule_holds_the_steps_that_are_trained_on_and_no_others(start, window, steps):
     settings = dataclasses.replace(BRISK, window_start=window[0], window_end=window[1])
     trainer, (example,) = start(settings, pairs=PAIRS[:1])
@@ -174,7 +197,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(start, tmp_path, 
 
     assert again == history and second.step == whole.step == 8
     assert same(second.state()[0], whole.state()[0])
-    assert any(name.endswith("exp_avg_sq") for name in tensors) and any(name.endswith(".step") for name in tensors)
+    assert any(name.endswith("exp_avg_sq") for name in tensors) and any(
+        name.endswith(".step") for name in tensors
+    )
 
 
 def test_a_first_state_taken_up_by_a_trained_trainer_starts_it_over(start):
@@ -203,10 +228,13 @@ def infinite_gradient(denoise):
         if x0.requires_grad:
             x0.register_hook(lambda gradient: gradient * math.inf)
         return x0
+
     return spoiled
 
 
-@pytest.mark.parametrize("spoil", [lambda denoise: lambda x, sigma: denoise(x, sigma) * math.nan, infinite_gradient])
+@pytest.mark.parametrize(
+    "spoil", [lambda denoise: lambda x, sigma: denoise(x, sigma) * math.nan, infinite_gradient]
+)
 def test_a_loss_or_gradient_that_is_not_finite_changes_nothing(start, spoil):
     trainer, examples = start(RANDOM)
     smooth, smooth_examples = start(RANDOM)
@@ -214,7 +242,9 @@ def test_a_loss_or_gradient_that_is_not_finite_changes_nothing(start, spoil):
     smooth.update(smooth_examples[:2])
     before, step = trainer.state()
     bad = Example(examples[2].preferences, spoil(examples[2].denoise))
-    with pytest.raises(NonFiniteLoss, match="update 2: .*kept the LoRA as it was. Lower learning_rate or beta"):
+    with pytest.raises(
+        NonFiniteLoss, match="update 2: .*kept the LoRA as it was. Lower learning_rate or beta"
+    ):
         trainer.update([examples[0], bad])
     after, step_after = trainer.state()
     assert same(after, before) and step_after == step == 1
@@ -227,13 +257,19 @@ def counted(denoise, passes):
     def counting(x, sigma):
         passes.append(torch.is_grad_enabled())
         return denoise(x, sigma)
+
     return counting
 
 
-def test_in_half_precision_a_loss_that_is_not_finite_ends_at_once_and_a_gradient_that_is_not_is_tried_at_lower_scales(start):
-    for spoil, tries in ((lambda denoise: lambda x, sigma: denoise(x, sigma) * math.nan, 1), (infinite_gradient, 5)):
+def test_in_half_precision_a_loss_that_is_not_finite_ends_at_once_and_a_gradient_that_is_not_is_tried_at_lower_scales(
+    start,
+):
+    for spoil, tries in (
+        (lambda denoise: lambda x, sigma: denoise(x, sigma) * math.nan, 1),
+        (infinite_gradient, 5),
+    ):
         trainer, (example, *_) = start()
-        trainer.loss_scale, passes = 2.0 ** 4, []
+        trainer.loss_scale, passes = 2.0**4, []
         with pytest.raises(NonFiniteLoss, match="update 1"):
             trainer.update([Example(example.preferences, counted(spoil(example.denoise), passes))])
         assert sum(passes) == tries * len(example.trajectory.actions)
@@ -293,9 +329,9 @@ def test_dropout_acts_on_the_policy(toy, start):
 
 
 def test_huge_seeds_work(start):
-    trainer, examples = start(dataclasses.replace(RANDOM, seed=2 ** 64 - 1), dropout=0.3, seed=2 ** 64 - 1)
+    trainer, examples = start(dataclasses.replace(RANDOM, seed=2**64 - 1), dropout=0.3, seed=2**64 - 1)
     assert all(math.isfinite(metrics["loss"]) for metrics in trainer.fit(examples))
-    other, examples = start(dataclasses.replace(RANDOM, seed=2 ** 64 - 2), dropout=0.3, seed=2 ** 64 - 1)
+    other, examples = start(dataclasses.replace(RANDOM, seed=2**64 - 2), dropout=0.3, seed=2**64 - 1)
     other.fit(examples)
     assert not same(trainer.state()[0], other.state()[0])
 

@@ -1,6 +1,5 @@
 """The trainer's batched, cached gradients against a naive loop and finite differences, in float64."""
 
-
 import pytest
 import torch
 
@@ -9,8 +8,10 @@ from d3po_core.training.loop import Example, Trainer
 from tests.core.gradients import assert_same, gradients, log_p, still
 
 PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))
-CASES = pytest.mark.parametrize("weighting, beta, clip", [("paper", 3.0, 0.1), ("standardised", 20.0, 0.03),
-                                                          ("paper", 3.0, 0.0), ("standardised", 20.0, 0.0)])
+CASES = pytest.mark.parametrize(
+    "weighting, beta, clip",
+    [("paper", 3.0, 0.1), ("standardised", 20.0, 0.03), ("paper", 3.0, 0.0), ("standardised", 20.0, 0.0)],
+)
 
 
 def naive(adapter, settings, batch):
@@ -37,10 +38,17 @@ def naive(adapter, settings, batch):
                 losers.append(ratios[1].item())
                 margins.append(settings.beta * (w - l).item())
     mean_loss = torch.stack(losses).mean()
-    metrics = {"loss": mean_loss.item(), "winner log-ratio": winners, "loser log-ratio": losers, "margin": margins,
-               "implicit accuracy": [float(m > 0) for m in margins]} | ({"clip fraction": clipped} if clipped else {})
+    metrics = {
+        "loss": mean_loss.item(),
+        "winner log-ratio": winners,
+        "loser log-ratio": losers,
+        "margin": margins,
+        "implicit accuracy": [float(m > 0) for m in margins],
+    } | ({"clip fraction": clipped} if clipped else {})
     return torch.autograd.grad(mean_loss, adapter.parameters()), {
-        name: value if isinstance(value, float) else sum(value) / len(value) for name, value in metrics.items()}
+        name: value if isinstance(value, float) else sum(value) / len(value)
+        for name, value in metrics.items()
+    }
 
 
 @pytest.fixture
@@ -117,8 +125,10 @@ def test_a_recorded_reference_is_refused_when_the_model_changed_under_its_name(s
 
 def test_the_order_of_pairs_and_of_examples_does_not_matter(stirred):
     adapter, examples = stirred
-    turned = [Example(Preferences(example.trajectory, example.preferences.pairs[::-1]), example.denoise)
-              for example in reversed(examples)]
+    turned = [
+        Example(Preferences(example.trajectory, example.preferences.pairs[::-1]), example.denoise)
+        for example in reversed(examples)
+    ]
     ours, _ = gradients(adapter, still(beta=3.0), examples)
     theirs, _ = gradients(adapter, still(beta=3.0), turned)
     assert_same(ours, theirs, tolerance=1e-10)
@@ -127,8 +137,13 @@ def test_the_order_of_pairs_and_of_examples_does_not_matter(stirred):
 def test_at_the_start_swapping_winner_and_loser_negates_the_gradient(toy, setup):
     denoise, adapter = setup(dtype=torch.float64)
     examples = toy.examples(denoise, PAIRS, dtype=torch.float64)
-    swapped = [Example(Preferences(example.trajectory, tuple((l, w) for w, l in example.preferences.pairs)),
-                       example.denoise) for example in examples]
+    swapped = [
+        Example(
+            Preferences(example.trajectory, tuple((l, w) for w, l in example.preferences.pairs)),
+            example.denoise,
+        )
+        for example in examples
+    ]
     ours, _ = gradients(adapter, still(), examples)
     theirs, _ = gradients(adapter, still(), swapped)
     assert_same(ours, [-g for g in theirs], tolerance=1e-10)

@@ -20,8 +20,11 @@ def passes(denoise):
 
 def tensor_bytes():
     gc.collect()
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-                for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter) and t.layout is torch.strided}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in gc.get_objects()
+        if type(t) in (torch.Tensor, torch.nn.Parameter) and t.layout is torch.strided
+    }
     return sum(storages.values())
 
 
@@ -40,6 +43,7 @@ def start(toy, setup):
             return Example(Preferences(trajectory, ((0, 1),)), denoise)
 
         return trainer, example
+
     return make
 
 
@@ -109,11 +113,15 @@ def test_a_set_that_is_opened_again_is_known_again(start, tmp_path, policy, comp
 
 # --- recordings that say they are the reference's ---
 
+
 def altered(example, step, candidate=0, by=1e-2):
     """The example with the recorded x0 of one candidate's step changed."""
     denoised = example.trajectory.denoised.clone()
     denoised[step, candidate] *= 1 + by
-    return replace(example, preferences=replace(example.preferences, trajectory=replace(example.trajectory, denoised=denoised)))
+    return replace(
+        example,
+        preferences=replace(example.preferences, trajectory=replace(example.trajectory, denoised=denoised)),
+    )
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
@@ -146,8 +154,10 @@ def test_float32_leaves_no_room_for_a_small_difference(start):
         assert (2 in passes(one.denoise)) == computed
 
 
-@pytest.mark.parametrize("policy, apart", [
-    ("base kinds:objects", set()), ("base", {"set 0"}), ("base other:names", {"set 0"}), ("a-lora", set())])
+@pytest.mark.parametrize(
+    "policy, apart",
+    [("base kinds:objects", set()), ("base", {"set 0"}), ("base other:names", {"set 0"}), ("a-lora", set())],
+)
 def test_recordings_of_these_weights_by_another_denoiser_are_told_of(start, policy, apart):
     """Where all of a name is another's, x0 tells; of other weights it says nothing."""
     trainer, example = start(policy=policy)

@@ -15,8 +15,18 @@ from d3po_core.training.loop import Example, Settings, Trainer
 from tests.core.gradients import overall
 
 PAIRS = (((0, 1), (0, 2), (2, 1)), ((1, 0),), ((0, 1), (0, 2)))
-BRISK = Settings(beta=20.0, clip=0.0, weighting="standardised", learning_rate=3e-3, sets_per_update=2, epochs=3, seed=5,
-                 step_fraction=0.67, dpo_beta=50.0, draws_per_set=2)
+BRISK = Settings(
+    beta=20.0,
+    clip=0.0,
+    weighting="standardised",
+    learning_rate=3e-3,
+    sets_per_update=2,
+    epochs=3,
+    seed=5,
+    step_fraction=0.67,
+    dpo_beta=50.0,
+    draws_per_set=2,
+)
 UPDATES = 9  # 3 epochs of 5 sets, 2 an update
 
 
@@ -27,18 +37,22 @@ def same(a, b):
 @pytest.fixture
 def start(toy, setup):
     """A trainer and its examples, three with a trajectory, two without and one of ties, the same ones every time."""
+
     def make(settings=BRISK, stir=True, loss_scale=1.0, **adapter):
         denoise, adapter = setup(**adapter)
         with adapter.off():
             examples = toy.examples(denoise, PAIRS, policy="elsewhere")
         for seed, pairs in enumerate(PAIRS[:2]):
             latents = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
-            images = CleanCandidates(latents, torch.tensor([0.1, 0.5, 1.0, 3.0, 9.0]), "v", f"images {seed}", "net")
+            images = CleanCandidates(
+                latents, torch.tensor([0.1, 0.5, 1.0, 3.0, 9.0]), "v", f"images {seed}", "net"
+            )
             examples.append(Example(Preferences(images, pairs), denoise))
         if stir:
             toy.stir(adapter)
         examples.insert(2, Example(Preferences(examples[0].trajectory, ()), denoise))
         return Trainer(adapter, settings, "base", loss_scale=loss_scale), examples
+
     return make
 
 
@@ -62,8 +76,13 @@ def test_a_fit_that_goes_on_in_the_middle_ends_as_the_uninterrupted_one_to_the_b
     again.load_state(load_file(folder / f"{done}.safetensors"), done)
     assert again.updates_in(examples) == UPDATES == len(history)
     steps, left, numbers = [], again.steps_in(examples, done), []
-    rest = again.fit(examples, lambda: steps.append(1), history=history[:done], round_start=trainer.round_start,
-                     after_update=lambda made: numbers.append(len(made)))
+    rest = again.fit(
+        examples,
+        lambda: steps.append(1),
+        history=history[:done],
+        round_start=trainer.round_start,
+        after_update=lambda made: numbers.append(len(made)),
+    )
     assert rest == history and again.step == UPDATES and len(steps) == left
     assert numbers == list(range(done + 1, UPDATES + 1))
     assert same(again.state()[0], trainer.state()[0])
@@ -114,26 +133,27 @@ def test_every_update_of_a_mixed_fit_has_the_same_metrics(start):
 
 
 def test_a_loss_scale_that_was_halved_is_part_of_the_state_and_starts_anew_with_a_fit(start):
-    trainer, examples = start(loss_scale=2.0 ** 16)
+    trainer, examples = start(loss_scale=2.0**16)
     seen = []
 
     def lower(made):
         seen.append(trainer.loss_scale)
-        trainer.loss_scale = 2.0 ** 9
+        trainer.loss_scale = 2.0**9
 
     trainer.fit(examples, after_update=lower)
     tensors, step = trainer.state()
-    scaled, plain = start(loss_scale=2.0 ** 16)[0], start()[0]
+    scaled, plain = start(loss_scale=2.0**16)[0], start()[0]
     for other in (scaled, plain):
         other.load_state(tensors, step)
-    assert (scaled.loss_scale, plain.loss_scale) == (2.0 ** 9, 1.0)
+    assert (scaled.loss_scale, plain.loss_scale) == (2.0**9, 1.0)
     trainer.fit(examples, after_update=lower)
-    assert seen[0] == seen[UPDATES] == 2.0 ** 16 and seen[1] == 2.0 ** 9
+    assert seen[0] == seen[UPDATES] == 2.0**16 and seen[1] == 2.0**9
     scaled.load_state(plain.state()[0], step)
-    assert scaled.loss_scale == 2.0 ** 9
+    assert scaled.loss_scale == 2.0**9
 
 
 # --- examples made when they are indexed ---
+
 
 class Lazily:
     """A sequence that makes its examples anew whenever it is asked, and knows how many are alive."""
@@ -172,6 +192,7 @@ def test_examples_made_on_demand_train_alike_and_are_not_kept(start):
 
 # --- evaluation ---
 
+
 def test_evaluating_changes_nothing(start):
     trainer, examples = start(dropout=0.3)
     trainer.fit(examples[:4], stop=lambda made: len(made) == 2)
@@ -179,8 +200,11 @@ def test_evaluating_changes_nothing(start):
     tensors, noise = trainer.state()[0], torch.random.get_rng_state()
     first = trainer.evaluate(examples)
     assert first == trainer.evaluate(examples)
-    assert set(overall(first)) == {"held-out accuracy", "held-out margin", "held-out KL to reference",
-                                   "held-out pairs"} and first["held-out pairs"] == 10
+    assert (
+        set(overall(first))
+        == {"held-out accuracy", "held-out margin", "held-out KL to reference", "held-out pairs"}
+        and first["held-out pairs"] == 10
+    )
     assert same(trainer.state()[0], tensors) and torch.equal(torch.random.get_rng_state(), noise)
     assert all(torch.equal(p.grad, g) for p, g in zip(trainer.adapter.parameters(), gradients))
     with torch.no_grad():
@@ -196,8 +220,9 @@ def test_evaluating_between_updates_leaves_a_fit_as_it_is(start):
     assert same(watched.state()[0], trainer.state()[0])
 
 
-@pytest.mark.parametrize("change", [{"seed": 9}, {"step_fraction": 0.3}, {"draws_per_set": 1},
-                                    {"candidates_per_pass": 1}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 9}, {"step_fraction": 0.3}, {"draws_per_set": 1}, {"candidates_per_pass": 1}]
+)
 def test_a_held_out_set_is_measured_alike_in_every_run(start, change):
     trainer, examples = start()
     other, same_examples = start(dataclasses.replace(BRISK, **change))
@@ -206,7 +231,9 @@ def test_a_held_out_set_is_measured_alike_in_every_run(start, change):
 
 
 def test_a_held_out_pair_of_a_trajectory_has_the_mean_margin_of_all_random_steps(start):
-    trainer, examples = start(dataclasses.replace(BRISK, step_fraction=1.0, learning_rate=0.0, sets_per_update=1))
+    trainer, examples = start(
+        dataclasses.replace(BRISK, step_fraction=1.0, learning_rate=0.0, sets_per_update=1)
+    )
     for example in examples[:2]:
         trained = trainer.update([example])
         held_out = trainer.evaluate([example])
@@ -226,7 +253,9 @@ def test_a_policy_that_is_the_reference_ranks_held_out_pairs_by_chance(start):
     for settings, stir in ((BRISK, False), (dataclasses.replace(BRISK, reference="round start"), True)):
         trainer, examples = start(settings, stir)
         metrics = trainer.evaluate(examples[3:])
-        assert metrics["held-out accuracy"] == 0.5 and metrics["held-out margin"] == pytest.approx(0, abs=1e-4)
+        assert metrics["held-out accuracy"] == 0.5 and metrics["held-out margin"] == pytest.approx(
+            0, abs=1e-4
+        )
 
 
 def test_without_a_held_out_pair_there_is_nothing_but_their_number(start):
@@ -235,6 +264,7 @@ def test_without_a_held_out_pair_there_is_nothing_but_their_number(start):
 
 
 # --- held-out figures on the way ---
+
 
 def test_held_out_figures_come_with_every_so_many_updates_and_the_last(start):
     trainer, examples = start()
@@ -261,6 +291,7 @@ def test_a_fit_that_was_stopped_early_does_not_go_on_when_it_is_taken_up_again(s
 
 # --- dropout in passes ---
 
+
 def test_a_candidate_that_goes_through_twice_has_the_same_dropout_both_times(start, toy):
     trainer, (example, *_) = start(dataclasses.replace(BRISK, candidates_per_pass=1), dropout=0.5)
     given = {False: [], True: []}
@@ -279,8 +310,13 @@ def test_a_candidate_that_goes_through_twice_has_the_same_dropout_both_times(sta
 
 # --- optimizers and averages ---
 
-CHOICES = [dict(optimizer="AdamW 8-bit"), dict(optimizer="AdamW schedule-free"), dict(ema=0.9), dict(
-    ema=0.9, optimizer="AdamW schedule-free"), dict(schedule="cosine", warmup=4)]
+CHOICES = [
+    dict(optimizer="AdamW 8-bit"),
+    dict(optimizer="AdamW schedule-free"),
+    dict(ema=0.9),
+    dict(ema=0.9, optimizer="AdamW schedule-free"),
+    dict(schedule="cosine", warmup=4),
+]
 
 
 @pytest.mark.parametrize("chosen", CHOICES, ids=str)
@@ -310,8 +346,14 @@ def test_the_average_is_what_training_has_arrived_at_and_what_is_measured_and_sa
     found = averaged.trained()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
     assert not same(found, plain.adapter.weights())
-    assert same({name.removeprefix("lora."): tensor for name, tensor in averaged.state()[0].items()
-                 if name.startswith("lora.")}, found)
+    assert same(
+        {
+            name.removeprefix("lora."): tensor
+            for name, tensor in averaged.state()[0].items()
+            if name.startswith("lora.")
+        },
+        found,
+    )
     measured = averaged.evaluate(examples)
     averaged.adapter.load(found)
     averaged.ema = None
@@ -322,6 +364,8 @@ def test_the_learning_rate_rises_and_falls(start):
     trainer, examples = start(dataclasses.replace(BRISK, schedule="cosine", warmup=3))
     rates = []
     trainer.fit(examples, after_update=lambda made: rates.append(trainer.optimizer.param_groups[0]["lr"]))
-    expected = [min(1, (n + 1) / 3) * 0.5 * (1 + math.cos(math.pi * n / UPDATES)) * BRISK.learning_rate
-                for n in range(UPDATES)]
+    expected = [
+        min(1, (n + 1) / 3) * 0.5 * (1 + math.cos(math.pi * n / UPDATES)) * BRISK.learning_rate
+        for n in range(UPDATES)
+    ]
     assert rates == pytest.approx(expected)

@@ -23,7 +23,7 @@ def saved(trajectory, tmp_path):
 
 
 def test_save_and_load_keep_every_bit(trajectory, tmp_path):
-    trajectory.settings = {"seed": 2 ** 64 - 1, "cfg": 7.5, "prompt": "ein Bär"}
+    trajectory.settings = {"seed": 2**64 - 1, "cfg": 7.5, "prompt": "ein Bär"}
     trajectory.states[0, 0, 0, 0, :2] = torch.tensor([-0.0, 1e-45])
     trajectory.save(tmp_path / "set.safetensors")
     conditioning = object()
@@ -32,7 +32,11 @@ def test_save_and_load_keep_every_bit(trajectory, tmp_path):
         ours, theirs = getattr(trajectory, name), getattr(loaded, name)
         assert ours.dtype == theirs.dtype and torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
     assert loaded.kernel == Ancestral(0.7) and loaded.settings == trajectory.settings
-    assert (loaded.set_id, loaded.model, loaded.policy) == (trajectory.set_id, trajectory.model, trajectory.policy)
+    assert (loaded.set_id, loaded.model, loaded.policy) == (
+        trajectory.set_id,
+        trajectory.model,
+        trajectory.policy,
+    )
     assert loaded.conditioning is conditioning
 
 
@@ -41,14 +45,21 @@ def test_the_file_is_plain_safetensors_without_conditioning(trajectory, tmp_path
     trajectory.save(tmp_path / "set.safetensors")
     assert set(load_file(tmp_path / "set.safetensors")) == {"states", "denoised", "sigmas"}
     content = (tmp_path / "set.safetensors").read_bytes()
-    header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     assert set(header) == {"d3po"} and json.loads(header["d3po"])["format"] == FORMAT
     assert b"secret" not in content
 
 
 def test_views_of_larger_tensors_can_be_saved(trajectory, tmp_path):
-    part = Trajectory(trajectory.states[:, ::2], trajectory.denoised[:, ::2], trajectory.sigmas, trajectory.kernel,
-                      "part", "net", "base")
+    part = Trajectory(
+        trajectory.states[:, ::2],
+        trajectory.denoised[:, ::2],
+        trajectory.sigmas,
+        trajectory.kernel,
+        "part",
+        "net",
+        "base",
+    )
     part.save(tmp_path / "part.safetensors")
     assert torch.equal(Trajectory.load(tmp_path / "part.safetensors").states, trajectory.states[:, [0, 2]])
 
@@ -58,38 +69,74 @@ def rewrite(path, header):
 
 
 def d3po_header(**changes):
-    header = {"format": FORMAT, "kernel": {"name": "ancestral", "eta": 1.0}, "set_id": "s", "model": "m", "policy": "p",
-              "settings": {}} | changes
+    header = {
+        "format": FORMAT,
+        "kernel": {"name": "ancestral", "eta": 1.0},
+        "set_id": "s",
+        "model": "m",
+        "policy": "p",
+        "settings": {},
+    } | changes
     return {"d3po": json.dumps({k: v for k, v in header.items() if v is not ...})}
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"not a trajectory at all" * 10),
-    lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    lambda path: path.write_bytes(path.read_bytes()[:40]),
-    lambda path: path.write_bytes(pickle.dumps({"states": [1.0]})),
-    lambda path: torch.save({"states": torch.ones(2)}, path),
-    lambda path: rewrite(path, None),
-    lambda path: rewrite(path, {"format": "pt"}),
-    lambda path: rewrite(path, {"d3po": "{not json"}),
-    lambda path: rewrite(path, {"d3po": "[1, 2]"}),
-    lambda path: rewrite(path, d3po_header(format="d3po.trajectory/99")),
-    lambda path: rewrite(path, d3po_header(kernel=...)),
-    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": 0})),
-    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": "one"})),
-    lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "theta": 1.0})),
-    lambda path: rewrite(path, d3po_header(kernel={"eta": 1.0})),
-    lambda path: rewrite(path, d3po_header(format=FIRST_FORMAT)),
-    lambda path: rewrite(path, d3po_header(policy=...)),
-    lambda path: save_file({"states": torch.ones(1)}, path, metadata=d3po_header()),
-    lambda path: save_file({"states": torch.ones(3, 1, 2, 2, 2), "denoised": torch.ones(1, 1, 2, 2, 2),
-                            "sigmas": torch.ones(3)}, path, metadata=d3po_header()),
-    lambda path: path.unlink(),
-], ids=["empty", "garbage", "truncated data", "truncated header", "pickle", "torch.save", "no metadata", "foreign",
-        "bad json", "json list", "newer format", "no kernel", "eta 0", "eta text",
-        "another parameter", "no name", "first format without eta", "no policy", "tensors missing",
-        "shapes differ", "missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a trajectory at all" * 10),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(pickle.dumps({"states": [1.0]})),
+        lambda path: torch.save({"states": torch.ones(2)}, path),
+        lambda path: rewrite(path, None),
+        lambda path: rewrite(path, {"format": "pt"}),
+        lambda path: rewrite(path, {"d3po": "{not json"}),
+        lambda path: rewrite(path, {"d3po": "[1, 2]"}),
+        lambda path: rewrite(path, d3po_header(format="d3po.trajectory/99")),
+        lambda path: rewrite(path, d3po_header(kernel=...)),
+        lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": 0})),
+        lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "eta": "one"})),
+        lambda path: rewrite(path, d3po_header(kernel={"name": "ancestral", "theta": 1.0})),
+        lambda path: rewrite(path, d3po_header(kernel={"eta": 1.0})),
+        lambda path: rewrite(path, d3po_header(format=FIRST_FORMAT)),
+        lambda path: rewrite(path, d3po_header(policy=...)),
+        lambda path: save_file({"states": torch.ones(1)}, path, metadata=d3po_header()),
+        lambda path: save_file(
+            {
+                "states": torch.ones(3, 1, 2, 2, 2),
+                "denoised": torch.ones(1, 1, 2, 2, 2),
+                "sigmas": torch.ones(3),
+            },
+            path,
+            metadata=d3po_header(),
+        ),
+        lambda path: path.unlink(),
+    ],
+    ids=[
+        "empty",
+        "garbage",
+        "truncated data",
+        "truncated header",
+        "pickle",
+        "torch.save",
+        "no metadata",
+        "foreign",
+        "bad json",
+        "json list",
+        "newer format",
+        "no kernel",
+        "eta 0",
+        "eta text",
+        "another parameter",
+        "no name",
+        "first format without eta",
+        "no policy",
+        "tensors missing",
+        "shapes differ",
+        "missing",
+    ],
+)
 def test_a_foreign_or_damaged_file_is_an_error_that_names_it(saved, damage):
     damage(saved)
     before = saved.read_bytes() if saved.exists() else None
@@ -107,7 +154,9 @@ def test_a_file_of_the_first_format_is_read(trajectory, saved):
 
 def test_steps_of_a_kind_that_is_not_known_are_named(saved):
     rewrite(saved, d3po_header(kernel={"name": "leap", "eta": 0.7}))
-    with pytest.raises(ValueError, match="of the kind 'leap', and this version of the pack knows ancestral: update the pack"):
+    with pytest.raises(
+        ValueError, match="of the kind 'leap', and this version of the pack knows ancestral: update the pack"
+    ):
         Trajectory.load(saved)
 
 
@@ -140,7 +189,15 @@ def test_one_changed_bit_is_seen_where_its_step_is_read_and_nowhere_else(traject
     opened, whole = getattr(Trajectory.open(saved), name), getattr(trajectory, name)
     for index in (0, 1, 3, -1, slice(0, 2), slice(3, None), (1, slice(0, 1))):
         assert torch.equal(opened[index], whole[index])
-    for index in (2, 2 - steps, slice(None), slice(1, 3), slice(None, None, 2), (2, slice(0, 1)), (slice(None), 2)):
+    for index in (
+        2,
+        2 - steps,
+        slice(None),
+        slice(1, 3),
+        slice(None, None, 2),
+        (2, slice(0, 1)),
+        (slice(None), 2),
+    ):
         with pytest.raises(ValueError, match=told):
             opened[index]
 
@@ -148,7 +205,7 @@ def test_one_changed_bit_is_seen_where_its_step_is_read_and_nowhere_else(traject
 @pytest.mark.parametrize("read", [Trajectory.load, Trajectory.open])
 def test_one_changed_bit_in_the_sigmas_or_the_header_is_seen_when_a_file_is_opened(saved, read):
     whole = saved.read_bytes()
-    for place in (place_of(saved, "sigmas") + 1, whole.index(b'eta') + 7, whole.index(b"set 0") + 4):
+    for place in (place_of(saved, "sigmas") + 1, whole.index(b"eta") + 7, whole.index(b"set 0") + 4):
         saved.write_bytes(whole)
         flip(saved, place)
         with pytest.raises(ValueError, match=re.escape(str(saved))):
@@ -156,7 +213,11 @@ def test_one_changed_bit_in_the_sigmas_or_the_header_is_seen_when_a_file_is_open
 
 
 def test_files_from_before_there_were_checksums_are_read(trajectory, saved):
-    save_file({name: getattr(trajectory, name) for name in ("states", "denoised", "sigmas")}, saved, metadata=d3po_header())
+    save_file(
+        {name: getattr(trajectory, name) for name in ("states", "denoised", "sigmas")},
+        saved,
+        metadata=d3po_header(),
+    )
     assert torch.equal(Trajectory.load(saved).states, trajectory.states)
     assert torch.equal(Trajectory.open(saved).denoised[1:], trajectory.denoised[1:])
 
@@ -167,14 +228,18 @@ def test_numbers_that_cannot_be_trained_on_are_refused_by_the_files_name(traject
     setattr(trajectory, name, (100 * given).long())
     trajectory.save(saved)
     for read in (Trajectory.load, Trajectory.open):
-        with pytest.raises(ValueError, match=f"{re.escape(str(saved))} .*{name} holds int64, and latents are floating-point"):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(saved))} .*{name} holds int64, and latents are floating-point"
+        ):
             read(saved)
     for spoiled in (float("nan"), float("inf")):
         setattr(trajectory, name, given.clone())
         getattr(trajectory, name)[1, 2, 0, 0, 0] = spoiled
         trajectory.save(saved)
-        told = (f"{re.escape(str(saved))}: step 1 of {name} holds numbers that are not finite.*cannot be trained on.*Record "
-                "them again")
+        told = (
+            f"{re.escape(str(saved))}: step 1 of {name} holds numbers that are not finite.*cannot be trained on.*Record "
+            "them again"
+        )
         with pytest.raises(ValueError, match=told):
             Trajectory.load(saved)
         opened = getattr(Trajectory.open(saved), name)

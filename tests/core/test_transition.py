@@ -16,8 +16,14 @@ def normal(*shape, seed=0, dtype=torch.float64):
 def ddim(prediction, dtype, set_alpha_to_one=False):
     """diffusers' scheduler with SD1.5's noise schedule, its table in `dtype`."""
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
-        set_alpha_to_one=set_alpha_to_one, prediction_type=prediction)
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        set_alpha_to_one=set_alpha_to_one,
+        prediction_type=prediction,
+    )
     scheduler.set_timesteps(20)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(dtype)
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.to(dtype)
@@ -29,7 +35,7 @@ def sigma_of(abar):
 
 
 def to_vp(x, sigma):
-    return x / (1 + sigma ** 2).sqrt()
+    return x / (1 + sigma**2).sqrt()
 
 
 def denoised(prediction, output, x_vp, abar):
@@ -51,7 +57,9 @@ def test_ancestral_is_ddim_of_diffusers_in_vp_coordinates(prediction, eta, dtype
 
         def mean(net):
             step = scheduler.step(net, t, x_vp, eta=eta, variance_noise=torch.zeros_like(x_vp))
-            ours = kernel.mean(x_vp * (1 + sigma ** 2).sqrt(), denoised(prediction, net, x_vp, abar), sigma, sigma_next)
+            ours = kernel.mean(
+                x_vp * (1 + sigma**2).sqrt(), denoised(prediction, net, x_vp, abar), sigma, sigma_next
+            )
             return step.prev_sample, ours
 
         theirs, ours = mean(output)
@@ -59,15 +67,22 @@ def test_ancestral_is_ddim_of_diffusers_in_vp_coordinates(prediction, eta, dtype
         std_theirs = eta * scheduler._get_variance(t, t - 50).sqrt()
         std_ours = kernel.std(sigma, sigma_next)
         torch.testing.assert_close(to_vp(ours, sigma_next), theirs, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(to_vp(std_ours, sigma_next).to(dtype), std_theirs, rtol=10 * tolerance,
-                                   atol=tolerance)
+        torch.testing.assert_close(
+            to_vp(std_ours, sigma_next).to(dtype), std_theirs, rtol=10 * tolerance, atol=tolerance
+        )
 
         sampled = scheduler.step(output, t, x_vp, eta=eta, variance_noise=noise).prev_sample
-        policy, reference = (torch.distributions.Normal(m.double(), std_theirs.double()) for m in (theirs, ref_theirs))
+        policy, reference = (
+            torch.distributions.Normal(m.double(), std_theirs.double()) for m in (theirs, ref_theirs)
+        )
         expected = (policy.log_prob(sampled.double()) - reference.log_prob(sampled.double())).mean((1, 2, 3))
-        x_next = sampled * (1 + sigma_next ** 2).sqrt()
-        torch.testing.assert_close(log_ratio(x_next, ours, ref_ours, std_ours).double(), expected,
-                                   rtol=1e-3 if dtype == torch.float32 else 1e-9, atol=tolerance)
+        x_next = sampled * (1 + sigma_next**2).sqrt()
+        torch.testing.assert_close(
+            log_ratio(x_next, ours, ref_ours, std_ours).double(),
+            expected,
+            rtol=1e-3 if dtype == torch.float32 else 1e-9,
+            atol=tolerance,
+        )
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -77,9 +92,9 @@ def test_ancestral_is_song_et_al_equations_12_and_16(eta):
         x_vp, noise = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1)
         x0 = (x_vp - (1 - abar).sqrt() * noise) / abar.sqrt()
         std = eta * ((1 - abar_next) / (1 - abar)).sqrt() * (1 - abar / abar_next).sqrt()
-        mean = abar_next.sqrt() * x0 + (1 - abar_next - std ** 2).sqrt() * noise
+        mean = abar_next.sqrt() * x0 + (1 - abar_next - std**2).sqrt() * noise
         kernel, sigma, sigma_next = Ancestral(eta), sigma_of(abar), sigma_of(abar_next)
-        ours = kernel.mean(x_vp * (1 + sigma ** 2).sqrt(), x0, sigma, sigma_next)
+        ours = kernel.mean(x_vp * (1 + sigma**2).sqrt(), x0, sigma, sigma_next)
         torch.testing.assert_close(to_vp(ours, sigma_next), mean, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(to_vp(kernel.std(sigma, sigma_next), sigma_next), std, rtol=1e-10, atol=0)
 
@@ -89,9 +104,11 @@ def test_the_step_to_the_clean_image_is_x0_itself_and_deterministic():
     t, x_vp, noise = scheduler.timesteps[-1], normal(1, 4, 3, 3), normal(1, 4, 3, 3, seed=1)
     sigma = sigma_of(scheduler.alphas_cumprod[t])
     x0 = denoised("epsilon", noise, x_vp, scheduler.alphas_cumprod[t])
-    ours = Ancestral(1.0).mean(x_vp * (1 + sigma ** 2).sqrt(), x0, sigma, 0.0)
+    ours = Ancestral(1.0).mean(x_vp * (1 + sigma**2).sqrt(), x0, sigma, 0.0)
     assert Ancestral(1.0).std(sigma, 0.0) == 0
-    torch.testing.assert_close(ours, scheduler.step(noise, t, x_vp, eta=0.0).prev_sample, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        ours, scheduler.step(noise, t, x_vp, eta=0.0).prev_sample, rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, -1.0, 1.5, math.nan])
@@ -128,8 +145,11 @@ def test_kl_is_the_kl_divergence_of_two_normals():
 def test_gradients_with_respect_to_the_mean_match_finite_differences():
     x_next, mean, ref_mean = (normal(2, 2, 3, 3, seed=i) for i in range(3))
     mean.requires_grad_()
-    for quantity in (lambda m: log_ratio(x_next, m, ref_mean, 0.5), lambda m: log_prob(x_next, m, 0.5),
-                     lambda m: kl(m, ref_mean, 0.5)):
+    for quantity in (
+        lambda m: log_ratio(x_next, m, ref_mean, 0.5),
+        lambda m: log_prob(x_next, m, 0.5),
+        lambda m: kl(m, ref_mean, 0.5),
+    ):
         assert torch.autograd.gradcheck(quantity, mean)
 
 
@@ -139,7 +159,9 @@ def test_drift_is_the_derivative_of_the_mean_by_x0(eta):
     for sigma, sigma_next in SCHEDULE:
         x, x0 = normal(1, 2, 3, 3), normal(1, 2, 3, 3, seed=1).requires_grad_()
         (slope,) = torch.autograd.grad(kernel.mean(x, x0, sigma, sigma_next).sum(), x0)
-        torch.testing.assert_close(slope, kernel.drift(sigma, sigma_next).expand_as(x0), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            slope, kernel.drift(sigma, sigma_next).expand_as(x0), rtol=1e-12, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -149,10 +171,14 @@ def test_pull_makes_every_steps_gradient_by_the_predicted_noise_equal(eta):
     for sigma, sigma_next in SCHEDULE:
         noise = normal(1, 4, 6, 6, seed=2).requires_grad_()
         mean, std = kernel.mean(x, x - sigma * noise, sigma, sigma_next), kernel.std(sigma, sigma_next)
-        (slope,) = torch.autograd.grad(log_ratio(mean.detach() + std * z, mean, mean.detach(), std).sum(), noise)
+        (slope,) = torch.autograd.grad(
+            log_ratio(mean.detach() + std * z, mean, mean.detach(), std).sum(), noise
+        )
         plain.append(slope.norm())
         weighted.append(kernel.pull(sigma, sigma_next) * slope.norm())
-    torch.testing.assert_close(torch.stack(weighted), (z.norm() / z.numel()).expand(len(SCHEDULE)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        torch.stack(weighted), (z.norm() / z.numel()).expand(len(SCHEDULE)), rtol=1e-9, atol=0
+    )
     assert max(plain) > 1.5 * min(plain)
 
 
@@ -169,10 +195,14 @@ def test_log_ratio_of_close_means_keeps_its_digits_in_float32():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_arithmetic_is_float32_whatever_the_network_computes_in(dtype):
     x_next, mean, ref_mean = (normal(2, 4, 8, 8, seed=i).to(dtype) for i in range(3))
-    for ours, wide in [(log_ratio(x_next, mean, ref_mean, 0.3), log_ratio(x_next.float(), mean.float(),
-                                                                          ref_mean.float(), 0.3)),
-                       (log_prob(x_next, mean, 0.3), log_prob(x_next.float(), mean.float(), 0.3)),
-                       (kl(mean, ref_mean, 0.3), kl(mean.float(), ref_mean.float(), 0.3))]:
+    for ours, wide in [
+        (
+            log_ratio(x_next, mean, ref_mean, 0.3),
+            log_ratio(x_next.float(), mean.float(), ref_mean.float(), 0.3),
+        ),
+        (log_prob(x_next, mean, 0.3), log_prob(x_next.float(), mean.float(), 0.3)),
+        (kl(mean, ref_mean, 0.3), kl(mean.float(), ref_mean.float(), 0.3)),
+    ]:
         assert ours.dtype == torch.float32 and torch.equal(ours, wide)
     x, x0 = normal(2, 4, 8, 8, dtype=torch.float32), normal(2, 4, 8, 8, seed=1).to(dtype)
     assert torch.equal(Ancestral().mean(x, x0, 7.1, 2.0), Ancestral().mean(x, x0.float(), 7.1, 2.0))

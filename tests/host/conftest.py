@@ -15,8 +15,14 @@ from tests.host.graphs import end_all, live, unique
 from tools.host import ROOT, WorkflowError
 
 HERE = Path(__file__).resolve().parent
-COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 60), "yellow": (230, 210, 60),
-           "purple": (150, 60, 200), "orange": (240, 140, 40)}
+COLOURS = {
+    "red": (220, 40, 40),
+    "blue": (40, 60, 220),
+    "green": (40, 180, 60),
+    "yellow": (230, 210, 60),
+    "purple": (150, 60, 200),
+    "orange": (240, 140, 40),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +54,12 @@ def lora_file(base):
 @pytest.fixture
 def failure(host):
     """The error that a prompt ends with."""
+
     def of(prompt):
         with pytest.raises(WorkflowError) as caught:
             host.run(prompt)
         return caught.value
+
     return of
 
 
@@ -71,6 +79,7 @@ def nothing_is_left_waiting(host):
 @pytest.fixture
 def routes(monkeypatch):
     """nodes/routes.py with a stand-in for ComfyUI's server: its queue's history can hold anything."""
+
     class Queue:
         def __init__(self):
             self.mutex, self.history = threading.Lock(), {}
@@ -79,11 +88,18 @@ def routes(monkeypatch):
             with self.mutex:
                 return {name: map_function(run) for name, run in self.history.items()}
 
-    table = types.SimpleNamespace(get=lambda path: lambda handler: handler, post=lambda path: lambda handler: handler)
+    table = types.SimpleNamespace(
+        get=lambda path: lambda handler: handler, post=lambda path: lambda handler: handler
+    )
     instance = types.SimpleNamespace(routes=table, prompt_queue=Queue())
-    monkeypatch.setitem(sys.modules, "server", types.SimpleNamespace(
-        PromptServer=types.SimpleNamespace(instance=instance)))
-    for name, folder in {"pack": ROOT, "pack.nodes": ROOT / "nodes", "pack.d3po_core": ROOT / "d3po_core"}.items():
+    monkeypatch.setitem(
+        sys.modules, "server", types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=instance))
+    )
+    for name, folder in {
+        "pack": ROOT,
+        "pack.nodes": ROOT / "nodes",
+        "pack.d3po_core": ROOT / "d3po_core",
+    }.items():
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]
         monkeypatch.setitem(sys.modules, name, package)

@@ -85,7 +85,9 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
 
 
 def train_node(model=("loader", 0), preferences=("judge", 0), **training):
-    return node("D3POTrainStep", **(dict(model=list(model), preferences=list(preferences)) | TRAINING | training))
+    return node(
+        "D3POTrainStep", **(dict(model=list(model), preferences=list(preferences)) | TRAINING | training)
+    )
 
 
 def trained(training=None, **judging):
@@ -174,8 +176,11 @@ def answer(host, told, judgement):
 
 
 def answer_body(told, judgement):
-    return {"prompt_id": told["prompt_id"], "node": told["node"],
-            "picks": {each["set"]: judgement for each in told["sets"]}}
+    return {
+        "prompt_id": told["prompt_id"],
+        "node": told["node"],
+        "picks": {each["set"]: judgement for each in told["sets"]},
+    }
 
 
 def end_all(host):

@@ -19,20 +19,31 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_waiting")
 @pytest.fixture
 def kept(base):
     """A new dataset's name; `kept.judged()` looks at what is on disk: {set: [its judgements]}."""
+
     class Name(str):
         folder = property(lambda self: base / "output" / "d3po" / "datasets" / self)
 
         def judged(self):
             with Dataset(self.folder, create=False) as store:
-                return {row.id: [entry.judgement for entry in store.judgements(row.id)] for row in store.sets()}
+                return {
+                    row.id: [entry.judgement for entry in store.judgements(row.id)] for row in store.sets()
+                }
+
     return Name(unique("kept"))
 
 
 def waiting(dataset, sets=1, picks="", seed=None):
     """Candidates that go into a dataset, and a picker that waits for their picks and keeps them there."""
     graph = choosing(picks, candidates=2, sets=sets, seed=seed, when_missing="wait", dataset=["keep", 2])
-    return graph | {"keep": node("D3POSaveToDataset", trajectory=["candidates", 0], images=["candidates", 1],
-                                 dataset=dataset, annotator="me")}
+    return graph | {
+        "keep": node(
+            "D3POSaveToDataset",
+            trajectory=["candidates", 0],
+            images=["candidates", 1],
+            dataset=dataset,
+            annotator="me",
+        )
+    }
 
 
 def refusal(host, told, judgement):
@@ -86,8 +97,12 @@ def test_an_answer_that_cannot_be_kept_is_refused_in_words_and_the_run_waits_on(
 def small_disk(kept):
     """The dataset's folder is a disk of 400 kB."""
     kept.folder.mkdir(parents=True)
-    if not sys.platform.startswith("linux") or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", kept.folder], capture_output=True).returncode:
+    if (
+        not sys.platform.startswith("linux")
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", kept.folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small disk cannot be made here")
     yield kept.folder / "filler"
     subprocess.run(["umount", "-l", kept.folder], check=True)
@@ -105,12 +120,14 @@ def test_an_answer_on_a_full_disk_is_refused_as_such_and_taken_when_there_is_roo
 def test_the_same_answer_many_times_at_once_is_one_judgement(host, kept):
     told = begin(host, waiting(kept))
     with ThreadPoolExecutor(8) as pool:
+
         def post(judgement):
             try:
                 return answer(host, told, judgement)
             except urllib.error.HTTPError as error:
                 with error:
                     return error.code
+
         replies = list(pool.map(post, [FIRST] * 8))
     assert {"answered": True} in replies and all(reply in ({"answered": True}, 404) for reply in replies)
     host.wait(told["prompt_id"], 30)
@@ -120,7 +137,9 @@ def test_the_same_answer_many_times_at_once_is_one_judgement(host, kept):
 def test_picks_of_a_dataset_that_lacks_the_set_are_not_waited_for(host, kept):
     host.run({name: node for name, node in waiting(kept, seed=71).items() if name in ("candidates", "keep")})
     graph = waiting(kept, seed=72)
-    graph["keep"] = node("D3POLoadSets", dataset=kept, annotator="me", sets="all", limit=9, since="", until="")
+    graph["keep"] = node(
+        "D3POLoadSets", dataset=kept, annotator="me", sets="all", limit=9, since="", until=""
+    )
     graph["judge"]["inputs"]["dataset"] = ["keep", 0]
     entry = host.wait(host.queue(graph, "a-page", page()), 30)
     (error,) = messages(entry, "execution_error")
@@ -134,6 +153,7 @@ def test_an_answer_with_no_dataset_is_taken_as_it_is(host):
 
 
 # --- the wait itself ---
+
 
 class Keeper:
     """Keeps picks, or fails."""
@@ -151,7 +171,9 @@ def asked(routes, keep):
     return routes.Wait("prompt", "node", None, [{"set": "s", "candidates": 2, "images": []}], keep)
 
 
-@pytest.mark.parametrize("error, status", [(OSError("the share is gone"), 500), (ValueError("the index is damaged"), 500)])
+@pytest.mark.parametrize(
+    "error, status", [(OSError("the share is gone"), 500), (ValueError("the index is damaged"), 500)]
+)
 def test_a_keeper_that_fails_refuses_the_answer_and_leaves_the_wait(routes, error, status):
     wait = asked(routes, Keeper(error))
     with pytest.raises(routes.Refused, match=str(error)) as refused:

@@ -33,7 +33,9 @@ TEXT_ENCODER = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
 def saver(name, naming, prefix):
-    return node("D3POSaveLoRA", model=["loader", 0], lora=[name, 1], filename_prefix=f"loras/{prefix}", naming=naming)
+    return node(
+        "D3POSaveLoRA", model=["loader", 0], lora=[name, 1], filename_prefix=f"loras/{prefix}", naming=naming
+    )
 
 
 def file_of(host, entry, name):
@@ -96,8 +98,12 @@ def test_a_run_goes_on_with_its_kind_alone(host, failure, saved):
     graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=saved.run)}
     assert latent(host, graph, ["run", 0]) == saved.latents["tuned"]
     other = KINDS[KINDS.index(saved.kind) - 1]
-    says(failure(loop(saved.run, SHAPE | dict(adapter=other), seed=302)), "D3POTrainStep", f"adapter {saved.kind}",
-         "Set the same again")
+    says(
+        failure(loop(saved.run, SHAPE | dict(adapter=other), seed=302)),
+        "D3POTrainStep",
+        f"adapter {saved.kind}",
+        "Set the same again",
+    )
     host.run(loop(saved.run, SHAPE | dict(adapter=saved.kind), seed=302))
 
 
@@ -113,7 +119,7 @@ def test_a_file_says_its_kind(saved):
         assert arguments["algo"] == {"DoRA": "locon", "LoHa": "loha", "LoKr": "lokr"}[saved.kind]
     (alpha,) = {float(t) for name, t in load_file(saved.files["comfyui"]).items() if name.endswith(".alpha")}
     assert alpha == pytest.approx(float(told["ss_network_alpha"]))
-    assert told["ss_network_alpha"] == str(2.0 * 2 ** 0.5 if saved.kind == "rsLoRA" else 2.0)
+    assert told["ss_network_alpha"] == str(2.0 * 2**0.5 if saved.kind == "rsLoRA" else 2.0)
 
 
 def test_both_namings_hold_the_same_weights_of_every_kind(saved):
@@ -126,7 +132,10 @@ def test_both_namings_hold_the_same_weights_of_every_kind(saved):
 
 
 def test_dora_is_not_saved_for_programs_that_would_spoil_it(failure):
-    graph = judged(seed=301) | {"train": train_node(**SHAPE, adapter="DoRA"), "save": saver("train", KOHYA, unique())}
+    graph = judged(seed=301) | {
+        "train": train_node(**SHAPE, adapter="DoRA"),
+        "save": saver("train", KOHYA, unique()),
+    }
     says(failure(graph), "D3POSaveLoRA", "naming: ", "DoRA", "Choose ComfyUI's naming")
 
 
@@ -141,13 +150,17 @@ def test_dropout_is_for_the_adapters_that_have_it(host, failure):
 
 # --- starting from a LoRA file ---
 
+
 @pytest.fixture(scope="module")
 def files(host):
     """A LoRA for half of the layers, under every naming, as the host lists the files."""
     run = unique("start")
     half = dict(targets="attention and feed-forward", rank=2, alpha=2.0)
     graph = loop(run, half | dict(learning_rate=2e-2, epochs=2), seed=311)
-    graph |= {"comfyui": saver("train", COMFYUI, f"{run}-comfyui"), "kohya": saver("train", KOHYA, f"{run}-kohya")}
+    graph |= {
+        "comfyui": saver("train", COMFYUI, f"{run}-comfyui"),
+        "kohya": saver("train", KOHYA, f"{run}-kohya"),
+    }
     graph["loha"] = saver("other", COMFYUI, f"{run}-loha")
     graph["other"] = train_node(adapter="LoHa")
     entry = host.run(graph)
@@ -160,8 +173,11 @@ def files(host):
 
 
 def lora_for(name, outputs, inputs):
-    return {f"{name}.lora_up.weight": torch.ones(outputs, 1), f"{name}.lora_down.weight": torch.ones(1, inputs),
-            f"{name}.alpha": torch.tensor(1.0)}
+    return {
+        f"{name}.lora_up.weight": torch.ones(outputs, 1),
+        f"{name}.lora_down.weight": torch.ones(1, inputs),
+        f"{name}.alpha": torch.tensor(1.0),
+    }
 
 
 def diffusers_names(kohya):
@@ -176,10 +192,16 @@ def diffusers_names(kohya):
 def deltas(path):
     """What a LoRA file adds to the weights, by layer."""
     tensors = load_file(path)
-    return {name.removesuffix(".lora_up.weight"): (
-        tensors[name].flatten(1) @ tensors[name.replace("_up", "_down")].flatten(1)
-        * tensors[name.replace("lora_up.weight", "alpha")] / tensors[name].shape[1])
-        for name in tensors if name.endswith(".lora_up.weight")}
+    return {
+        name.removesuffix(".lora_up.weight"): (
+            tensors[name].flatten(1)
+            @ tensors[name.replace("_up", "_down")].flatten(1)
+            * tensors[name.replace("lora_up.weight", "alpha")]
+            / tensors[name].shape[1]
+        )
+        for name in tensors
+        if name.endswith(".lora_up.weight")
+    }
 
 
 @pytest.mark.parametrize("name", ["comfyui", "kohya", "diffusers", "text encoder"])
@@ -218,7 +240,9 @@ def test_the_reference_may_be_the_file(host, files):
         graph["run"] = start(run, files["kohya"])
         history = host.run(graph | {"losses": node("TestProbeLossMap", value=["train", 2], nonce=unique())})
         margins[reference] = found(history, "losses")["margin"][0]
-    assert abs(margins["round start"]) < 1e-6 * abs(margins["base"]), margins  # merged weights against an adapter's
+    assert abs(margins["round start"]) < 1e-6 * abs(margins["base"]), (
+        margins
+    )  # merged weights against an adapter's
 
 
 def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):
@@ -264,13 +288,26 @@ def test_the_text_encoders_part_is_told_to_be_left_out(host, files):
     assert more.startswith("3 tensors are left out") and "text encoder" in more and TEXT_ENCODER in more
 
 
-@pytest.mark.parametrize("training, told", [
-    (dict(rank=1, targets=WIDE), "rank: the LoRA file to start from has rank 2, and this one 1. Set rank to 2 or more"),
-    (dict(rank=2, targets="attention"), "targets: the LoRA file to start from also adapts layers outside of "
-                                        "'attention'"),
-    (dict(rank=2, targets=WIDE, adapter="LoKr"), "adapter: a LoRA file to start from does not go into LoKr"),
-])
-def test_a_file_without_room_in_the_train_step_is_refused_with_what_to_set(files, failure, run_file, training, told):
+@pytest.mark.parametrize(
+    "training, told",
+    [
+        (
+            dict(rank=1, targets=WIDE),
+            "rank: the LoRA file to start from has rank 2, and this one 1. Set rank to 2 or more",
+        ),
+        (
+            dict(rank=2, targets="attention"),
+            "targets: the LoRA file to start from also adapts layers outside of 'attention'",
+        ),
+        (
+            dict(rank=2, targets=WIDE, adapter="LoKr"),
+            "adapter: a LoRA file to start from does not go into LoKr",
+        ),
+    ],
+)
+def test_a_file_without_room_in_the_train_step_is_refused_with_what_to_set(
+    files, failure, run_file, training, told
+):
     run = unique("from")
     graph = loop(run, training, seed=316)
     graph["run"] = start(run, files["kohya"])
@@ -283,7 +320,10 @@ def test_files_that_are_no_lora_for_this_model_are_refused(host, files, failure)
     odd, wide = f"{unique('odd')}.safetensors", f"{unique('wide')}.safetensors"
     save_file(lora_for("somebody", 2, 2), folder / odd)
     save_file(lora_for("lora_unet_down_blocks_0_attentions_0_proj_in", 640, 640), folder / wide)
-    for file, told in ((files["loha"], "is not a plain LoRA"), (odd, "has nothing for this model"),
-                       (wide, "for another base model")):
+    for file, told in (
+        (files["loha"], "is not a plain LoRA"),
+        (odd, "has nothing for this model"),
+        (wide, "for another base model"),
+    ):
         graph = stage() | {"run": start(unique("from"), file)} | stock_image(["run", 0], "seen")
         says(failure(graph), "D3POLoadRun", f"start_from: {file}", told)

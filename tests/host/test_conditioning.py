@@ -31,10 +31,20 @@ def test_candidates_under_a_controlnet_are_trained_on(host, training):
 
 def test_a_controlnet_on_the_prompt_alone_and_a_chain_of_two_are_trained_on(host):
     graph = controlled()
-    graph["control"] = node("ControlNetApply", conditioning=["positive", 0], control_net=["net", 0], image=["hint", 0],
-                            strength=0.5)
-    graph["chained"] = node("ControlNetApply", conditioning=["control", 0], control_net=["net", 0], image=["hint", 0],
-                            strength=0.25)
+    graph["control"] = node(
+        "ControlNetApply",
+        conditioning=["positive", 0],
+        control_net=["net", 0],
+        image=["hint", 0],
+        strength=0.5,
+    )
+    graph["chained"] = node(
+        "ControlNetApply",
+        conditioning=["control", 0],
+        control_net=["net", 0],
+        image=["hint", 0],
+        strength=0.25,
+    )
     graph["sampler"]["inputs"] |= dict(positive=["chained", 0], negative=["negative", 0])
     losses = found(host.run(graph), "losses")
     assert {name: losses[name] for name in ZERO} == ZERO and losses["gradient_norm"][0] > 0
@@ -43,14 +53,19 @@ def test_a_controlnet_on_the_prompt_alone_and_a_chain_of_two_are_trained_on(host
 # name -> the node that makes the prompt out of others
 CONDITIONING = {
     "ConditioningSetArea": dict(conditioning=["positive", 0], width=64, height=64, x=32, y=0, strength=0.8),
-    "ConditioningSetAreaPercentage": dict(conditioning=["positive", 0], width=0.5, height=1.0, x=0.5, y=0.0, strength=1.0),
+    "ConditioningSetAreaPercentage": dict(
+        conditioning=["positive", 0], width=0.5, height=1.0, x=0.5, y=0.0, strength=1.0
+    ),
     "ConditioningSetAreaStrength": dict(conditioning=["positive", 0], strength=0.5),
-    "ConditioningSetMask": dict(conditioning=["positive", 0], mask=["mask", 0], strength=1.0, set_cond_area="default"),
+    "ConditioningSetMask": dict(
+        conditioning=["positive", 0], mask=["mask", 0], strength=1.0, set_cond_area="default"
+    ),
     "ConditioningSetTimestepRange": dict(conditioning=["positive", 0], start=0.0, end=0.6),
     "ConditioningCombine": dict(conditioning_1=["positive", 0], conditioning_2=["other", 0]),
     "ConditioningConcat": dict(conditioning_to=["positive", 0], conditioning_from=["other", 0]),
-    "ConditioningAverage": dict(conditioning_to=["positive", 0], conditioning_from=["other", 0],
-                                conditioning_to_strength=0.4),
+    "ConditioningAverage": dict(
+        conditioning_to=["positive", 0], conditioning_from=["other", 0], conditioning_to_strength=0.4
+    ),
     "ConditioningZeroOut": dict(conditioning=["positive", 0]),
 }
 
@@ -72,8 +87,13 @@ def test_conditioning_of_every_kind_is_trained_on(host, name):
 def test_hooks_that_change_weights_within_a_step_are_refused(failure, lora):
     graph = trained(**SAMPLING, positive=["hooked", 0])
     graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=0.0)
-    graph["hooked"] = node("ConditioningSetProperties", cond_NEW=["positive", 0], strength=1.0, set_cond_area="default",
-                           hooks=["hook", 0])
+    graph["hooked"] = node(
+        "ConditioningSetProperties",
+        cond_NEW=["positive", 0],
+        strength=1.0,
+        set_cond_area="default",
+        hooks=["hook", 0],
+    )
     error = failure(graph)
     assert error.node_type == "D3POKSampler"
     for part in ("positive: ", "hooks", "Load LoRA"):
@@ -84,8 +104,13 @@ def test_hooks_that_change_weights_within_a_step_are_refused(failure, lora):
 def lora(host, base):
     """A LoRA file in the host's list."""
     graph = trained(dict(learning_rate=1e-2), **SAMPLING)
-    graph["save"] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix="loras/hooked",
-                         naming="ComfyUI")
+    graph["save"] = node(
+        "D3POSaveLoRA",
+        model=["loader", 0],
+        lora=["train", 1],
+        filename_prefix="loras/hooked",
+        naming="ComfyUI",
+    )
     del graph["losses"]
     host.run(graph)
     (file,) = base.glob("output/loras/hooked_*.safetensors")

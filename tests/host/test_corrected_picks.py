@@ -46,17 +46,25 @@ def test_an_answer_that_was_changed_after_training_is_told(host, evening):
     picks = {first: NEW, second: OLD}
     name, (told,) = shown(host, run, picks)
     assert name == waiting
-    for part in (f"Set {first} was trained on in round 1 of the run '{run}' with other answers", "checkpoint to 0, ",
-                 "press Run", "What was trained after that round is left behind"):
+    for part in (
+        f"Set {first} was trained on in round 1 of the run '{run}' with other answers",
+        "checkpoint to 0, ",
+        "press Run",
+        "What was trained after that round is left behind",
+    ):
         assert part in told
     entry = host.run(picking(run, picks))
-    assert "judge" in cached_nodes(entry) and entry["outputs"]["judge"]["text"] == [told], "said as long as it is so"
+    assert "judge" in cached_nodes(entry) and entry["outputs"]["judge"]["text"] == [told], (
+        "said as long as it is so"
+    )
     (told,) = shown(host, run, {first: OLD, second: NEW})[1]
     assert f"Set {second} was trained on in round 2" in told and "checkpoint to 1, " in told
     assert len(shown(host, run, {first: NEW, second: NEW, "elsewhere": NEW})[1]) == 2
 
 
-@pytest.mark.parametrize("changed", [OLD, OLD | {"log": {"pairs": []}}, OLD | {"ties": []}, NEW | {"open": True}])
+@pytest.mark.parametrize(
+    "changed", [OLD, OLD | {"log": {"pairs": []}}, OLD | {"ties": []}, NEW | {"open": True}]
+)
 def test_what_says_the_same_or_is_not_finished_is_not_told(host, evening, changed):
     run, first, second, _ = evening
     assert shown(host, run, {first: changed, second: OLD})[1] == []

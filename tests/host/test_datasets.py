@@ -15,9 +15,11 @@ from tests.host.graphs import found, judged, node, picked, probe, recording, tra
 @pytest.fixture
 def dataset(base):
     """A new dataset's name; `dataset.open()` looks into it."""
+
     class Name(str):
         def open(self):
             return Dataset(base / "output" / "d3po" / "datasets" / self, create=False)
+
     return Name(unique("dataset"))
 
 
@@ -25,8 +27,13 @@ def saved(dataset, annotator="me", prompts=(), **sampling):
     """A recording that goes into a dataset, and nothing else."""
     graph = judged(**sampling)
     del graph["judge"]
-    graph["save"] = node("D3POSaveToDataset", trajectory=["sampler", 0], images=["decode", 0], dataset=dataset,
-                         annotator=annotator)
+    graph["save"] = node(
+        "D3POSaveToDataset",
+        trajectory=["sampler", 0],
+        images=["decode", 0],
+        dataset=dataset,
+        annotator=annotator,
+    )
     if prompts:
         graph = with_prompts(graph, prompts)
         graph["save"]["inputs"]["prompt"] = ["prompts", 0]
@@ -34,17 +41,38 @@ def saved(dataset, annotator="me", prompts=(), **sampling):
 
 
 def load(dataset, annotator="me", sets="not judged by me", **changes):
-    return node("D3POLoadSets", **(dict(dataset=dataset, annotator=annotator, sets=sets, limit=100, since="", until="") | changes))
+    return node(
+        "D3POLoadSets",
+        **(dict(dataset=dataset, annotator=annotator, sets=sets, limit=100, since="", until="") | changes),
+    )
 
 
 def to_judge(dataset, annotator="me", picks="", **changes):
-    return {"load": load(dataset, annotator, **changes),
-            "judge": node("D3POPairPreference", trajectory=["load", 1], images=["load", 2], picks=picks, dataset=["load", 0])}
+    return {
+        "load": load(dataset, annotator, **changes),
+        "judge": node(
+            "D3POPairPreference", trajectory=["load", 1], images=["load", 2], picks=picks, dataset=["load", 0]
+        ),
+    }
 
 
 def preferences(dataset, split="all", **changes):
-    return node("D3POLoadPreferences", **(dict(dataset=dataset, split=split, held_out=0.5, annotators="", joining="all",
-                                               limit=0, since="", until="") | changes))
+    return node(
+        "D3POLoadPreferences",
+        **(
+            dict(
+                dataset=dataset,
+                split=split,
+                held_out=0.5,
+                annotators="",
+                joining="all",
+                limit=0,
+                since="",
+                until="",
+            )
+            | changes
+        ),
+    )
 
 
 def picks_for(told, *judgements):
@@ -78,7 +106,10 @@ def test_saying_the_same_again_adds_no_judgement_and_another_answer_does(host, d
         graph = to_judge(dataset, picks=picks_for(told, {"pairs": pairs}), sets="all")
         host.run(graph | {"look": probe("Preferences", "judge")})
     with dataset.open() as store:
-        assert [entry.judgement["pairs"] for entry in store.judgements(told[0]["set"])] == [[[1, 0]], [[0, 1]]]
+        assert [entry.judgement["pairs"] for entry in store.judgements(told[0]["set"])] == [
+            [[1, 0]],
+            [[0, 1]],
+        ]
         assert store.pairs(told[0]["set"]) == [(0, 1)]
 
 
@@ -92,7 +123,11 @@ def test_training_from_a_dataset_is_training_from_the_graph_to_the_bit(host, dat
     host.run(record)
     host.post("/free", {"unload_models": True, "free_memory": True})
     later = {name: recording()[name] for name in ("loader",)}
-    later |= {"load": preferences(dataset), "train": train_node(preferences=("load", 0)), "losses": probe("LossMap", "train", 2)}
+    later |= {
+        "load": preferences(dataset),
+        "train": train_node(preferences=("load", 0)),
+        "losses": probe("LossMap", "train", 2),
+    }
     entry = host.run(later)
     assert sorted(found(entry, "losses")["loss"]) == pytest.approx(sorted(expected["loss"]), abs=0)
     assert "2 sets" in entry["outputs"]["load"]["text"][0]
@@ -103,8 +138,10 @@ def test_thumbs_go_into_a_dataset_and_come_out_joined_also_where_they_make_no_pa
     host.run(saved(dataset, prompts=prompts, seed=10))
     told = host.run(to_judge(dataset))["outputs"]["judge"]["d3po"]
     sets = [each["set"] for each in told]
-    for who, thumbs in {"ann": ({"good": [0, 1]}, {"good": [1], "bad": [0]}, {"bad": [0]}),
-                        "ben": ({"good": [0], "bad": [1]}, {"ties": [[0, 1]], "bad": [0, 1]}, {"good": [0]})}.items():
+    for who, thumbs in {
+        "ann": ({"good": [0, 1]}, {"good": [1], "bad": [0]}, {"bad": [0]}),
+        "ben": ({"good": [0], "bad": [1]}, {"ties": [[0, 1]], "bad": [0, 1]}, {"good": [0]}),
+    }.items():
         graph = to_judge(dataset, who, picks_for(told, *thumbs), sets="all")
         host.run(graph | {"look": probe("Preferences", "judge")})
 
@@ -112,14 +149,22 @@ def test_thumbs_go_into_a_dataset_and_come_out_joined_also_where_they_make_no_pa
         entry = host.run({"load": preferences(dataset, **changes), "look": probe("Preferences", "load")})
         seen = found(entry, "look")
         seen = seen if isinstance(seen, list) else [seen]
-        return entry["outputs"]["load"]["text"], {each["set_id"]: (each["pairs"], each["liked"]) for each in seen}
+        return entry["outputs"]["load"]["text"], {
+            each["set_id"]: (each["pairs"], each["liked"]) for each in seen
+        }
 
-    assert loaded() == ([f"{dataset}: 2 pairs and 2 thumbs in 2 sets"],
-                        {sets[0]: ([[0, 1]], [True, None]), sets[1]: ([[1, 0]], [False, None])})
-    assert loaded(annotators="ann") == ([f"{dataset}: 1 pairs and 5 thumbs in 3 sets"], {
-        sets[0]: ([], [True, True]), sets[1]: ([[1, 0]], [False, True]), sets[2]: ([], [False, None])})
+    assert loaded() == (
+        [f"{dataset}: 2 pairs and 2 thumbs in 2 sets"],
+        {sets[0]: ([[0, 1]], [True, None]), sets[1]: ([[1, 0]], [False, None])},
+    )
+    assert loaded(annotators="ann") == (
+        [f"{dataset}: 1 pairs and 5 thumbs in 3 sets"],
+        {sets[0]: ([], [True, True]), sets[1]: ([[1, 0]], [False, True]), sets[2]: ([], [False, None])},
+    )
     assert loaded(annotators="ann", limit=1)[1].keys() == {sets[0]}
-    figures = host.run({"figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1)})["outputs"]["figures"]
+    figures = host.run({"figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1)})["outputs"][
+        "figures"
+    ]
     assert "2 pairs, 1 ties, 5 thumbs up and 5 down" in figures["text"][0]
 
 
@@ -130,15 +175,27 @@ def test_stars_come_out_of_a_dataset_as_the_scores_of_one_person(host, dataset):
         graph = to_judge(dataset, who, picks_for(told, {"scores": scores}), sets="all")
         host.run(graph | {"look": probe("Preferences", "judge")})
     for names, scores in (("ann", [5, 1]), ("ben", [2, 3]), ("", [])):
-        entry = host.run({"load": preferences(dataset, annotators=names), "look": probe("Preferences", "load")})
+        entry = host.run(
+            {"load": preferences(dataset, annotators=names), "look": probe("Preferences", "load")}
+        )
         assert found(entry, "look")["scores"] == scores
 
 
 def test_an_objective_judges_a_dataset(host, dataset):
     host.run(saved(dataset, prompts=["a cat", "a dog"], seed=4))
-    graph = {"load": load(dataset), "judge": node(
-        "D3POObjectivePreference", trajectory=["load", 1], images=["load", 2], objective="brightness (brighter)",
-        second_objective="none", target_colour="#ffffff", least_difference=0.0, dataset=["load", 0])}
+    graph = {
+        "load": load(dataset),
+        "judge": node(
+            "D3POObjectivePreference",
+            trajectory=["load", 1],
+            images=["load", 2],
+            objective="brightness (brighter)",
+            second_objective="none",
+            target_colour="#ffffff",
+            least_difference=0.0,
+            dataset=["load", 0],
+        ),
+    }
     host.run(graph | {"look": probe("Preferences", "judge")})
     with dataset.open() as store:
         statistics = store.statistics()
@@ -190,7 +247,11 @@ def test_a_dataset_that_is_not_there_yet_is_told_and_stops_nothing_else(host):
     name = unique("nowhere")
     graph = to_judge(name) | {"train_from": preferences(name), "look": probe("Preferences", "train_from")}
     outputs = host.run(graph)["outputs"]
-    assert outputs["load"]["text"] == outputs["train_from"]["text"] == [f"{name}: there is no dataset of this name yet"]
+    assert (
+        outputs["load"]["text"]
+        == outputs["train_from"]["text"]
+        == [f"{name}: there is no dataset of this name yet"]
+    )
     assert "look" not in outputs and "judge" not in outputs
 
 
@@ -202,18 +263,45 @@ def test_a_damaged_set_is_left_out_and_the_others_go_on(host, base, dataset):
     with dataset.open() as store:
         first, second, _ = (row.id for row in store.sets())
         store.image_files(second)[0].write_bytes(b"x")
-    with contextlib.closing(sqlite3.connect(base / "output/d3po/datasets" / dataset / "index.sqlite")) as index, index:
-        index.execute("UPDATE judgements SET judgement = ?, pairs = ? WHERE set_id = ?", ["[" * 9999, "[[0, 99]]", first])
+    with (
+        contextlib.closing(
+            sqlite3.connect(base / "output/d3po/datasets" / dataset / "index.sqlite")
+        ) as index,
+        index,
+    ):
+        index.execute(
+            "UPDATE judgements SET judgement = ?, pairs = ? WHERE set_id = ?",
+            ["[" * 9999, "[[0, 99]]", first],
+        )
     name = unique("export")
-    outputs = host.run({
-        "loader": recording()["loader"], "preferences": preferences(dataset), "sets": load(dataset, "ben"),
-        "figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1),
-        "out": node("D3POExportPreferences", dataset=dataset, format="csv", name=name, annotator=""),
-        "encode": node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2], limit=0,
-                       dataset=["sets", 0], split="all", held_out=0.1, annotators="", joining="all"),
-        "look": probe("Preferences", "preferences"), "train on": probe("Preferences", "encode")})["outputs"]
+    outputs = host.run(
+        {
+            "loader": recording()["loader"],
+            "preferences": preferences(dataset),
+            "sets": load(dataset, "ben"),
+            "figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1),
+            "out": node("D3POExportPreferences", dataset=dataset, format="csv", name=name, annotator=""),
+            "encode": node(
+                "D3POEncodePairs",
+                model=["loader", 0],
+                clip=["loader", 1],
+                vae=["loader", 2],
+                limit=0,
+                dataset=["sets", 0],
+                split="all",
+                held_out=0.1,
+                annotators="",
+                joining="all",
+            ),
+            "look": probe("Preferences", "preferences"),
+            "train on": probe("Preferences", "encode"),
+        }
+    )["outputs"]
     texts = {name: outputs[name]["text"][0] for name in ("preferences", "sets", "figures", "out", "encode")}
-    assert f"{dataset}: 2 pairs in 2 sets" in texts["preferences"] and f"left out: set '{first}'" in texts["preferences"]
+    assert (
+        f"{dataset}: 2 pairs in 2 sets" in texts["preferences"]
+        and f"left out: set '{first}'" in texts["preferences"]
+    )
     assert f"{dataset}: 2 sets to judge" in texts["sets"] and f"left out: set '{second}'" in texts["sets"]
     assert "3 sets, 3 judged" in texts["figures"]
     assert "1 pairs in 1 sets" in texts["out"] and first in texts["out"] and "is not an image" in texts["out"]
@@ -240,7 +328,11 @@ def folder(base):
 
 
 def brought_in(source, dataset, problems="stop"):
-    return {"import": node("D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems=problems)}
+    return {
+        "import": node(
+            "D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems=problems
+        )
+    }
 
 
 def test_what_is_added_to_a_folder_is_brought_in_and_the_rest_is_not_twice(host, dataset, folder):
@@ -248,8 +340,10 @@ def test_what_is_added_to_a_folder_is_brought_in_and_the_rest_is_not_twice(host,
     for side, shade in {"w": 250, "l": 5}.items():
         picture(shade).save(folder / side / "2.png")
     second = host.run(brought_in(folder.name, dataset))["outputs"]["import"]["text"]
-    assert (first, second) == ([f"{dataset}: 2 new of 2 sets from {folder.name}"],
-                               [f"{dataset}: 1 new of 3 sets from {folder.name}"])
+    assert (first, second) == (
+        [f"{dataset}: 2 new of 2 sets from {folder.name}"],
+        [f"{dataset}: 1 new of 3 sets from {folder.name}"],
+    )
     with dataset.open() as store:
         assert store.statistics()["judgements"] == 3
 
@@ -260,7 +354,9 @@ def test_a_folder_of_pairs_goes_out_in_every_format_and_comes_back_the_same(host
         assert store.statistics()["sets"] == 2 and store.statistics()["pairs"] == 2
     for kind in ("folders", "csv", "jsonl", "d3po", "pickapic", "hps", "hps train"):
         name = unique("export")
-        report = host.run({"out": node("D3POExportPreferences", dataset=dataset, format=kind, name=name, annotator="")})
+        report = host.run(
+            {"out": node("D3POExportPreferences", dataset=dataset, format=kind, name=name, annotator="")}
+        )
         assert "2 pairs in 2 sets, 4 images" in report["outputs"]["out"]["text"][0]
         exported = base / "output" / "d3po" / "exports" / name
         back = base / "input" / name
@@ -269,7 +365,9 @@ def test_a_folder_of_pairs_goes_out_in_every_format_and_comes_back_the_same(host
         host.run(brought_in(name, again))
         with again.open() as store, dataset.open() as first:
             assert sorted(row.prompt for row in store.sets()) == ["prompt 0", "prompt 1"]
-            assert {row.id: store.pairs(row.id) for row in store.sets()} == {row.id: first.pairs(row.id) for row in first.sets()}
+            assert {row.id: store.pairs(row.id) for row in store.sets()} == {
+                row.id: first.pairs(row.id) for row in first.sets()
+            }
 
 
 @pytest.mark.parametrize("source", ["../output", "/etc", "", ".", "nowhere", "a/../../user"])
@@ -285,11 +383,14 @@ def test_a_link_that_leads_out_of_the_input_folder_is_refused(failure, base, dat
 
 def test_a_bad_image_stops_the_import_or_is_left_out(host, failure, dataset, folder):
     whole = (folder / "w" / "0.png").read_bytes()
-    (folder / "w" / "0.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "w" / "0.png").write_bytes(whole[: len(whole) // 2])
     message = failure(brought_in(folder.name, dataset)).message
     assert "0.png" in message and "leave out" in message
     entry = host.run(brought_in(folder.name, dataset, "leave out"))
-    assert "1 new of 1 sets" in entry["outputs"]["import"]["text"][0] and "0.png" in entry["outputs"]["import"]["text"][0]
+    assert (
+        "1 new of 1 sets" in entry["outputs"]["import"]["text"][0]
+        and "0.png" in entry["outputs"]["import"]["text"][0]
+    )
 
 
 def test_encoded_images_carry_thumbs_also_where_they_make_no_pair(host, dataset, folder):
@@ -298,9 +399,23 @@ def test_encoded_images_carry_thumbs_also_where_they_make_no_pair(host, dataset,
         one, other = (row.id for row in store.sets())
         store.judge(one, {"bad": [0, 1]}, "ann")
         store.judge(other, {"ties": [[0, 1]]}, "ann")
-    graph = {"loader": recording()["loader"], "load": load(dataset, sets="all"), "look": probe("Preferences", "encode"),
-             "encode": node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2], limit=0,
-                            dataset=["load", 0], split="all", held_out=0.1, annotators="ann", joining="all")}
+    graph = {
+        "loader": recording()["loader"],
+        "load": load(dataset, sets="all"),
+        "look": probe("Preferences", "encode"),
+        "encode": node(
+            "D3POEncodePairs",
+            model=["loader", 0],
+            clip=["loader", 1],
+            vae=["loader", 2],
+            limit=0,
+            dataset=["load", 0],
+            split="all",
+            held_out=0.1,
+            annotators="ann",
+            joining="all",
+        ),
+    }
     look = found(host.run(graph), "look")
     assert (look["set_id"], look["pairs"], look["liked"]) == (one, [], [False, False])
 

@@ -21,16 +21,30 @@ def says(error, node_type, *parts):
 
 # --- the sampler ---
 
+
 def test_eta_zero_is_refused_before_sampling(host, failure):
     began = len(host.log())
     says(failure(failing(recording(seed=111), eta=0.0)), "D3POKSampler", "eta", "deterministic", "(0, 1]")
     assert "it/s]" not in host.log()[began:].split("Traceback")[0], "it sampled first"
 
 
-@pytest.mark.parametrize("name, why", [("euler", "is deterministic"), ("dpmpp_2m", "is deterministic"),
-                                       ("dpmpp_2m_sde", "more than a single Gaussian")])
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("euler", "is deterministic"),
+        ("dpmpp_2m", "is deterministic"),
+        ("dpmpp_2m_sde", "more than a single Gaussian"),
+    ],
+)
 def test_a_sampler_without_log_probabilities_is_refused(failure, name, why):
-    says(failure(failing(recording(), sampler_name=name)), "D3POKSampler", "sampler_name", name, why, "euler_ancestral")
+    says(
+        failure(failing(recording(), sampler_name=name)),
+        "D3POKSampler",
+        "sampler_name",
+        name,
+        why,
+        "euler_ancestral",
+    )
 
 
 def test_one_candidate_is_refused(failure):
@@ -72,6 +86,7 @@ def test_no_prompts_are_refused(failure, prompts):
 
 # --- the judges ---
 
+
 def test_another_number_of_images_than_candidates_is_refused(failure):
     graph = judged(candidates=3) | {"look": probe("Preferences", "judge")}
     graph["one"] = node("ImageFromBatch", image=["decode", 0], batch_index=0, length=1)
@@ -94,26 +109,32 @@ def test_a_bad_colour_matters_only_where_it_is_used(host):
     host.run(graph)
 
 
-@pytest.mark.parametrize("picks, parts", [
-    ("the second one", ("not a picks value", "empty it to start again")),
-    ("[1, 0]", ("not a picks value",)),
-    ('{"sets": [1]}', ("not a picks value",)),
-    ('{"version": 99, "sets": {}}', ("version 99", "update the pack")),
-])
+@pytest.mark.parametrize(
+    "picks, parts",
+    [
+        ("the second one", ("not a picks value", "empty it to start again")),
+        ("[1, 0]", ("not a picks value",)),
+        ('{"sets": [1]}', ("not a picks value",)),
+        ('{"version": 99, "sets": {}}', ("version 99", "update the pack")),
+    ],
+)
 def test_picks_that_are_no_picks_are_refused(failure, picks, parts):
     says(failure(picked(picks)), "D3POPairPreference", "picks", *parts)
 
 
-@pytest.mark.parametrize("judgement, parts", [
-    ({"pairs": [[0, 2]]}, ("no candidate 2", "numbered 0 to 1")),
-    ({"pairs": [[0, 0]]}, ("not a pair of two different candidates",)),
-    ({"pairs": [[0, 1], [1, 0]]}, ("each picked over the other",)),
-    ({"ranking": [0, 5]}, ("no candidate 5",)),
-    ({"scores": [1.0, 2.0, 3.0]}, ("3 scores for 2 candidates",)),
-    ({"pairs": "01"}, ()),
-    ({"likes": [1]}, ("no field 'likes'",)),
-    ([[0, 1]], ("must be an object",)),
-])
+@pytest.mark.parametrize(
+    "judgement, parts",
+    [
+        ({"pairs": [[0, 2]]}, ("no candidate 2", "numbered 0 to 1")),
+        ({"pairs": [[0, 0]]}, ("not a pair of two different candidates",)),
+        ({"pairs": [[0, 1], [1, 0]]}, ("each picked over the other",)),
+        ({"ranking": [0, 5]}, ("no candidate 5",)),
+        ({"scores": [1.0, 2.0, 3.0]}, ("3 scores for 2 candidates",)),
+        ({"pairs": "01"}, ()),
+        ({"likes": [1]}, ("no field 'likes'",)),
+        ([[0, 1]], ("must be an object",)),
+    ],
+)
 def test_picks_that_do_not_fit_their_set_are_refused(host, failure, judgement, parts):
     name = host.run(picked(seed=112))["outputs"]["judge"]["d3po"][0]["set"]
     graph = picked(json.dumps({"sets": {name: judgement}}), seed=112)

@@ -17,12 +17,21 @@ def with_model(graph, file):
 
 # --- the train step ---
 
+
 def test_candidates_of_a_model_with_other_weights_are_refused(failure):
-    says(failure(with_model(trained(), "other.safetensors")), "D3POTrainStep", "preferences", "another model", "'model'")
+    says(
+        failure(with_model(trained(), "other.safetensors")),
+        "D3POTrainStep",
+        "preferences",
+        "another model",
+        "'model'",
+    )
 
 
 def test_candidates_of_another_kind_of_model_are_refused(failure):
-    says(failure(with_model(trained(), "flow.safetensors")), "D3POTrainStep", "preferences", "4 channels", "16")
+    says(
+        failure(with_model(trained(), "flow.safetensors")), "D3POTrainStep", "preferences", "4 channels", "16"
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(host, failure, run_file, lora_file):
@@ -43,8 +52,14 @@ def test_too_little_memory_says_what_to_lower(failure):
     says(failure(graph), "D3POTrainStep", "Out of memory", "candidates_per_pass", "rank", "targets")
 
 
-@pytest.mark.parametrize("change, told", [(dict(rank=4), "rank 2"), (dict(alpha=4.0), "alpha 2"),
-                                          (dict(targets="all linear"), "targets attention")])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (dict(rank=4), "rank 2"),
+        (dict(alpha=4.0), "alpha 2"),
+        (dict(targets="all linear"), "targets attention"),
+    ],
+)
 def test_a_run_keeps_its_shape(host, failure, run_file, change, told):
     run = unique("shape")
     host.run(loop(run, seed=126))
@@ -71,11 +86,15 @@ def test_a_lora_of_another_models_run_is_refused_by_the_train_step(failure):
 
 # --- LoRAs from elsewhere ---
 
-@pytest.mark.parametrize("class_type, inputs", [
-    ("D3POTrainStep", {}),
-    ("D3POSaveRun", {"run": "foreign"}),
-    ("D3POSaveLoRA", {"model": ["loader", 0], "filename_prefix": "loras/foreign", "naming": "ComfyUI"}),
-])
+
+@pytest.mark.parametrize(
+    "class_type, inputs",
+    [
+        ("D3POTrainStep", {}),
+        ("D3POSaveRun", {"run": "foreign"}),
+        ("D3POSaveLoRA", {"model": ["loader", 0], "filename_prefix": "loras/foreign", "naming": "ComfyUI"}),
+    ],
+)
 def test_a_lora_that_is_not_ours_is_refused(failure, base, class_type, inputs):
     graph = judged(seed=130) if class_type == "D3POTrainStep" else stage()
     graph["foreign"] = node("TestForeignLora")
@@ -91,8 +110,17 @@ def test_a_lora_that_is_not_ours_is_refused(failure, base, class_type, inputs):
 def test_an_untrained_lora_is_not_saved(failure, base, class_type):
     run = unique("empty")
     graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=run)}
-    graph["save"] = node("D3POSaveRun", lora=["run", 1], run=run) if class_type == "D3POSaveRun" else node(
-        "D3POSaveLoRA", model=["loader", 0], lora=["run", 1], filename_prefix=f"loras/{run}", naming="ComfyUI")
+    graph["save"] = (
+        node("D3POSaveRun", lora=["run", 1], run=run)
+        if class_type == "D3POSaveRun"
+        else node(
+            "D3POSaveLoRA",
+            model=["loader", 0],
+            lora=["run", 1],
+            filename_prefix=f"loras/{run}",
+            naming="ComfyUI",
+        )
+    )
     says(failure(graph), class_type, "lora", "empty", "not been trained")
     assert not list(base.glob(f"output/**/*{run}*"))
 
@@ -100,12 +128,18 @@ def test_an_untrained_lora_is_not_saved(failure, base, class_type):
 def test_kohyas_names_for_a_model_that_has_none_are_refused(host, failure):
     graph = judged(seed=131) | {"train": train_node()}
     graph["flow"] = node("UNETLoader", unet_name="flow.safetensors", weight_dtype="default")
-    graph["save"] = node("D3POSaveLoRA", model=["flow", 0], lora=["train", 1], filename_prefix="loras/odd",
-                         naming="kohya (A1111, Forge, diffusers)")
+    graph["save"] = node(
+        "D3POSaveLoRA",
+        model=["flow", 0],
+        lora=["train", 1],
+        filename_prefix="loras/odd",
+        naming="kohya (A1111, Forge, diffusers)",
+    )
     says(failure(graph), "D3POSaveLoRA", "naming", "ComfyUI's naming")
 
 
 # --- files of runs ---
+
 
 def damage(kind, file):
     if kind == "garbage":
@@ -136,7 +170,10 @@ def test_a_damaged_run_is_named_and_left_alone(host, failure, run_file, kind):
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", ".hidden", "dots.", "x" * 101, "NUL"])
 def test_a_run_name_that_cannot_be_a_folder_is_refused(failure, base, name):
     before = sorted(base.rglob("*"))
-    graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=name), "model": probe("Model", "run")}
+    graph = stage() | {
+        "run": node("D3POLoadRun", model=["loader", 0], run=name),
+        "model": probe("Model", "run"),
+    }
     says(failure(graph), "D3POLoadRun", "run: ", "cannot name a folder")
     assert sorted(base.rglob("*")) == before
 

@@ -18,7 +18,9 @@ def source(base):
     for side, shade in {"w": 1.0, "l": 0.45}.items():
         (root / side).mkdir(parents=True)
         for name, colour in COLOURS.items():
-            Image.new("RGB", (64, 64), tuple(int(shade * part) for part in colour)).save(root / side / f"{name}.png")
+            Image.new("RGB", (64, 64), tuple(int(shade * part) for part in colour)).save(
+                root / side / f"{name}.png"
+            )
             (root / side / f"{name}.txt").write_text(f"a {name} background")
     return root.name
 
@@ -52,7 +54,9 @@ def sampled(model, name):
 
 @pytest.mark.parametrize("model", ["flow", "shifted"])
 def test_image_pairs_train_a_flow_model_that_the_stock_sampler_samples(host, source, model):
-    prompt = graph(source, (model, 0), (model, 0), epochs=6, sets_per_update=3, learning_rate=1e-3, dpo_beta=100.0)
+    prompt = graph(
+        source, (model, 0), (model, 0), epochs=6, sets_per_update=3, learning_rate=1e-3, dpo_beta=100.0
+    )
     prompt |= {"before": probe("Model", model)} | sampled((model, 0), "base") | sampled(("train", 0), "tuned")
     entry = host.run(prompt)
     losses = found(entry, "losses")["loss"]
@@ -90,10 +94,14 @@ def test_recorded_candidates_give_back_the_noise_of_their_seed(host, sampling, z
 
 @pytest.mark.parametrize("change", ["denoise", "image"])
 def test_candidates_that_did_not_begin_with_noise_alone_have_none_to_give(failure, change):
-    prompt = recording(seed=8, **({"denoise": 0.5} if change == "denoise" else {"latent_image": ["other", 0]}))
-    prompt |= {"picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0x4080C0),
-               "other": node("VAEEncode", pixels=["picture", 0], vae=["loader", 2]),
-               "look": node("TestProbeFinished", value=["sampler", 0], model=["loader", 0])}
+    prompt = recording(
+        seed=8, **({"denoise": 0.5} if change == "denoise" else {"latent_image": ["other", 0]})
+    )
+    prompt |= {
+        "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0x4080C0),
+        "other": node("VAEEncode", pixels=["picture", 0], vae=["loader", 2]),
+        "look": node("TestProbeFinished", value=["sampler", 0], model=["loader", 0]),
+    }
     message = failure(prompt).message
     assert "not sampled from pure noise (denoise 1" in message and "choose fresh noise" in message
 

@@ -11,20 +11,45 @@ from tests.host.graphs import found, node, probe, stage, train_node, unique
 
 
 def graph(source, dataset, split="all", **training):
-    return {"loader": stage()["loader"], "import": node(
-        "D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems="stop"),
-        "encode": encoded(split), "train": train_node(preferences=("encode", 0), **training),
-        "losses": probe("LossMap", "train", 2)}
+    return {
+        "loader": stage()["loader"],
+        "import": node(
+            "D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems="stop"
+        ),
+        "encode": encoded(split),
+        "train": train_node(preferences=("encode", 0), **training),
+        "losses": probe("LossMap", "train", 2),
+    }
 
 
 def encoded(split="all"):
-    return node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2], dataset=["import", 0],
-                split=split, held_out=0.3, annotators="", joining="all", limit=0)
+    return node(
+        "D3POEncodePairs",
+        model=["loader", 0],
+        clip=["loader", 1],
+        vae=["loader", 2],
+        dataset=["import", 0],
+        split=split,
+        held_out=0.3,
+        annotators="",
+        joining="all",
+        limit=0,
+    )
 
 
 def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
-    prompt = graph(source, unique("dataset"), "train", epochs=3, sets_per_update=4, learning_rate=2e-3, rank=4, alpha=4.0,
-                   targets="all linear and convolutions", draws_per_set=2)
+    prompt = graph(
+        source,
+        unique("dataset"),
+        "train",
+        epochs=3,
+        sets_per_update=4,
+        learning_rate=2e-3,
+        rank=4,
+        alpha=4.0,
+        targets="all linear and convolutions",
+        draws_per_set=2,
+    )
     prompt["held"] = encoded("held out")
     prompt["train"]["inputs"]["held_out"] = ["held", 0]
     entry = host.run(prompt)
@@ -46,8 +71,19 @@ def test_the_same_pairs_train_the_same_bits(host, source):
 def test_images_alone_cannot_be_trained_as_if_they_were_trajectories(failure, host, source):
     dataset = unique("dataset")
     host.run({"import": graph(source, dataset)["import"]})
-    load = {"load": node("D3POLoadPreferences", dataset=dataset, split="all", held_out=0.1, annotators="", joining="all",
-                         limit=0, since="", until="")}
+    load = {
+        "load": node(
+            "D3POLoadPreferences",
+            dataset=dataset,
+            split="all",
+            held_out=0.1,
+            annotators="",
+            joining="all",
+            limit=0,
+            since="",
+            until="",
+        )
+    }
     message = failure(load).message
     assert "D3PO Encode" in message
 
@@ -64,9 +100,13 @@ def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
     root = base / "input" / unique("same")
     for side in "wl":
         (root / side).mkdir(parents=True)
-        ramp = np.broadcast_to(np.linspace(0, 255, 64)[None, :, None], (64, 64, 3))  # not its own mirror image
+        ramp = np.broadcast_to(
+            np.linspace(0, 255, 64)[None, :, None], (64, 64, 3)
+        )  # not its own mirror image
         Image.fromarray(ramp.astype(np.uint8)).save(root / side / "1.png")
-    prompt = graph(root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "method.caption_dropout": 0.5})
+    prompt = graph(
+        root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "method.caption_dropout": 0.5}
+    )
     losses = found(host.run(prompt), "losses")
     assert losses["loss"] == pytest.approx([math.log(2)] * 2, abs=1e-6)
     assert max(losses["gradient_norm"]) < 1e-5 and losses["margin"] == [0.0, 0.0]

@@ -66,7 +66,11 @@ def taught(host, source):
 
 
 def tuned(taught, strength=1.0):
-    return {"tuned": node("LoraLoaderModelOnly", model=["loader", 0], lora_name=taught[1], strength_model=strength)}
+    return {
+        "tuned": node(
+            "LoraLoaderModelOnly", model=["loader", 0], lora_name=taught[1], strength_model=strength
+        )
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,7 @@ def brightness(host, entry, name):
 
 # --- ranking images ---
 
+
 def test_it_ranks_bright_images_above_dark_ones(host, taught, images):
     entry = host.run(reward(images) | tuned(taught))
     rewards = rewards_of(entry)
@@ -112,7 +117,9 @@ def test_it_ranks_bright_images_above_dark_ones(host, taught, images):
     order = sorted(range(4), key=lambda i: -rewards[i])
     assert entry["outputs"]["ranking"]["text"] == [" > ".join(str(i + 1) for i in order)]
     light = brightness(host, entry, "ranked")
-    assert np.argsort(light).tolist() == np.argsort([SHADES[i] for i in order]).tolist(), "the images in that order"
+    assert np.argsort(light).tolist() == np.argsort([SHADES[i] for i in order]).tolist(), (
+        "the images in that order"
+    )
     assert brightness(host, entry, "best") == light[:1]
     (report,) = entry["outputs"]["reward"]["text"]
     told = [float(value) for value in re.findall(r"image \d: (\S+) ± ", report)]
@@ -143,6 +150,7 @@ def test_a_lora_turned_round_is_worth_less(host, taught, images):
 
 # --- agreement with held-out pairs ---
 
+
 def accuracy(source, dataset, tuned="tuned", draws=4):
     return stage() | pairs(source, dataset, "held out") | {
         "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=[tuned, 0], preferences=["pairs", 0],
@@ -160,7 +168,9 @@ def test_it_agrees_with_pairs_that_were_held_out(host, taught, source):
     share, margin = shares_of(entry)
     (report,) = entry["outputs"]["accuracy"]["text"]
     assert share > 0.75 and margin > 0, report
-    told, low, high = map(float, re.search(r"accuracy: (\S+) \(95% interval (\S+) to (\S+)\)", report).groups())
+    told, low, high = map(
+        float, re.search(r"accuracy: (\S+) \(95% interval (\S+) to (\S+)\)", report).groups()
+    )
     assert told == pytest.approx(share, abs=1e-3) and low < share <= high
     assert "exactly 0" not in report
 
@@ -172,9 +182,20 @@ def test_of_a_model_and_itself_every_pair_is_a_tie(host, taught, source):
 
 
 def test_recorded_candidates_can_be_measured_on_too(host, taught):
-    graph = judged(seed=301, candidates=4) | tuned(taught) | {
-        "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["tuned", 0], preferences=["judge", 0],
-                         draws=4, seed=1)}
+    graph = (
+        judged(seed=301, candidates=4)
+        | tuned(taught)
+        | {
+            "accuracy": node(
+                "D3POImplicitAccuracy",
+                model=["loader", 0],
+                tuned=["tuned", 0],
+                preferences=["judge", 0],
+                draws=4,
+                seed=1,
+            )
+        }
+    )
     (report,) = host.run(graph)["outputs"]["accuracy"]["text"]
     assert "6 pairs in 1 sets, worth 1 independent" in report
     assert math.isfinite(float(re.search(r"margin: (\S+)", report)[1]))
@@ -183,14 +204,21 @@ def test_recorded_candidates_can_be_measured_on_too(host, taught):
 def test_where_nothing_is_judged_yet_the_rest_of_the_graph_waits(host, taught):
     graph = judged(seed=302) | tuned(taught)
     graph["judge"]["inputs"]["least_difference"] = 1e6
-    graph["accuracy"] = node("D3POImplicitAccuracy", model=["loader", 0], tuned=["tuned", 0], preferences=["judge", 0],
-                             draws=4, seed=1)
+    graph["accuracy"] = node(
+        "D3POImplicitAccuracy",
+        model=["loader", 0],
+        tuned=["tuned", 0],
+        preferences=["judge", 0],
+        draws=4,
+        seed=1,
+    )
     graph["share"] = node("PreviewAny", source=["accuracy", 0])
     outputs = host.run(graph)["outputs"]
     assert "no strict preference" in outputs["accuracy"]["text"][0] and "share" not in outputs
 
 
 # --- judging recordings ---
+
 
 def judge(trajectory=("sampler", 0), images=("decode", 0), **changes):
     return {"judge": node("D3POImplicitPreference", **(dict(
@@ -212,7 +240,9 @@ def test_it_judges_recorded_candidates_in_place_of_a_person(host, base, taught):
     scores = np.array(seen["scores"])
     assert scores.shape == (4,) and len(set(scores)) == 4 and seen["source"] == "implicit reward"
     order = np.argsort(-scores).tolist()
-    assert sorted(map(tuple, seen["pairs"])) == sorted((order[i], order[j]) for i in range(4) for j in range(i + 1, 4))
+    assert sorted(map(tuple, seen["pairs"])) == sorted(
+        (order[i], order[j]) for i in range(4) for j in range(i + 1, 4)
+    )
     light = brightness(host, entry, "all")
     assert brightness(host, entry, "preferred") == [light[order[0]]]
     assert brightness(host, entry, "rejected") == [light[order[-1]]]
@@ -228,8 +258,11 @@ def test_it_judges_recorded_candidates_in_place_of_a_person(host, base, taught):
 def test_several_sets_are_judged_together_and_train_a_lora(host, taught):
     graph = judged(candidates=3) | tuned(taught) | judge()
     graph["sampler"]["inputs"]["seed"] = ["prompts", 1]
-    graph |= {"prompts": node("D3POPrompts", prompts="a\nb", count=2, seed=3), "train": train_node(),
-              "losses": probe("LossMap", "train", 2)}
+    graph |= {
+        "prompts": node("D3POPrompts", prompts="a\nb", count=2, seed=3),
+        "train": train_node(),
+        "losses": probe("LossMap", "train", 2),
+    }
     entry = host.run(graph)
     assert [len(seen["pairs"]) for seen in found(entry, "look")] == [3, 3]
     assert len(found(entry, "losses")["loss"]) == 2
@@ -237,10 +270,12 @@ def test_several_sets_are_judged_together_and_train_a_lora(host, taught):
 
 # --- what must not happen ---
 
+
 def test_the_models_are_left_as_they_were_also_by_an_interrupt(host, taught, images):
     def look():
-        entry = host.run(stage() | tuned(taught) | {"base": probe("Model", "loader"),
-                                                    "with_lora": probe("Model", "tuned")})
+        entry = host.run(
+            stage() | tuned(taught) | {"base": probe("Model", "loader"), "with_lora": probe("Model", "tuned")}
+        )
         return found(entry, "base"), found(entry, "with_lora")
 
     before = look()
@@ -257,7 +292,12 @@ def test_the_models_are_left_as_they_were_also_by_an_interrupt(host, taught, ima
 
 def test_another_base_model_is_no_tuned_one(failure, images):
     other = {"other": node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")}
-    says(failure(reward(images, tuned=("other", 0)) | other), "D3POImplicitReward", "tuned", "another base model")
+    says(
+        failure(reward(images, tuned=("other", 0)) | other),
+        "D3POImplicitReward",
+        "tuned",
+        "another base model",
+    )
 
 
 def test_both_models_read_their_network_alike(failure, images):
@@ -266,8 +306,11 @@ def test_both_models_read_their_network_alike(failure, images):
 
 
 def test_candidates_of_another_model_are_not_judged(failure):
-    graph = judged(seed=304) | judge(model=["other", 0], tuned=["other", 0]) | {
-        "other": node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")}
+    graph = (
+        judged(seed=304)
+        | judge(model=["other", 0], tuned=["other", 0])
+        | {"other": node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")}
+    )
     says(failure(graph), "D3POImplicitPreference", "trajectory", "another model")
 
 

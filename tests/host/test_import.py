@@ -25,8 +25,15 @@ def folder(base):
 
 
 def brought_in(folder, dataset, problems):
-    return {"import": node("D3POImportPreferences", source=folder.name, dataset=dataset, annotator="import",
-                           problems=problems)}
+    return {
+        "import": node(
+            "D3POImportPreferences",
+            source=folder.name,
+            dataset=dataset,
+            annotator="import",
+            problems=problems,
+        )
+    }
 
 
 def chunk(kind, data):
@@ -36,7 +43,10 @@ def chunk(kind, data):
 def white(width, height):
     """A small file of a large white PNG."""
     packer = zlib.compressobj()
-    rows = b"".join([packer.compress((b"\0" + b"\xff" * (3 * width)) * 10) for _ in range(height // 10)] + [packer.flush()])
+    rows = b"".join(
+        [packer.compress((b"\0" + b"\xff" * (3 * width)) * 10) for _ in range(height // 10)]
+        + [packer.flush()]
+    )
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
@@ -50,12 +60,17 @@ def peak(process):
 def test_a_small_file_of_a_huge_picture_takes_no_memory_and_is_told(host, base, folder):
     (folder / "large.png").write_bytes(white(9400, 9500))
     assert (folder / "large.png").stat().st_size < 300_000
-    entries = [{"prompt": "p", "image_path": ["large.png"] * 4, "rank": [1, 2, 3, 4]},
-               {"prompt": "q", "image_path": ["a.png", "b.png"], "rank": [1, 2]}]
+    entries = [
+        {"prompt": "p", "image_path": ["large.png"] * 4, "rank": [1, 2, 3, 4]},
+        {"prompt": "q", "image_path": ["a.png", "b.png"], "rank": [1, 2]},
+    ]
     (folder / "test.json").write_text(json.dumps(entries))
     before, dataset = peak(host.process), unique("dataset")
     text = host.run(brought_in(folder, dataset, "leave out"))["outputs"]["import"]["text"][0]
-    assert f"{dataset}: 1 new of 1 sets" in text and "entry 1: its images have 357,200,000 pixels together" in text
+    assert (
+        f"{dataset}: 1 new of 1 sets" in text
+        and "entry 1: its images have 357,200,000 pixels together" in text
+    )
     assert peak(host.process) - before < 200e6
 
 
@@ -67,7 +82,9 @@ def test_what_cannot_be_read_stops_the_import_by_name_or_is_left_out(host, failu
     message = failure(brought_in(folder, dataset, "stop")).message
     assert message.startswith("source: old.csv is not UTF-8") and 'set problems to "leave out"' in message
     text = host.run(brought_in(folder, dataset, "leave out"))["outputs"]["import"]["text"][0]
-    assert "2 new of 2 sets" in text and "left out: old.csv" in text and "left out: pairs.jsonl, line 2" in text
+    assert (
+        "2 new of 2 sets" in text and "left out: old.csv" in text and "left out: pairs.jsonl, line 2" in text
+    )
     with Dataset(base / "output" / "d3po" / "datasets" / dataset) as store:
         assert sorted(row.prompt for row in store.sets()) == ["one", "two"]
         assert all(len(store.images(row.id)) == 2 for row in store.sets())
@@ -80,7 +97,9 @@ def test_images_of_two_sizes_come_in_as_eight_bits_of_one_size(host, base, folde
     host.run(brought_in(folder, dataset, "stop"))
     with Dataset(base / "output" / "d3po" / "datasets" / dataset) as store:
         images = store.images(store.sets()[0].id)
-    assert images.shape == (2, 16, 12, 3) and (images * 255).round().flatten(1).unique(dim=1).flatten().tolist() == [200, 20]
+    assert images.shape == (2, 16, 12, 3) and (images * 255).round().flatten(1).unique(
+        dim=1
+    ).flatten().tolist() == [200, 20]
 
 
 def test_what_a_writer_that_was_killed_left_is_gone_when_the_next_one_opens_the_dataset(host, base, folder):
@@ -89,7 +108,11 @@ def test_what_a_writer_that_was_killed_left_is_gone_when_the_next_one_opens_the_
     with Dataset(base / "output" / "d3po" / "datasets" / dataset) as store:
         store.add_set("s", images=torch.rand(2, 8, 8, 3))
         kept = store.image_files("s")
-    left = [kept[0].with_name(".tmpXyZ123"), kept[0].with_name("abc-0123.png"), kept[0].with_name("abc-4567.png.1.partial")]
+    left = [
+        kept[0].with_name(".tmpXyZ123"),
+        kept[0].with_name("abc-0123.png"),
+        kept[0].with_name("abc-4567.png.1.partial"),
+    ]
     for path in left:
         path.write_bytes(b"x")
         os.utime(path, (time.time() - 200_000,) * 2)

@@ -10,12 +10,40 @@ import pytest
 
 from tools.host import PACK, ROOT
 
-NODES = ["D3POPrompts", "D3POKSampler", "D3POPairPreference", "D3POObjectivePreference", "D3POTrainStep", "D3POLoadRun",
-         "D3POSaveRun", "D3POSaveLoRA", "D3POManageRuns", "D3POPlot", "D3POImplicitReward", "D3POImplicitPreference",
-         "D3POImplicitAccuracy", "D3POSaveToDataset", "D3POLoadSets", "D3POLoadPreferences", "D3PODatasetStatistics",
-         "D3POImportPreferences", "D3POExportPreferences", "D3POEncodePairs"]
-SOCKETS = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "LORA_MODEL", "LOSS_MAP", "D3PO_TRAJECTORY",
-           "D3PO_PREFERENCES"}
+NODES = [
+    "D3POPrompts",
+    "D3POKSampler",
+    "D3POPairPreference",
+    "D3POObjectivePreference",
+    "D3POTrainStep",
+    "D3POLoadRun",
+    "D3POSaveRun",
+    "D3POSaveLoRA",
+    "D3POManageRuns",
+    "D3POPlot",
+    "D3POImplicitReward",
+    "D3POImplicitPreference",
+    "D3POImplicitAccuracy",
+    "D3POSaveToDataset",
+    "D3POLoadSets",
+    "D3POLoadPreferences",
+    "D3PODatasetStatistics",
+    "D3POImportPreferences",
+    "D3POExportPreferences",
+    "D3POEncodePairs",
+]
+SOCKETS = {
+    "MODEL",
+    "CLIP",
+    "VAE",
+    "CONDITIONING",
+    "LATENT",
+    "IMAGE",
+    "LORA_MODEL",
+    "LOSS_MAP",
+    "D3PO_TRAJECTORY",
+    "D3PO_PREFERENCES",
+}
 
 
 def flat(inputs):
@@ -29,10 +57,16 @@ def flat(inputs):
 
 def interface(definition):
     """What others rely on of one node: its inputs by section in order, and its outputs."""
-    inputs = {section: [[name, kind_of(definition["input"][section][name])] for name in names]
-              for section, names in definition["input_order"].items() if section != "hidden"}
-    return {"required": inputs.get("required", []), "optional": inputs.get("optional", []),
-            "outputs": [[name, kind] for name, kind in zip(definition["output_name"], definition["output"])]}
+    inputs = {
+        section: [[name, kind_of(definition["input"][section][name])] for name in names]
+        for section, names in definition["input_order"].items()
+        if section != "hidden"
+    }
+    return {
+        "required": inputs.get("required", []),
+        "optional": inputs.get("optional", []),
+        "outputs": [[name, kind] for name, kind in zip(definition["output_name"], definition["output"])],
+    }
 
 
 def kind_of(spec):
@@ -48,11 +82,15 @@ def breaking_changes(old, new):
             for place, (name, kind) in enumerate(before):
                 now = after[place] if place < len(after) else None
                 if now != [name, kind]:
-                    found.append(f"{node_id}: {section} {place} was {name} ({kind}), and is now "
-                                 f"{'missing' if now is None else f'{now[0]} ({now[1]})'}")
-        added = new[node_id]["required"][len(old[node_id]["required"]):]
+                    found.append(
+                        f"{node_id}: {section} {place} was {name} ({kind}), and is now "
+                        f"{'missing' if now is None else f'{now[0]} ({now[1]})'}"
+                    )
+        added = new[node_id]["required"][len(old[node_id]["required"]) :]
         if {kind for _, kind in added} - SOCKETS and {kind for _, kind in old[node_id]["optional"]} - SOCKETS:
-            found.append(f"{node_id}: a new required widget moves the optional ones, whose saved values are positional")
+            found.append(
+                f"{node_id}: a new required widget moves the optional ones, whose saved values are positional"
+            )
     return found
 
 
@@ -68,7 +106,10 @@ def test_the_host_loads_every_node_of_the_pack(ours):
 def test_every_node_has_a_help_page(ours):
     pages = {path.stem: path.read_text("utf-8") for path in (ROOT / "web" / "docs").glob("*.md")}
     assert pages.keys() == ours.keys()
-    assert all(text.startswith(f"# {ours[name]['display_name']}\n") and len(text) > 200 for name, text in pages.items())
+    assert all(
+        text.startswith(f"# {ours[name]['display_name']}\n") and len(text) > 200
+        for name, text in pages.items()
+    )
 
 
 @pytest.mark.parametrize("node_id", NODES)
@@ -88,29 +129,55 @@ def test_node_ids_and_inputs_only_ever_grow_at_the_end(ours, snapshot):
         lines = [f"{json.dumps(node_id)}: {json.dumps(now[node_id])}" for node_id in sorted(now)]
         Path(__file__).with_name("interface.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
     else:
-        assert snapshot == now, "something was appended: run this test once with D3PO_ACCEPT_INTERFACE=1 to record it"
+        assert snapshot == now, (
+            "something was appended: run this test once with D3PO_ACCEPT_INTERFACE=1 to record it"
+        )
 
 
-OLD = {"D3PONode": {"required": [["model", "MODEL"], ["steps", "INT"]], "optional": [["text", "STRING"]],
-                    "outputs": [["model", "MODEL"]]}}
+OLD = {
+    "D3PONode": {
+        "required": [["model", "MODEL"], ["steps", "INT"]],
+        "optional": [["text", "STRING"]],
+        "outputs": [["model", "MODEL"]],
+    }
+}
 
 
-@pytest.mark.parametrize("section, entries, sentence", [
-    ("required", [["model", "MODEL"]], "required 1 was steps (INT), and is now missing"),
-    ("required", [["model", "MODEL"], ["cfg", "FLOAT"], ["steps", "INT"]], "required 1 was steps (INT), and is now cfg"),
-    ("required", [["steps", "INT"], ["model", "MODEL"]], "required 0 was model (MODEL), and is now steps"),
-    ("required", [["model", "MODEL"], ["steps", "FLOAT"]], "is now steps (FLOAT)"),
-    ("required", [["model", "MODEL"], ["steps", "INT"], ["cfg", "FLOAT"]], "moves the optional ones"),
-    ("outputs", [["steps", "INT"]], "outputs 0 was model (MODEL)"),
-])
+@pytest.mark.parametrize(
+    "section, entries, sentence",
+    [
+        ("required", [["model", "MODEL"]], "required 1 was steps (INT), and is now missing"),
+        (
+            "required",
+            [["model", "MODEL"], ["cfg", "FLOAT"], ["steps", "INT"]],
+            "required 1 was steps (INT), and is now cfg",
+        ),
+        (
+            "required",
+            [["steps", "INT"], ["model", "MODEL"]],
+            "required 0 was model (MODEL), and is now steps",
+        ),
+        ("required", [["model", "MODEL"], ["steps", "FLOAT"]], "is now steps (FLOAT)"),
+        ("required", [["model", "MODEL"], ["steps", "INT"], ["cfg", "FLOAT"]], "moves the optional ones"),
+        ("outputs", [["steps", "INT"]], "outputs 0 was model (MODEL)"),
+    ],
+)
 def test_the_comparison_names_each_change_that_breaks_workflows(section, entries, sentence):
-    assert any(sentence in change for change in breaking_changes(OLD, {"D3PONode": OLD["D3PONode"] | {section: entries}}))
+    assert any(
+        sentence in change
+        for change in breaking_changes(OLD, {"D3PONode": OLD["D3PONode"] | {section: entries}})
+    )
 
 
-@pytest.mark.parametrize("section, entry", [
-    ("required", ["vae", "VAE"]), ("optional", ["cfg", "FLOAT"]), ("outputs", ["report", "STRING"])])
+@pytest.mark.parametrize(
+    "section, entry",
+    [("required", ["vae", "VAE"]), ("optional", ["cfg", "FLOAT"]), ("outputs", ["report", "STRING"])],
+)
 def test_the_comparison_lets_things_be_appended(section, entry):
-    assert breaking_changes(OLD, {"D3PONode": OLD["D3PONode"] | {section: OLD["D3PONode"][section] + [entry]}}) == []
+    assert (
+        breaking_changes(OLD, {"D3PONode": OLD["D3PONode"] | {section: OLD["D3PONode"][section] + [entry]}})
+        == []
+    )
     assert breaking_changes(OLD, {}) == ["node D3PONode is gone"]
 
 
@@ -130,6 +197,11 @@ assert inspect.iscoroutinefunction(pack.comfy_entrypoint)
 assert not {"comfy", "comfy_api", "folder_paths", "nodes", "torch"} & set(sys.modules)
 assert importlib.util.find_spec("comfy") is None
 """
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "__init__.py"), str(ROOT)], cwd=tmp_path, text=True,
-                          capture_output=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "__init__.py"), str(ROOT)],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )
     assert done.returncode == 0, done.stderr

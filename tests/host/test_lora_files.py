@@ -28,15 +28,25 @@ def saved(host, base):
     run = unique("files")
     graph = loop(run, dict(learning_rate=1e-2, epochs=2, targets=WIDE, rank=2, alpha=1.0), seed=101)
     for name, naming in (("comfyui", COMFYUI), ("kohya", KOHYA)):
-        graph[name] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{run}-{name}",
-                           naming=naming)
+        graph[name] = node(
+            "D3POSaveLoRA",
+            model=["loader", 0],
+            lora=["train", 1],
+            filename_prefix=f"loras/{run}-{name}",
+            naming=naming,
+        )
     graph["core"] = node("SaveLoRA", lora=["train", 1], prefix=f"loras/{run}-core", steps=["train", 3])
-    graph["apply"] = node("LoraModelLoader", model=["loader", 0], lora=["train", 1], strength_model=1.0, bypass=False)
+    graph["apply"] = node(
+        "LoraModelLoader", model=["loader", 0], lora=["train", 1], strength_model=1.0, bypass=False
+    )
     graph["plot"] = node("LossGraphNode", loss=["train", 2], filename_prefix="loss")
     graph |= stock_image() | stock_image(["train", 0], "tuned") | stock_image(["apply", 0], "applied")
     entry = host.run(graph)
     folder = base / "output" / "loras"
-    files = {name: folder / entry["outputs"][name]["text"][0].removeprefix("loras/") for name in ("comfyui", "kohya")}
+    files = {
+        name: folder / entry["outputs"][name]["text"][0].removeprefix("loras/")
+        for name in ("comfyui", "kohya")
+    }
     files |= {"core": next(folder.glob(f"{run}-core*")), "run": folder / "d3po" / f"{run}.safetensors"}
     latents = {name: found(entry, f"{name}_latent")["sha"] for name in ("stock", "tuned", "applied")}
     return SimpleNamespace(run=run, files=files, latents=latents, entry=entry, folder=folder)
@@ -66,7 +76,9 @@ def test_the_stock_loaders_read_every_key_of_a_file(host, saved, name, loader):
 def test_a_key_that_the_host_does_not_know_would_show(host, saved):
     """What the test above looks for is what the host says."""
     tensors = load_file(saved.files["run"])
-    save_file(tensors | {"nobody.lora_up.weight": torch.zeros(1, 1)}, saved.folder / f"{saved.run}-odd.safetensors")
+    save_file(
+        tensors | {"nobody.lora_up.weight": torch.zeros(1, 1)}, saved.folder / f"{saved.run}-odd.safetensors"
+    )
     began = len(host.log())
     host.run(stage() | loaded("file", f"{saved.run}-odd.safetensors"))
     assert "lora key not loaded: nobody.lora_up.weight" in host.log()[began:]
@@ -75,8 +87,10 @@ def test_a_key_that_the_host_does_not_know_would_show(host, saved):
 def test_both_namings_hold_the_same_weights(saved):
     ours, kohya = load_file(saved.files["comfyui"]), load_file(saved.files["kohya"])
     assert all(name.startswith("diffusion_model.") for name in ours)
-    assert all(name.startswith("lora_unet_") and "." not in name.rsplit(".lora_", 1)[0].removesuffix(".alpha")
-               for name in kohya)
+    assert all(
+        name.startswith("lora_unet_") and "." not in name.rsplit(".lora_", 1)[0].removesuffix(".alpha")
+        for name in kohya
+    )
     assert len(ours) == len(kohya) > 30
     as_bytes = [sorted(t.numpy().tobytes() for t in tensors.values()) for tensors in (ours, kohya)]
     assert as_bytes[0] == as_bytes[1]
@@ -94,8 +108,11 @@ def test_diffusers_finds_a_layer_for_every_key_of_the_kohya_file(saved):
             block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
             up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8)  # fmt: skip
     layers = dict(unet.named_modules())
-    ups = {name.removeprefix("unet.").rsplit(".lora.", 1)[0].replace("_lora.up.weight", ""): tensor
-           for name, tensor in converted.items() if ".up.weight" in name}
+    ups = {
+        name.removeprefix("unet.").rsplit(".lora.", 1)[0].replace("_lora.up.weight", ""): tensor
+        for name, tensor in converted.items()
+        if ".up.weight" in name
+    }
     assert len(ups) == len(alphas) == len(converted) // 2
     for name, up in ups.items():
         path = name.replace(".processor.to_out", ".to_out.0").replace(".processor.", ".")
@@ -106,10 +123,16 @@ def test_files_tell_what_they_are_and_how_they_were_trained(saved):
     for name in ("run", "comfyui", "kohya"):
         with safe_open(saved.files[name], framework="pt") as file:
             told = file.metadata()
-        assert told["modelspec.sai_model_spec"] == "1.0.0" and told["modelspec.architecture"] == "stable-diffusion-v1/lora"
+        assert (
+            told["modelspec.sai_model_spec"] == "1.0.0"
+            and told["modelspec.architecture"] == "stable-diffusion-v1/lora"
+        )
         assert told["modelspec.title"] and told["modelspec.date"] and told["modelspec.implementation"]
         assert (told["ss_network_module"], told["ss_network_dim"], float(told["ss_network_alpha"])) == (
-            "networks.lora", "2", 1.0)
+            "networks.lora",
+            "2",
+            1.0,
+        )
         assert float(told["ss_learning_rate"]) == 1e-2 and told["ss_steps"] == "2"
         record = json.loads(told["d3po"])
         assert record["settings"]["targets"] == WIDE and record["settings"]["beta"] == 200.0
@@ -126,8 +149,13 @@ def test_saving_again_never_overwrites_a_file(host, saved):
     files = []
     for seed in (102, 103):
         graph = judged(seed=seed) | {"train": train_node()}
-        graph["save"] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1],
-                             filename_prefix=f"loras/{saved.run}-twice", naming=COMFYUI)
+        graph["save"] = node(
+            "D3POSaveLoRA",
+            model=["loader", 0],
+            lora=["train", 1],
+            filename_prefix=f"loras/{saved.run}-twice",
+            naming=COMFYUI,
+        )
         files.append(host.run(graph)["outputs"]["save"]["text"][0])
     assert len(set(files)) == 2
     assert all((saved.folder.parent / file).is_file() for file in files)
@@ -136,8 +164,13 @@ def test_saving_again_never_overwrites_a_file(host, saved):
 def test_a_runs_lora_alone_can_be_saved_and_loaded(host, saved):
     """Load Run to Save LoRA, without training."""
     graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=saved.run)}
-    graph["save"] = node("D3POSaveLoRA", model=["loader", 0], lora=["run", 1], filename_prefix=f"loras/{saved.run}-alone",
-                         naming=KOHYA)
+    graph["save"] = node(
+        "D3POSaveLoRA",
+        model=["loader", 0],
+        lora=["run", 1],
+        filename_prefix=f"loras/{saved.run}-alone",
+        naming=KOHYA,
+    )
     file = saved.folder.parent / host.run(graph)["outputs"]["save"]["text"][0]
     ours, alone = load_file(saved.files["kohya"]), load_file(file)
     assert ours.keys() == alone.keys() and all(torch.equal(ours[name], alone[name]) for name in ours)

@@ -9,9 +9,20 @@ import pytest
 from tests.host import graphs
 from tests.host.graphs import found, judged, node, probe, train_node, with_prompts
 
-PROMPTS = [f"a {thing} on a {colour} background" for thing in ("cat", "house", "fish") for colour in ("red", "blue")]
-LEARNING = dict(epochs=2, sets_per_update=2, learning_rate=3e-3, rank=4, alpha=4.0, targets="all linear and convolutions",
-                beta=20.0, weighting="standardised", clip=0.0)
+PROMPTS = [
+    f"a {thing} on a {colour} background" for thing in ("cat", "house", "fish") for colour in ("red", "blue")
+]
+LEARNING = dict(
+    epochs=2,
+    sets_per_update=2,
+    learning_rate=3e-3,
+    rank=4,
+    alpha=4.0,
+    targets="all linear and convolutions",
+    beta=20.0,
+    weighting="standardised",
+    clip=0.0,
+)
 # without guidance candidates differ more; pairs that are nearly as bright as each other are left out. How much darker a
 # candidate has to be, and how often each prompt is held out
 RECORDING = dict(steps=4, candidates=6, cfg=1.0)
@@ -19,13 +30,23 @@ PAIRS = (0.03, 2)
 CLEAR_PAIRS = (0.08, 4)  # for the methods that learn from what was preferred alone, and so tell less apart
 # PPO's clip of 1e-4 is made for new samples after each update
 ONE_OF_A_KIND = [
-    ("D3PO", {}, PAIRS), ("Diffusion-DPO", {}, PAIRS),
-    ("Diffusion-DPO", {"method.learn_from": "noised images, recorded noise"}, PAIRS), ("Diffusion-KTO", {}, PAIRS),
-    ("DDPO", {"method.ratio_clip": 0.1}, PAIRS), ("supervised", {}, CLEAR_PAIRS)]
+    ("D3PO", {}, PAIRS),
+    ("Diffusion-DPO", {}, PAIRS),
+    ("Diffusion-DPO", {"method.learn_from": "noised images, recorded noise"}, PAIRS),
+    ("Diffusion-KTO", {}, PAIRS),
+    ("DDPO", {"method.ratio_clip": 0.1}, PAIRS),
+    ("supervised", {}, CLEAR_PAIRS),
+]
 OTHERS = [
-    ("IPO", {}, PAIRS), ("DPO with label smoothing", {}, PAIRS), ("DPO with winner anchor", {}, PAIRS),
-    ("Diffusion-SDPO", {}, PAIRS), ("beta-DPO", {}, PAIRS), ("MaPO", {}, PAIRS), ("DPOK", {"method.ratio_clip": 0.1}, PAIRS),
-    ("reward-weighted", {"method.reward_beta": 50.0}, CLEAR_PAIRS)]
+    ("IPO", {}, PAIRS),
+    ("DPO with label smoothing", {}, PAIRS),
+    ("DPO with winner anchor", {}, PAIRS),
+    ("Diffusion-SDPO", {}, PAIRS),
+    ("beta-DPO", {}, PAIRS),
+    ("MaPO", {}, PAIRS),
+    ("DPOK", {"method.ratio_clip": 0.1}, PAIRS),
+    ("reward-weighted", {"method.reward_beta": 50.0}, CLEAR_PAIRS),
+]
 # each of the others learns from what one of a kind learns from, by another loss: all of them take five minutes
 LEARNING_METHODS = ONE_OF_A_KIND + (OTHERS if os.environ.get("D3PO_EVERY") else [])
 
@@ -36,9 +57,13 @@ def trained(clearly, times, **train):
     others = with_prompts(judged(**RECORDING), times * PROMPTS, seed=2)
     renamed = {name: f"{name} held out" for name in ("prompts", "positive", "sampler", "decode", "judge")}
     for name, new_name in renamed.items():
-        graph[new_name] = node(others[name]["class_type"], **{
-            key: [renamed.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
-            for key, value in others[name]["inputs"].items()})
+        graph[new_name] = node(
+            others[name]["class_type"],
+            **{
+                key: [renamed.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
+                for key, value in others[name]["inputs"].items()
+            },
+        )
     for judge in ("judge", "judge held out"):
         graph[judge]["inputs"]["least_difference"] = clearly
     return graph | {
@@ -60,4 +85,8 @@ def test_a_methods_implicit_reward_ranks_held_out_pairs_better_than_chance(host,
 @pytest.mark.parametrize("name", [name for name, *_ in ONE_OF_A_KIND[:2] + ONE_OF_A_KIND[3:] + OTHERS])
 def test_a_method_trains(host, name):
     losses = found(host.run(graphs.trained({"method": name, "epochs": 2})), "losses")
-    assert len(losses["loss"]) == 2 and all(map(math.isfinite, losses["loss"])) and min(losses["gradient_norm"]) > 0
+    assert (
+        len(losses["loss"]) == 2
+        and all(map(math.isfinite, losses["loss"]))
+        and min(losses["gradient_norm"]) > 0
+    )

@@ -9,24 +9,50 @@ from tools.host import WorkflowError
 OURS = ("D3PO", "Test")
 # nodes that this model has no use for, and why
 ELSEWHERE = {
-    "ARVideoI2V": "video", "ChromaRadianceOptions": "Chroma Radiance", "ContextWindowsManual": "video",
-    "FluxKVCache": "Flux, whose attention patches take what no other model's do", "HiDreamO1PatchSeamSmoothing": "HiDream",
-    "LTXVContextWindows": "video", "LTXVReferenceAudio": "video", "MiniMaxH3SigmaShift": "a flow model",
-    "ModelNoiseScale": "a flow model", "ModelSamplingAuraFlow": "a flow model", "ModelSamplingFlux": "a flow model",
-    "ModelSamplingLTXV": "a flow model", "ModelSamplingSD3": "a flow model", "TripoSplatSamplingPreview": "3D",
-    "WanContextWindowsManual": "video", "WanInfiniteTalkToVideo": "video",
-    "TorchCompileModel": "takes minutes to compile", "MultiGPU_WorkUnits": "wants several GPUs",
-    "SelectModelDevice": "chooses a GPU", "ModelComputeDtype": "loads the model again",
+    "ARVideoI2V": "video",
+    "ChromaRadianceOptions": "Chroma Radiance",
+    "ContextWindowsManual": "video",
+    "FluxKVCache": "Flux, whose attention patches take what no other model's do",
+    "HiDreamO1PatchSeamSmoothing": "HiDream",
+    "LTXVContextWindows": "video",
+    "LTXVReferenceAudio": "video",
+    "MiniMaxH3SigmaShift": "a flow model",
+    "ModelNoiseScale": "a flow model",
+    "ModelSamplingAuraFlow": "a flow model",
+    "ModelSamplingFlux": "a flow model",
+    "ModelSamplingLTXV": "a flow model",
+    "ModelSamplingSD3": "a flow model",
+    "TripoSplatSamplingPreview": "3D",
+    "WanContextWindowsManual": "video",
+    "WanInfiniteTalkToVideo": "video",
+    "TorchCompileModel": "takes minutes to compile",
+    "MultiGPU_WorkUnits": "wants several GPUs",
+    "SelectModelDevice": "chooses a GPU",
+    "ModelComputeDtype": "loads the model again",
 }
 MERGES = ("ModelMergeSimple", "ModelMergeSD1")  # one of each kind: the others are for other families' layers
 FILES = ("MODEL_PATCH", "LORA_MODEL", "AUDIO", "IMAGE")  # further models and media
 SAMPLING = dict(steps=3, candidates=2, cfg=2.0, seed=5)
 # what a node has besides its defaults, where these do nothing to so small a model
-STRONG = {"PatchModelAddDownscale": dict(block_number=1, end_percent=1.0), "HyperTile": dict(tile_size=1, max_depth=2),
-          "CFGOverride": dict(cfg=3.0), "ModelMergeSimple": dict(ratio=0.5)}
-REFUSED = {"RenormCFG": "RenormCFG", "TemporalScoreRescaling": "TSR - Temporal Score Rescaling", "EasyCache": "EasyCache",
-           "LazyCache": "LazyCache"}
-LINKS = {"MODEL": "loader", "CLIP": "loader", "VAE": "loader", "CONDITIONING": "negative", "LATENT_OPERATION": "operation"}
+STRONG = {
+    "PatchModelAddDownscale": dict(block_number=1, end_percent=1.0),
+    "HyperTile": dict(tile_size=1, max_depth=2),
+    "CFGOverride": dict(cfg=3.0),
+    "ModelMergeSimple": dict(ratio=0.5),
+}
+REFUSED = {
+    "RenormCFG": "RenormCFG",
+    "TemporalScoreRescaling": "TSR - Temporal Score Rescaling",
+    "EasyCache": "EasyCache",
+    "LazyCache": "LazyCache",
+}
+LINKS = {
+    "MODEL": "loader",
+    "CLIP": "loader",
+    "VAE": "loader",
+    "CONDITIONING": "negative",
+    "LATENT_OPERATION": "operation",
+}
 SLOTS = {"MODEL": 0, "CLIP": 1, "VAE": 2}
 
 
@@ -37,8 +63,15 @@ def inputs_of(definition, lora):
     for name, (kind, *options) in definition["input"].get("required", {}).items():
         options = options[0] if options else {}
         choices = kind if isinstance(kind, list) else options.get("options")
-        given[name] = ([LINKS[kind], SLOTS.get(kind, 0)] if not isinstance(kind, list) and kind in LINKS
-                       else options["default"] if "default" in options else choices[0] if choices else None)
+        given[name] = (
+            [LINKS[kind], SLOTS.get(kind, 0)]
+            if not isinstance(kind, list) and kind in LINKS
+            else options["default"]
+            if "default" in options
+            else choices[0]
+            if choices
+            else None
+        )
     if "lora_name" in given:
         given["lora_name"] = lora
     return None if None in given.values() else given
@@ -50,9 +83,15 @@ def patch_nodes(object_info, lora):
     for name, definition in sorted(object_info.items()):
         kinds = [spec[0] for spec in definition["input"].get("required", {}).values()]
         merged = name.startswith("ModelMerge") and name not in MERGES
-        if ("MODEL" in kinds and "MODEL" in definition["output"] and not name.startswith(OURS) and not merged
-                and name not in ELSEWHERE and not any(kind in FILES for kind in kinds if isinstance(kind, str))
-                and (inputs := inputs_of(definition, lora))):
+        if (
+            "MODEL" in kinds
+            and "MODEL" in definition["output"]
+            and not name.startswith(OURS)
+            and not merged
+            and name not in ELSEWHERE
+            and not any(kind in FILES for kind in kinds if isinstance(kind, str))
+            and (inputs := inputs_of(definition, lora))
+        ):
             found[name] = inputs | STRONG.get(name, {})
     return found
 
@@ -70,8 +109,13 @@ def patched(name, inputs, **training):
 def lora(host):
     """The name of a LoRA file, with convolutions in it, that the host's loaders take."""
     graph = trained(dict(learning_rate=1e-2, targets="all linear and convolutions"), **SAMPLING)
-    graph["file"] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{unique()}",
-                         naming="ComfyUI")
+    graph["file"] = node(
+        "D3POSaveLoRA",
+        model=["loader", 0],
+        lora=["train", 1],
+        filename_prefix=f"loras/{unique()}",
+        naming="ComfyUI",
+    )
     return host.run(graph)["outputs"]["file"]["text"][0].removeprefix("loras/")
 
 
@@ -90,15 +134,29 @@ def outcomes(host, lora):
 
 def test_nodes_of_the_host_are_found(outcomes):
     assert len(outcomes) > 30 and {
-        "CFGZeroStar", "RescaleCFG", "NAGuidance", "TomePatchModel", "LoraLoader", "LoraLoaderBypass", *REFUSED} <= set(outcomes)
+        "CFGZeroStar",
+        "RescaleCFG",
+        "NAGuidance",
+        "TomePatchModel",
+        "LoraLoader",
+        "LoraLoaderBypass",
+        *REFUSED,
+    } <= set(outcomes)
 
 
 def test_a_model_with_a_patch_is_its_own_reference(outcomes):
     for name, losses in outcomes.items():
         if not isinstance(losses, WorkflowError):
-            told = {key: losses[key] for key in ("winner_log-ratio", "loser_log-ratio", "KL_to_reference", "warnings")}
-            assert told == {"winner_log-ratio": [0.0], "loser_log-ratio": [0.0], "KL_to_reference": [0.0],
-                            "warnings": []}, name
+            told = {
+                key: losses[key]
+                for key in ("winner_log-ratio", "loser_log-ratio", "KL_to_reference", "warnings")
+            }
+            assert told == {
+                "winner_log-ratio": [0.0],
+                "loser_log-ratio": [0.0],
+                "KL_to_reference": [0.0],
+                "warnings": [],
+            }, name
             assert 0 < losses["gradient_norm"][0] < float("inf"), name
 
 
@@ -126,16 +184,27 @@ def test_what_remembers_earlier_steps_is_refused(failure):
 # --- other patches before the sampler than before the train step ---
 
 CFG_ZERO = ("CFGZeroStar", {})
-LATE = ("PatchModelAddDownscale", dict(  # acts from the second step on
-    block_number=1, downscale_factor=2.0, start_percent=0.5, end_percent=1.0, downscale_after_skip=True,
-    downscale_method="bicubic", upscale_method="bicubic"))
+LATE = (
+    "PatchModelAddDownscale",
+    dict(  # acts from the second step on
+        block_number=1,
+        downscale_factor=2.0,
+        start_percent=0.5,
+        end_percent=1.0,
+        downscale_after_skip=True,
+        downscale_method="bicubic",
+        upscale_method="bicubic",
+    ),
+)
 DRAWING = ("TomePatchModel", dict(ratio=0.3))
 
 
 def apart(patch, where, **training):
     """A train step without learning, with a patch before the sampler, the train step or both."""
     name, inputs = patch
-    graph = trained(dict(learning_rate=0.0, weighting="paper", beta=0.1, clip=0.1) | training, **SAMPLING | dict(steps=4))
+    graph = trained(
+        dict(learning_rate=0.0, weighting="paper", beta=0.1, clip=0.1) | training, **SAMPLING | dict(steps=4)
+    )
     graph["patch"] = node(name, model=["loader", 0], **inputs)
     for each in where:
         graph[each]["inputs"]["model"] = ["patch", 0]
@@ -152,7 +221,11 @@ def test_a_patch_on_one_side_alone_is_told_and_the_reference_is_the_train_steps_
     entry = host.run(apart(patch, [where]))
     assert all_zero(found(entry, "losses"))
     (warning,) = entry["outputs"]["train"]["warnings"]
-    for part in ("1 of 1 sets was sampled with other patches", "same patch nodes", "sampler and the train step"):
+    for part in (
+        "1 of 1 sets was sampled with other patches",
+        "same patch nodes",
+        "sampler and the train step",
+    ):
         assert part in warning
     assert entry["outputs"]["train"]["text"][0].count(f"Warning: {warning}") == 1
 
@@ -201,31 +274,52 @@ def test_a_model_without_anything_on_it_is_the_base_model(host):
 def test_what_ddpo_takes_for_the_policy_that_sampled_is_this_models(host):
     """Where other patches sampled, the ratio to the policy that sampled begins at 1 all the same."""
     for where in (["sampler"], ["train"], ["sampler", "train"]):
-        losses = found(host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"method.ratio_clip": 1e-4}))), "losses")
+        losses = found(
+            host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"method.ratio_clip": 1e-4}))),
+            "losses",
+        )
         if where != ["sampler", "train"]:
             assert losses["clip_fraction"] == [0.0], where
 
 
 # --- names of what is on a model ---
 
+
 def test_policies_are_named_by_what_acts(host):
     graph = stage() | {"names": probe("Policies", "loader")}
     assert found(host.run(graph), "names") == {
-        "plain": "base", "clone": True, "lora keeps patches": True, "weights differ": True, "another function": True,
-        "same kinds": True, "tensor by content": True, "value by content": True, "reused id": True, "empty wrappers": "base",
-        "model sampling by content": True}
+        "plain": "base",
+        "clone": True,
+        "lora keeps patches": True,
+        "weights differ": True,
+        "another function": True,
+        "same kinds": True,
+        "tensor by content": True,
+        "value by content": True,
+        "reused id": True,
+        "empty wrappers": "base",
+        "model sampling by content": True,
+    }
 
 
 def test_training_mode_and_memory_are_as_they_were(host):
     graph = stage() | {"names": probe("Training", "loader")}
     assert found(host.run(graph), "names") == {
-        "in training": [False, True], "largest": [[4, 4, 8, 8], [2, 4, 16, 16], [1, 4, 16, 16]]}
+        "in training": [False, True],
+        "largest": [[4, 4, 8, 8], [2, 4, 16, 16], [1, 4, 16, 16]],
+    }
 
 
 # --- base models ---
 
+
 def test_quantised_weights_count_by_what_they_keep(host):
     graph = stage() | {"names": probe("Fingerprints", "loader")}
     assert found(host.run(graph), "names") == {
-        "plain": True, "quantised differ": True, "quantised again": True, "scale differs": True, "raw differ": True,
-        "raw again": True}
+        "plain": True,
+        "quantised differ": True,
+        "quantised again": True,
+        "scale differs": True,
+        "raw differ": True,
+        "raw again": True,
+    }

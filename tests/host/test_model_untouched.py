@@ -35,8 +35,16 @@ def untouched(host):
     yield
     after = look(host)
     assert after == before
-    for name in ("training", "requires_grad", "gradients", "hooks", "patches", "object_patches", "injections",
-                 "attachments"):
+    for name in (
+        "training",
+        "requires_grad",
+        "gradients",
+        "hooks",
+        "patches",
+        "object_patches",
+        "injections",
+        "attachments",
+    ):
         assert after[0][name] == [], name
     assert after[0]["in_training"] is False
 
@@ -60,7 +68,9 @@ def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(host, untouched):
 
 
 @pytest.mark.parametrize("call", [1, 4])
-@pytest.mark.parametrize("error, told", [("error", "ArithmeticError"), ("memory", "Out of memory while training")])
+@pytest.mark.parametrize(
+    "error, told", [("error", "ArithmeticError"), ("memory", "Out of memory while training")]
+)
 def test_an_error_inside_the_network_leaves_the_model_as_it_was(host, untouched, error, told, call):
     graph = trained(dict(epochs=3), seed=85)
     graph["trap"] = node("TestTrapModel", model=["loader", 0], error=error, call=call)
@@ -79,8 +89,14 @@ def test_an_interrupt_in_training_leaves_the_model_and_the_run_as_they_were(host
     (told,) = messages(entry, "execution_interrupted")
     assert told["node_type"] == "D3POTrainStep"
     assert run_file(run).read_bytes() == kept
-    assert max(m["data"]["value"] / m["data"]["max"] for m in seen if m["type"] == "progress"
-               and m["data"]["node"] == "train") < 0.5
+    assert (
+        max(
+            m["data"]["value"] / m["data"]["max"]
+            for m in seen
+            if m["type"] == "progress" and m["data"]["node"] == "train"
+        )
+        < 0.5
+    )
 
 
 def test_training_after_an_interrupt_learns_what_it_would_have_learned(host):
@@ -90,7 +106,9 @@ def test_training_after_an_interrupt_learns_what_it_would_have_learned(host):
     watch(host, trained(dict(epochs=10000), seed=88), interrupt)
     assert interrupt.done
     graph["losses"] = probe("LossMap", "train", 2)
-    graph["train"]["inputs"]["max_grad_norm"] = 1.0000001  # trains anew, and is the same in all but the 7th digit
+    graph["train"]["inputs"]["max_grad_norm"] = (
+        1.0000001  # trains anew, and is the same in all but the 7th digit
+    )
     assert found(host.run(graph), "losses")["loss"] == pytest.approx(straight["loss"], rel=1e-5)
 
 
@@ -100,7 +118,10 @@ def test_a_model_with_a_lora_on_it_is_left_as_it_was_too(host, run_file):
     host.run(loop(run, dict(learning_rate=1e-2), seed=89))
 
     def look():
-        graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=run), "model": probe("Model", "run")}
+        graph = stage() | {
+            "run": node("D3POLoadRun", model=["loader", 0], run=run),
+            "model": probe("Model", "run"),
+        }
         entry = host.run(graph | stock_image(["run", 0]))
         return found(entry, "model"), found(entry, "stock_latent")
 

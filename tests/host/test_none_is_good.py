@@ -13,10 +13,17 @@ def picking(run, judgements, **sampling):
     graph = loop(run, dict(epochs=2), seed=601, **sampling)
     graph["judge"] = picked(json.dumps({"sets": judgements}))["judge"]
     graph["save"]["inputs"]["run"] = ""
-    graph["plot"] = node("D3POPlot", loss_map=["train", 2], runs="", metrics="loss", smoothing=0.6, width=320, height=240)
+    graph["plot"] = node(
+        "D3POPlot", loss_map=["train", 2], runs="", metrics="loss", smoothing=0.6, width=320, height=240
+    )
     graph["losses"] = node("LossGraphNode", loss=["train", 2], filename_prefix="loss")
-    graph["file"] = node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{run}",
-                         naming="ComfyUI")
+    graph["file"] = node(
+        "D3POSaveLoRA",
+        model=["loader", 0],
+        lora=["train", 1],
+        filename_prefix=f"loras/{run}",
+        naming="ComfyUI",
+    )
     return graph | {"candidates": probe("Trajectory", "sampler")}
 
 
@@ -36,7 +43,11 @@ def test_an_evening_goes_on_after_candidates_of_which_none_is_good(host, run_fil
         (text,) = outputs["train"]["text"]
         assert "Nothing was learned" in text and name in text and "next Run shows new candidates" in text
         assert outputs["train"]["warnings"] and outputs["save"]["text"] == [f"{run}: 0 steps"]
-        assert "plot" not in outputs and "losses" not in outputs and "Nothing was saved" in outputs["file"]["text"][0]
+        assert (
+            "plot" not in outputs
+            and "losses" not in outputs
+            and "Nothing was saved" in outputs["file"]["text"][0]
+        )
         assert not lora_file(run).exists()
     record = record_of(run_file(run))
     assert (record["step"], len(record["rounds"])) == (0, 2)
@@ -53,12 +64,19 @@ def test_a_set_without_a_preference_leaves_a_trained_lora_as_it_came_in(host, ru
     run = unique("trained")
     host.run(loop(run, dict(learning_rate=1e-2), seed=602))
     lora = lora_file(run).read_bytes()
-    graph = loop(run, dict(learning_rate=1e-2), seed=603) | stock_image(["train", 0], "out") | stock_image(["run", 0], "in")
+    graph = (
+        loop(run, dict(learning_rate=1e-2), seed=603)
+        | stock_image(["train", 0], "out")
+        | stock_image(["run", 0], "in")
+    )
     graph["judge"]["inputs"]["least_difference"] = 1e6
     graph["losses"] = probe("LossMap", "train", 2)
     entry = host.run(graph)
     assert found(entry, "out_latent")["sha"] == found(entry, "in_latent")["sha"]
-    assert len(found(entry, "losses")["loss"]) == 1 and "Nothing was learned" in entry["outputs"]["train"]["text"][0]
+    assert (
+        len(found(entry, "losses")["loss"]) == 1
+        and "Nothing was learned" in entry["outputs"]["train"]["text"][0]
+    )
     record = record_of(run_file(run))
     assert (record["step"], [each["start"] for each in record["rounds"]]) == (1, [0, 1])
     assert len(lora) == len(lora_file(run).read_bytes())
@@ -80,7 +98,9 @@ def test_the_same_picks_show_the_same_candidates_elsewhere(host):
 def test_a_set_without_a_preference_among_others_is_told(host):
     def graph(judgements):
         return with_prompts(picked(json.dumps({"sets": judgements}), seed=604), ["a cat", "a dog"]) | {
-            "train": train_node(), "losses": probe("LossMap", "train", 2)}
+            "train": train_node(),
+            "losses": probe("LossMap", "train", 2),
+        }
 
     one, other = (told["set"] for told in host.run(graph({}))["outputs"]["judge"]["d3po"])
     (text,) = host.run(graph({one: {"pairs": [[0, 1]]}, other: NOBODY[1]}))["outputs"]["train"]["text"]

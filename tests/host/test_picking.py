@@ -14,12 +14,15 @@ def shown(host, graph):
     return [{key: each[key] for key in ("set", "candidates", "judged")} for each in told]
 
 
-@pytest.mark.parametrize("judgement, pairs", [
-    ({"pairs": [[2, 0]]}, [[2, 0]]),
-    ({"ranking": [1, [0, 2]]}, [[1, 0], [1, 2]]),
-    ({"scores": [0.1, 0.5, 0.1]}, [[1, 0], [1, 2]]),
-    ({"ranking": [0, 1, 2], "ties": [[0, 1]]}, [[0, 2], [1, 2]]),
-])
+@pytest.mark.parametrize(
+    "judgement, pairs",
+    [
+        ({"pairs": [[2, 0]]}, [[2, 0]]),
+        ({"ranking": [1, [0, 2]]}, [[1, 0], [1, 2]]),
+        ({"scores": [0.1, 0.5, 0.1]}, [[1, 0], [1, 2]]),
+        ({"ranking": [0, 1, 2], "ties": [[0, 1]]}, [[0, 2], [1, 2]]),
+    ],
+)
 def test_picks_become_the_pairs_that_they_imply(host, judgement, pairs):
     name = shown(host, picked(seed=51, candidates=3))[0]["set"]
     graph = picked(json.dumps({"version": 1, "sets": {name: judgement}}), seed=51, candidates=3)
@@ -27,13 +30,16 @@ def test_picks_become_the_pairs_that_they_imply(host, judgement, pairs):
     assert sorted(look["pairs"]) == pairs and look["set_id"] == name and look["source"] == "picks"
 
 
-@pytest.mark.parametrize("judgement, pairs, scores, liked", [
-    ({"good": [2], "bad": [0, 1]}, [[2, 0], [2, 1]], [], [False, False, True]),
-    ({"good": [0, 1, 2], "bad": []}, [], [], [True] * 3),
-    ({"pairs": [[1, 0]], "ties": [[0, 2]], "bad": [0, 2]}, [[1, 0]], [], [False, None, False]),
-    ({"scores": [4, None, 2]}, [[0, 2]], [4, None, 2], []),
-    ({"scores": [[4, 1], [3, 0], [5, 0]]}, [[0, 1], [2, 1]], [], []),
-])
+@pytest.mark.parametrize(
+    "judgement, pairs, scores, liked",
+    [
+        ({"good": [2], "bad": [0, 1]}, [[2, 0], [2, 1]], [], [False, False, True]),
+        ({"good": [0, 1, 2], "bad": []}, [], [], [True] * 3),
+        ({"pairs": [[1, 0]], "ties": [[0, 2]], "bad": [0, 2]}, [[1, 0]], [], [False, None, False]),
+        ({"scores": [4, None, 2]}, [[0, 2]], [4, None, 2], []),
+        ({"scores": [[4, 1], [3, 0], [5, 0]]}, [[0, 1], [2, 1]], [], []),
+    ],
+)
 def test_scores_and_thumbs_are_handed_on_with_the_pairs(host, judgement, pairs, scores, liked):
     graph = choosing(candidates=3, seed=56)
     name = shown(host, graph)[0]["set"]
@@ -64,7 +70,9 @@ def test_nothing_trains_until_every_set_of_a_list_is_judged(host):
     assert len(found(whole, "losses")["loss"]) == 2
 
 
-@pytest.mark.parametrize("judgement", [{"ranking": [2, 1, 0]}, {"good": [2], "bad": [0]}, {"good": [2]}, {"bad": [0, 1]}])
+@pytest.mark.parametrize(
+    "judgement", [{"ranking": [2, 1, 0]}, {"good": [2], "bad": [0]}, {"good": [2]}, {"bad": [0, 1]}]
+)
 def test_the_preferred_and_the_rejected_image_are_handed_on(host, judgement):
     (told,) = shown(host, picked(seed=54, candidates=3))
     graph = picked(json.dumps({"sets": {told["set"]: judgement}}), seed=54, candidates=3)
@@ -78,7 +86,12 @@ def test_the_preferred_and_the_rejected_image_are_handed_on(host, judgement):
 
 @pytest.mark.parametrize("picks", ["[" * 100_000, '{"sets": ' * 100_000, "[]", "{", '{"sets": []}'])
 def test_what_is_no_picks_value_is_refused(failure, picks):
-    says(failure(choosing(picks)), "D3POPairPreference", "picks: this is not a picks value", "empty it to start again")
+    says(
+        failure(choosing(picks)),
+        "D3POPairPreference",
+        "picks: this is not a picks value",
+        "empty it to start again",
+    )
 
 
 @pytest.mark.parametrize("log", ['{"pairs": [[0, 1, 1e999]]}', "[" * 500 + "]" * 500, '"\\ud800"'])
@@ -109,5 +122,7 @@ def test_other_images_of_the_same_set_have_previews_of_their_own(host):
     graph["judge"]["inputs"]["images"] = ["invert", 0]
     other = host.run(graph)
     assert shown(host, graph)[0]["set"] == first["outputs"]["judge"]["d3po"][0]["set"]
-    assert host.image(other["outputs"]["judge"]["images"][0]).tobytes() != host.image(
-        first["outputs"]["judge"]["images"][0]).tobytes()
+    assert (
+        host.image(other["outputs"]["judge"]["images"][0]).tobytes()
+        != host.image(first["outputs"]["judge"]["images"][0]).tobytes()
+    )

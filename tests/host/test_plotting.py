@@ -24,8 +24,13 @@ from tests.host.test_errors_sampling import says
 from tests.host.test_runs import with_held_out
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "screenshots"
-PLOT = dict(runs="", metrics="loss, margin, implicit accuracy, winner log-ratio, loser log-ratio, KL to reference",
-            smoothing=0.6, width=840, height=520)
+PLOT = dict(
+    runs="",
+    metrics="loss, margin, implicit accuracy, winner log-ratio, loser log-ratio, KL to reference",
+    smoothing=0.6,
+    width=840,
+    height=520,
+)
 BLUE, ORANGE, GREEN = ((0, 114, 178), (213, 94, 0), (0, 158, 115))
 
 
@@ -65,7 +70,8 @@ def two_runs(host):
 def test_the_run_at_hand_and_two_saved_ones_are_in_one_picture(host, two_runs):
     graph = trained(dict(epochs=12), seed=305) | {
         "plot": plot(loss_map=["train", 2], runs=", ".join(two_runs)),
-        "output": node("PreviewImage", images=["plot", 0])}
+        "output": node("PreviewImage", images=["plot", 0]),
+    }
     entry = host.run(graph)
     image = picture(host, entry)
     assert image.shape == (520, 840, 3)
@@ -75,10 +81,19 @@ def test_the_run_at_hand_and_two_saved_ones_are_in_one_picture(host, two_runs):
 
 
 def test_saved_runs_alone_are_drawn_without_a_train_step(host, two_runs):
-    inputs = dict(runs="\n".join(two_runs), metrics="loss, held-out accuracy, gradient_norm, KL to reference",
-                  width=1200, height=800)
+    inputs = dict(
+        runs="\n".join(two_runs),
+        metrics="loss, held-out accuracy, gradient_norm, KL to reference",
+        width=1200,
+        height=800,
+    )
     image = picture(host, host.run({"plot": plot(**inputs)}))
-    assert image.shape == (800, 1200, 3) and drawn(image, BLUE) and drawn(image, ORANGE) and not drawn(image, GREEN)
+    assert (
+        image.shape == (800, 1200, 3)
+        and drawn(image, BLUE)
+        and drawn(image, ORANGE)
+        and not drawn(image, GREEN)
+    )
     keep(image, "plot_saved_runs")
 
 
@@ -104,23 +119,54 @@ def test_a_picture_comes_from_the_cache_until_a_named_run_changes(host, two_runs
 def test_another_trainers_loss_map_is_drawn(host):
     graph = stage() | {
         "positive": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),
-        "other": node("TrainLoraNode", model=["loader", 0], latents=["empty", 0], positive=["positive", 0], batch_size=1,
-                      grad_accumulation_steps=1, steps=6, learning_rate=1e-3, rank=2, optimizer="AdamW",
-                      loss_function="MSE", seed=0, training_dtype="fp32", lora_dtype="fp32", quantized_backward=False,
-                      algorithm="LoRA", gradient_checkpointing=False, checkpoint_depth=1, offloading=False,
-                      existing_lora="[None]", bucket_mode=False, bypass_mode=False),
-        "plot": plot(loss_map=["other", 1]), "losses": probe("LossMap", "other", 1)}
+        "other": node(
+            "TrainLoraNode",
+            model=["loader", 0],
+            latents=["empty", 0],
+            positive=["positive", 0],
+            batch_size=1,
+            grad_accumulation_steps=1,
+            steps=6,
+            learning_rate=1e-3,
+            rank=2,
+            optimizer="AdamW",
+            loss_function="MSE",
+            seed=0,
+            training_dtype="fp32",
+            lora_dtype="fp32",
+            quantized_backward=False,
+            algorithm="LoRA",
+            gradient_checkpointing=False,
+            checkpoint_depth=1,
+            offloading=False,
+            existing_lora="[None]",
+            bucket_mode=False,
+            bypass_mode=False,
+        ),
+        "plot": plot(loss_map=["other", 1]),
+        "losses": probe("LossMap", "other", 1),
+    }
     entry = host.run(graph)
     assert set(found(entry, "losses")) == {"loss"} and drawn(picture(host, entry), BLUE)
 
 
-@pytest.mark.parametrize("inputs, told", [
-    (dict(), "nothing to draw"), (dict(runs="nobody"), "runs: there is no run 'nobody'"),
-    (dict(runs="{run}, ../x"), "runs: '../x' cannot name a folder"),
-    (dict(runs="{run}", metrics="loss, acuracy"), "metrics: acuracy cannot be drawn"),
-    (dict(runs="{run}", metrics="held-out accuracy"), "metrics: held-out accuracy cannot be drawn"),
-    (dict(runs="{run}", metrics=" , "), "metrics: name at least one")])
+@pytest.mark.parametrize(
+    "inputs, told",
+    [
+        (dict(), "nothing to draw"),
+        (dict(runs="nobody"), "runs: there is no run 'nobody'"),
+        (dict(runs="{run}, ../x"), "runs: '../x' cannot name a folder"),
+        (dict(runs="{run}", metrics="loss, acuracy"), "metrics: acuracy cannot be drawn"),
+        (dict(runs="{run}", metrics="held-out accuracy"), "metrics: held-out accuracy cannot be drawn"),
+        (dict(runs="{run}", metrics=" , "), "metrics: name at least one"),
+    ],
+)
 def test_what_cannot_be_drawn_is_told_with_what_there_is(failure, two_runs, inputs, told):
     inputs = {name: value.format(run=two_runs[0]) for name, value in inputs.items()}
     there = {"nothing": two_runs[1], "runs: t": two_runs[1], "runs: '": "'-'", "metrics": "There are: loss, "}
-    says(failure({"plot": plot(**inputs)}), "D3POPlot", told, *(v for k, v in there.items() if told.startswith(k)))
+    says(
+        failure({"plot": plot(**inputs)}),
+        "D3POPlot",
+        told,
+        *(v for k, v in there.items() if told.startswith(k)),
+    )

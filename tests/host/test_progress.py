@@ -4,12 +4,19 @@ from tests.host.graphs import TEXT, found, judged, probe, recording, trained, wa
 
 
 def progress(seen, node_id):
-    return [(m["data"]["value"], m["data"]["max"]) for m in seen
-            if m["type"] == "progress" and m["data"]["node"] == node_id]
+    return [
+        (m["data"]["value"], m["data"]["max"])
+        for m in seen
+        if m["type"] == "progress" and m["data"]["node"] == node_id
+    ]
 
 
 def grows(values):
-    return len(values) >= 3 and all(a[0] < b[0] for a, b in zip(values, values[1:])) and len({v[1] for v in values}) == 1
+    return (
+        len(values) >= 3
+        and all(a[0] < b[0] for a, b in zip(values, values[1:]))
+        and len({v[1] for v in values}) == 1
+    )
 
 
 def test_the_sampler_tells_its_progress_over_all_prompts(host):

@@ -18,7 +18,10 @@ from tests.host.graphs import (
 
 
 def recorded(host, **sampling):
-    graph = recording(**sampling) | {"look": probe("Trajectory", "sampler"), "latent": probe("Latent", "sampler", 1)}
+    graph = recording(**sampling) | {
+        "look": probe("Trajectory", "sampler"),
+        "latent": probe("Latent", "sampler", 1),
+    }
     entry = host.run(graph)
     return found(entry, "look"), found(entry, "latent")
 
@@ -49,10 +52,13 @@ def test_recording_gives_the_stock_samplers_latents_bit_for_bit(host, eta, sched
 def test_a_single_stock_ksampler_starts_from_the_same_noise(host):
     """With as good as no steps' noise a candidate is what the stock KSampler with plain euler makes of that seed."""
     graph = recording(eta=0.001, seed=5, steps=3)
-    graph |= {"ours": probe("Trajectory", "sampler"), "ours_latent": node("LatentFromBatch", samples=["sampler", 1],
-                                                                        batch_index=0, length=1)}
-    graph |= stock_image() | {"difference": node("LatentSubtract", samples1=["ours_latent", 0],
-                                                 samples2=["stock_sample", 0])}
+    graph |= {
+        "ours": probe("Trajectory", "sampler"),
+        "ours_latent": node("LatentFromBatch", samples=["sampler", 1], batch_index=0, length=1),
+    }
+    graph |= stock_image() | {
+        "difference": node("LatentSubtract", samples1=["ours_latent", 0], samples2=["stock_sample", 0])
+    }
     graph["stock_sample"]["inputs"]["sampler_name"] = "euler"
     graph["spread"] = probe("Latent", "difference")
     entry = host.run(graph)
@@ -94,6 +100,7 @@ def test_denoise_below_one_starts_from_the_given_latent(host):
 
 # --- names of sets ---
 
+
 def renamed(graph):
     """The same graph with other node ids, in another order."""
     ids = {name: str(100 + i) for i, name in enumerate(reversed(graph))}
@@ -101,9 +108,13 @@ def renamed(graph):
     def moved(value):
         return [ids[value[0]], value[1]] if isinstance(value, list) else value
 
-    return {ids[name]: {"class_type": graph[name]["class_type"],
-                        "inputs": {key: moved(value) for key, value in reversed(graph[name]["inputs"].items())}}
-            for name in reversed(graph)}, ids
+    return {
+        ids[name]: {
+            "class_type": graph[name]["class_type"],
+            "inputs": {key: moved(value) for key, value in reversed(graph[name]["inputs"].items())},
+        }
+        for name in reversed(graph)
+    }, ids
 
 
 def test_a_sets_name_does_not_depend_on_node_ids(host):
@@ -119,7 +130,9 @@ def test_a_sets_name_is_the_same_on_every_machine(host):
     assert look["set_id"] == "c19cd228b31f73a4"
 
 
-@pytest.mark.parametrize("change", [dict(seed=32), dict(steps=4), dict(cfg=2.5), dict(eta=0.9), dict(candidates=3)])
+@pytest.mark.parametrize(
+    "change", [dict(seed=32), dict(steps=4), dict(cfg=2.5), dict(eta=0.9), dict(candidates=3)]
+)
 def test_other_sampling_gives_the_set_another_name(host, change):
     look, _ = recorded(host, **(dict(seed=31) | change))
     assert look["set_id"] != recorded(host, seed=31)[0]["set_id"]
@@ -142,12 +155,16 @@ def test_each_prompt_of_a_list_makes_a_set_of_its_own(host):
 def test_the_same_drawing_seed_draws_the_same_sets(host):
     def sets(seed):
         graph = with_prompts(recording(), ["a cat", "a dog"], seed)
-        return [look["set_id"] for look in found(host.run(graph | {"look": probe("Trajectory", "sampler")}), "look")]
+        return [
+            look["set_id"]
+            for look in found(host.run(graph | {"look": probe("Trajectory", "sampler")}), "look")
+        ]
 
     assert sets(1) == sets(1) != sets(2)
 
 
 # --- interrupts ---
+
 
 def test_an_interrupt_stops_a_recording_and_the_next_job_runs(host):
     before, _ = recorded(host, seed=41)

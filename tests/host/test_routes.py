@@ -9,26 +9,90 @@ import random
 
 import pytest
 
-from tests.host.graphs import answer, answer_body, begin, choosing, found, live, messages, node, page, until, watch
+from tests.host.graphs import (
+    answer,
+    answer_body,
+    begin,
+    choosing,
+    found,
+    live,
+    messages,
+    node,
+    page,
+    until,
+    watch,
+)
 
 ROUTES = ("/d3po/answer", "/api/d3po/answer")
 JSON = "application/json"
-MIB = 2 ** 20
+MIB = 2**20
 TROUBLE = ("Traceback", "Exception", "Error handling request")
-PATHS = ["../../x", "/etc/passwd", "C:\\Windows\\x", "..\\..\\x", "a\0b", "\0", "", ".", "x" * 5000, "\ud800",
-         "__proto__", "%2e%2e%2fx", "~/.ssh", "file:///etc/passwd"]
+PATHS = [
+    "../../x",
+    "/etc/passwd",
+    "C:\\Windows\\x",
+    "..\\..\\x",
+    "a\0b",
+    "\0",
+    "",
+    ".",
+    "x" * 5000,
+    "\ud800",
+    "__proto__",
+    "%2e%2e%2fx",
+    "~/.ssh",
+    "file:///etc/passwd",
+]
 NO_TEXT = [None, True, 0, 1.5, [], {}, ["a"], {"a": "b"}]
 NO_LIST = [None, True, False, 0, 7, 1.5, "", "ab", "0123", {}, {"0": 1, "1": 2, "2": 3, "3": 4}]
-NO_CANDIDATE = [None, True, False, -1, 4, 5, 10 ** 9, 10 ** 400, -10 ** 30, 0.0, 1.0, 0.5, "0", "", {}, {"0": 0}, [[0]],
-                *PATHS]
-NO_SCORE = [True, False, "1", "high", "Infinity", "nan", "", {}, [], [1, 2], [[1]], 10 ** 400, *PATHS]
+NO_CANDIDATE = [
+    None,
+    True,
+    False,
+    -1,
+    4,
+    5,
+    10**9,
+    10**400,
+    -(10**30),
+    0.0,
+    1.0,
+    0.5,
+    "0",
+    "",
+    {},
+    {"0": 0},
+    [[0]],
+    *PATHS,
+]
+NO_SCORE = [True, False, "1", "high", "Infinity", "nan", "", {}, [], [1, 2], [[1]], 10**400, *PATHS]
 NO_PAIR = [*NO_LIST, [], [0], [0, 1, 2], [1, 1], [[0, 1]]]
 NO_JUDGEMENT = [None, True, False, 0, 1.5, "", "picks", "{}", [], {}, [[0, 1]], {"winner": 0}, {"": []}]
 RANKINGS = [[0, 0], [0, 1, 0], [0, [1, 0]], [[2, 2]], [[[0]]], [0, 1, 2, 3, 4], [0, 1, 2, 3, 0]]
-SCORES = [[1], [1, 2, 3], [1, 2, 3, 4, 5], [None], [None] * 5, [[1], [1, 2], [1], [1]], [1, [1], 1, 1],
-          [[], [], [], [[]]]]
-NOT_JSON = [b"", b" ", b"{", b"}", b"nul", b"'a'", b"{]", b"{'prompt_id': 1}", b"\xef\xbb\xbf{}", b"\0", b'{"a":}',
-            b"1 2"]
+SCORES = [
+    [1],
+    [1, 2, 3],
+    [1, 2, 3, 4, 5],
+    [None],
+    [None] * 5,
+    [[1], [1, 2], [1], [1]],
+    [1, [1], 1, 1],
+    [[], [], [], [[]]],
+]
+NOT_JSON = [
+    b"",
+    b" ",
+    b"{",
+    b"}",
+    b"nul",
+    b"'a'",
+    b"{]",
+    b"{'prompt_id': 1}",
+    b"\xef\xbb\xbf{}",
+    b"\0",
+    b'{"a":}',
+    b"1 2",
+]
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_waiting")
@@ -110,12 +174,16 @@ class Spoiler:
 
     def with_its_end_cut_off(self, body):
         text = encode(body)
-        return text[:self.draw.randrange(len(text))]
+        return text[: self.draw.randrange(len(text))]
 
     def with_bytes_that_are_not_text(self, body):
         text = encode(body)
         at = text.index(b'"') + 1
-        return text[:at] + self.draw.choice([b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf8\x88\x80\x80"]) + text[at:]
+        return (
+            text[:at]
+            + self.draw.choice([b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf8\x88\x80\x80"])
+            + text[at:]
+        )
 
     def with_another_encoding(self, body):
         return json.dumps(body).encode(self.draw.choice(["utf-16", "utf-32", "utf-16-le"]))
@@ -137,23 +205,40 @@ class Spoiler:
         return encode(body).replace(b'"DEEP"', nest.encode())
 
     def with_a_constant_that_json_has_not(self, body):
-        self.replaced(body, ["ODD"], *self.draw.choice(
-            [("picks", self.judgement(2), "scores", 1), ("picks", self.judgement(0), "log"), ("node",),
-             ("picks", self.judgement(0), "pairs", 0, 1)]))
+        self.replaced(
+            body,
+            ["ODD"],
+            *self.draw.choice(
+                [
+                    ("picks", self.judgement(2), "scores", 1),
+                    ("picks", self.judgement(0), "log"),
+                    ("node",),
+                    ("picks", self.judgement(0), "pairs", 0, 1),
+                ]
+            ),
+        )
         return encode(body).replace(b'"ODD"', self.draw.choice([b"NaN", b"Infinity", b"-Infinity"]))
 
     def with_a_number_too_large(self, body):
-        self.replaced(body, ["ODD"], "picks", *self.draw.choice([(self.judgement(2), "scores", 1),
-                                                                 (self.judgement(0), "log", "pairs", 0, 2)]))
+        self.replaced(
+            body,
+            ["ODD"],
+            "picks",
+            *self.draw.choice([(self.judgement(2), "scores", 1), (self.judgement(0), "log", "pairs", 0, 2)]),
+        )
         return encode(body).replace(b'"ODD"', self.draw.choice([b"1e999", b"-1e400", b"9" * 5000]))
 
     def with_half_a_character(self, body):
-        return self.replaced(body, ["\ud800", "a\udfff", {"\ud83d": 1}], "picks", self.judgement(0), "log", "pairs", 0, 2)
+        return self.replaced(
+            body, ["\ud800", "a\udfff", {"\ud83d": 1}], "picks", self.judgement(0), "log", "pairs", 0, 2
+        )
 
     def with_a_wrong_id(self, body):
         which = self.draw.choice(["prompt_id", "node"])
         near = body[which]
-        return self.replaced(body, [*NO_TEXT, *PATHS, near + "\0", near.upper() + "x", near[:-1], f" {near}"], which)
+        return self.replaced(
+            body, [*NO_TEXT, *PATHS, near + "\0", near.upper() + "x", near[:-1], f" {near}"], which
+        )
 
     def with_a_field_missing(self, body):
         del body[self.draw.choice(list(body))]
@@ -199,15 +284,25 @@ class Spoiler:
         return self.replaced(body, [True, 1, "yes", [0], {"a": 1}], "picks", name, "open")
 
     def with_something_else_than_a_list(self, body):
-        index, field = self.draw.choice([(0, "pairs"), (0, "ties"), (0, "bad"), (1, "ranking"), (2, "scores")])
+        index, field = self.draw.choice(
+            [(0, "pairs"), (0, "ties"), (0, "bad"), (1, "ranking"), (2, "scores")]
+        )
         return self.replaced(body, NO_LIST, "picks", self.judgement(index), field)
 
     def with_something_else_than_a_pair(self, body):
-        return self.replaced(body, NO_PAIR, "picks", self.judgement(0), *self.draw.choice([("pairs", 1), ("ties", 0)]))
+        return self.replaced(
+            body, NO_PAIR, "picks", self.judgement(0), *self.draw.choice([("pairs", 1), ("ties", 0)])
+        )
 
     def with_something_else_than_a_candidate(self, body):
-        places = [(0, "pairs", 0, 0), (0, "pairs", 1, 1), (0, "ties", 0, 1), (0, "bad", 1), (1, "ranking", 0),
-                  (1, "ranking", 1, 1)]
+        places = [
+            (0, "pairs", 0, 0),
+            (0, "pairs", 1, 1),
+            (0, "ties", 0, 1),
+            (0, "bad", 1),
+            (1, "ranking", 0),
+            (1, "ranking", 1, 1),
+        ]
         index, *path = self.draw.choice(places)
         return self.replaced(body, NO_CANDIDATE, "picks", self.judgement(index), *path)
 
@@ -219,7 +314,9 @@ class Spoiler:
         return self.replaced(body, RANKINGS, "picks", self.judgement(1), "ranking")
 
     def with_something_else_than_a_score(self, body):
-        return self.replaced(body, NO_SCORE, "picks", self.judgement(2), "scores", self.draw.choice([0, 2, 3]))
+        return self.replaced(
+            body, NO_SCORE, "picks", self.judgement(2), "scores", self.draw.choice([0, 2, 3])
+        )
 
     def with_a_wrong_number_of_scores(self, body):
         return self.replaced(body, SCORES, "picks", self.judgement(2), "scores")
@@ -227,9 +324,12 @@ class Spoiler:
 
 def files(base):
     """Every file below the base folder with its size, but for those that the host itself keeps."""
-    return {path: os.path.getsize(path) for folder, _, names in os.walk(base) for path in
-            (os.path.join(folder, name) for name in names)
-            if not os.path.basename(path).startswith(("host.log", "comfyui.db"))}
+    return {
+        path: os.path.getsize(path)
+        for folder, _, names in os.walk(base)
+        for path in (os.path.join(folder, name) for name in names)
+        if not os.path.basename(path).startswith(("host.log", "comfyui.db"))
+    }
 
 
 def test_malformed_answers_are_refused_and_change_nothing(host, client, waiting):
@@ -259,8 +359,21 @@ def test_every_way_to_spoil_an_answer_is_refused_for_its_own_reason(client, wait
     assert client.post(encode(valid(waiting)))[0] == 200
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
-                                          "application/json-patch+json", "text/json", "", None, "json", "/", "*/*"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/json-patch+json",
+        "text/json",
+        "",
+        None,
+        "json",
+        "/",
+        "*/*",
+    ],
+)
 def test_what_a_web_form_can_send_is_no_answer(host, client, waiting, content_type):
     assert client.post(encode(valid(waiting)), content_type)[0] == 415
     assert live(host)
@@ -279,10 +392,16 @@ def test_a_body_over_one_mebibyte_is_refused(host, client, waiting, place):
     assert client.post(encode(valid(waiting)).ljust(MIB))[0] == 200
 
 
-@pytest.mark.parametrize("judgement", [
-    {"ranking": [0] * 3000}, {"ranking": [[]] * 20_000 + [4]}, {"scores": [1] * 2000}, {"scores": [None] * 50_000},
-    {"pairs": [[0, 1]] * 40_000 + [[1, 0]]},
-])
+@pytest.mark.parametrize(
+    "judgement",
+    [
+        {"ranking": [0] * 3000},
+        {"ranking": [[]] * 20_000 + [4]},
+        {"scores": [1] * 2000},
+        {"scores": [None] * 50_000},
+        {"pairs": [[0, 1]] * 40_000 + [[1, 0]]},
+    ],
+)
 def test_a_long_judgement_is_refused_before_it_keeps_the_server_busy(host, client, waiting, judgement):
     client.connection.timeout = 3
     assert client.post(encode(answer_body(waiting, judgement)))[0] == 400
@@ -298,8 +417,13 @@ def test_a_body_that_cannot_be_unpacked_is_refused(host, waiting, encoding):
     answer(host, waiting, {"pairs": []})
 
 
-@pytest.mark.parametrize("route, methods", [("/d3po/answer", ["GET", "PUT", "DELETE", "PATCH"]),
-                                            ("/d3po/pending", ["POST", "PUT", "DELETE", "PATCH"])])
+@pytest.mark.parametrize(
+    "route, methods",
+    [
+        ("/d3po/answer", ["GET", "PUT", "DELETE", "PATCH"]),
+        ("/d3po/pending", ["POST", "PUT", "DELETE", "PATCH"]),
+    ],
+)
 def test_other_methods_are_refused(client, route, methods):
     for method in methods:
         for path in (route, f"/api{route}"):
@@ -323,6 +447,7 @@ def test_an_answer_to_nobody_is_not_found(client):
 
 # --- what lacks picks ---
 
+
 def stopped(host, prompt_id):
     """What is told of a run out of the history, or None."""
     return next((told for told in host.get("/d3po/pending") if told["prompt_id"] == prompt_id), None)
@@ -337,7 +462,9 @@ def test_a_waiting_node_is_told_with_its_sets_and_images(host):
     told = begin(host, choosing(sets=2, candidates=3, when_missing="wait"), **page("the-workflow"))
     assert told.keys() == {"prompt_id", "node", "workflow", "waiting", "sets"}
     assert (told["node"], told["workflow"], told["waiting"]) == ("judge", "the-workflow", True)
-    assert [(each.keys(), each["candidates"]) for each in told["sets"]] == [({"set", "candidates", "images"}, 3)] * 2
+    assert [(each.keys(), each["candidates"]) for each in told["sets"]] == [
+        ({"set", "candidates", "images"}, 3)
+    ] * 2
     images = views(host, told)
     assert [len(each) for each in images] == [3, 3] and len(set(sum(images, []))) == 6
     answer(host, told, {"ranking": [0, 1, 2]})
@@ -350,8 +477,10 @@ def test_a_stopped_run_is_told_out_of_the_history(host):
     entry = host.wait(prompt_id, 30)
     told = stopped(host, prompt_id)
     assert (told["node"], told["workflow"], told["waiting"]) == ("judge", "the-workflow", False)
-    assert told["sets"] == [{key: each[key] for key in ("set", "candidates", "images")}
-                            for each in entry["outputs"]["judge"]["d3po"]]
+    assert told["sets"] == [
+        {key: each[key] for key in ("set", "candidates", "images")}
+        for each in entry["outputs"]["judge"]["d3po"]
+    ]
     assert [each["workflow"] for each in entry["outputs"]["judge"]["d3po"]] == ["the-workflow"] * 2
     assert len(set(sum(views(host, told), []))) == 6
     host.post("/history", {"delete": [prompt_id]})
@@ -372,13 +501,25 @@ def test_a_set_that_was_judged_is_not_told(host):
         assert [each["set"] for each in (told or {"sets": []})["sets"]] == left[judged]
 
 
-@pytest.mark.parametrize("extra_data", [{"extra_pnginfo": {"workflow": "a text"}}, {"extra_pnginfo": {"workflow": [1]}},
-                                        {"extra_pnginfo": {"workflow": None}}, {"extra_pnginfo": None},
-                                        {"extra_pnginfo": {}}, {"extra_pnginfo": "a text"}, {"extra_pnginfo": [1]}, {}])
+@pytest.mark.parametrize(
+    "extra_data",
+    [
+        {"extra_pnginfo": {"workflow": "a text"}},
+        {"extra_pnginfo": {"workflow": [1]}},
+        {"extra_pnginfo": {"workflow": None}},
+        {"extra_pnginfo": None},
+        {"extra_pnginfo": {}},
+        {"extra_pnginfo": "a text"},
+        {"extra_pnginfo": [1]},
+        {},
+    ],
+)
 def test_whatever_other_programs_send_along_with_a_run_pending_answers(host, extra_data):
-    graph = {"candidates": node("TestCandidates", seed=0, candidates=2, sets=1, size=64),
-             "mask": node("ImageToMask", image=["candidates", 1], channel="red"),
-             "show": node("MaskPreview", mask=["mask", 0])}
+    graph = {
+        "candidates": node("TestCandidates", seed=0, candidates=2, sets=1, size=64),
+        "mask": node("ImageToMask", image=["candidates", 1], channel="red"),
+        "show": node("MaskPreview", mask=["mask", 0]),
+    }
     prompt_id = host.queue(graph, None, extra_data)
     host.wait(prompt_id, 30)
     try:
@@ -388,6 +529,7 @@ def test_whatever_other_programs_send_along_with_a_run_pending_answers(host, ext
 
 
 # --- every exit ---
+
 
 def test_nothing_waits_after_an_answer(host, waiting):
     answer(host, waiting, {"pairs": [[0, 1]]})
@@ -412,8 +554,10 @@ def test_nothing_waits_after_the_time_limit(host, client):
 
 def test_nothing_waits_after_an_error_elsewhere_in_the_graph(host):
     graph = choosing(when_missing="wait")
-    graph |= {"one": node("ImageFromBatch", image=["candidates", 1], batch_index=0, length=1),
-              "broken": node("D3POPairPreference", trajectory=["candidates", 0], images=["one", 0], picks="")}
+    graph |= {
+        "one": node("ImageFromBatch", image=["candidates", 1], batch_index=0, length=1),
+        "broken": node("D3POPairPreference", trajectory=["candidates", 0], images=["one", 0], picks=""),
+    }
     entry, seen = watch(host, graph)
     assert "d3po.waiting" in [message["type"] for message in seen]
     assert messages(entry, "execution_error")[0]["node_id"] == "broken"

@@ -82,6 +82,7 @@ def straight(host):
 
 # --- going on ---
 
+
 def test_a_run_that_was_cancelled_in_training_goes_on_when_run_again(host, straight, run_file):
     run = unique("cancelled")
     host.run(loop(run, seed=201))
@@ -94,7 +95,10 @@ def test_a_run_that_was_cancelled_in_training_goes_on_when_run_again(host, strai
     assert same_tensors(run_file(run), straight)
     assert record_of(run_file(run))["history"] == record_of(straight)["history"]
     assert files(run_file(run).parent) == [
-        "checkpoints/step-000001.safetensors", "checkpoints/step-000013.safetensors", "run.safetensors"]
+        "checkpoints/step-000001.safetensors",
+        "checkpoints/step-000013.safetensors",
+        "run.safetensors",
+    ]
 
 
 def test_a_run_whose_host_was_killed_in_training_ends_with_the_same_bits(host, straight, run_file, lora_file):
@@ -174,6 +178,7 @@ def test_save_every_0_keeps_nothing_on_the_way(host, run_file):
 
 # --- what a run remembers ---
 
+
 def test_a_run_notes_what_each_round_was_trained_on(host, run_file):
     run, name = unique("noted"), []
     for seed in (209, 210):
@@ -189,7 +194,9 @@ def test_a_run_notes_what_each_round_was_trained_on(host, run_file):
 def test_held_out_candidates_tell_the_best_checkpoint(host, run_file):
     run = unique("held")
     for seed in (211, 212):
-        text = host.run(with_held_out(loop(run, dict(epochs=2), seed=seed), seed=213))["outputs"]["train"]["text"][0]
+        text = host.run(with_held_out(loop(run, dict(epochs=2), seed=seed), seed=213))["outputs"]["train"][
+            "text"
+        ][0]
         assert "held-out accuracy: " in text and "held-out pairs: 1" in text
         last = record_of(run_file(run))["history"][-1]
         assert 0 <= last["held-out accuracy"] <= 1 and last["held-out pairs"] == 1
@@ -199,18 +206,24 @@ def test_held_out_candidates_tell_the_best_checkpoint(host, run_file):
 
 
 def test_held_out_sets_that_are_trained_on_are_told(host):
-    graph = judged(seed=214) | {"train": train_node(held_out=["judge", 0]), "losses": probe("LossMap", "train", 2)}
+    graph = judged(seed=214) | {
+        "train": train_node(held_out=["judge", 0]),
+        "losses": probe("LossMap", "train", 2),
+    }
     assert "1 of the held-out sets are trained on as well" in host.run(graph)["outputs"]["train"]["text"][0]
 
 
 def test_held_out_candidates_of_another_model_are_refused(failure):
-    graph = with_held_out(judged(seed=215) | {"train": train_node(), "losses": probe("LossMap", "train", 2)}, seed=216)
+    graph = with_held_out(
+        judged(seed=215) | {"train": train_node(), "losses": probe("LossMap", "train", 2)}, seed=216
+    )
     graph["other"] = node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")
     graph["held_sampler"]["inputs"]["model"] = ["other", 0]
     says(failure(graph), "D3POTrainStep", "held_out: ", "another model")
 
 
 # --- going back, branches, the list ---
+
 
 @pytest.fixture(scope="module")
 def three_rounds(host):
@@ -231,7 +244,9 @@ def candidates(host, run, checkpoint="latest"):
     graph = loop(run, seed=224)
     graph = {name: graph[name] for name in graph if name not in ("train", "save", "judge", "decode")}
     graph["run"]["inputs"]["checkpoint"] = checkpoint
-    return json.loads(host.run(graph | {"look": probe("Trajectory", "sampler")})["outputs"]["look"]["text"][0])
+    return json.loads(
+        host.run(graph | {"look": probe("Trajectory", "sampler")})["outputs"]["look"]["text"][0]
+    )
 
 
 def test_a_run_goes_on_from_an_earlier_checkpoint(host, three_rounds, run_file):
@@ -244,7 +259,9 @@ def test_a_run_goes_on_from_an_earlier_checkpoint(host, three_rounds, run_file):
     host.run(graph)
     assert record_of(run_file(run))["step"] == 5
     again = candidates(host, run)
-    assert again["set_id"] != there["set_id"], "picks of the way that was left would be taken for these candidates'"
+    assert again["set_id"] != there["set_id"], (
+        "picks of the way that was left would be taken for these candidates'"
+    )
     assert again["sha"] != there["sha"]
 
 
@@ -268,23 +285,36 @@ def test_a_run_is_deleted_when_its_name_is_confirmed(host, three_rounds, failure
     run = branched(host, three_rounds)
     host.run(loop(run, seed=229))
     assert lora_file(run).exists()
-    says(failure(manage("delete", run=run, confirm="yes")), "D3POManageRuns", "confirm: ", run, "Nothing was deleted")
+    says(
+        failure(manage("delete", run=run, confirm="yes")),
+        "D3POManageRuns",
+        "confirm: ",
+        run,
+        "Nothing was deleted",
+    )
     assert run_file(run).exists()
     says(failure(manage("delete", run=run, confirm=f"{run} 3")), "D3POManageRuns", "confirm: ", f"{run} 4")
     assert table(host, "delete", run=run, confirm=f"{run} 4").startswith(f"{run}: deleted\n")
-    assert not run_file(run).parent.exists() and not lora_file(run).exists() and run_file(three_rounds).exists()
+    assert (
+        not run_file(run).parent.exists() and not lora_file(run).exists() and run_file(three_rounds).exists()
+    )
     assert candidates(host, run)["settings"]["lora"] is None
 
 
-@pytest.mark.parametrize("action, inputs, told", [
-    ("branch", dict(run="nobody", new_name="x"), "run: there is no run 'nobody'"),
-    ("branch", dict(run="{run}", new_name="{run}"), "new_name: "),
-    ("branch", dict(run="{run}", new_name="../x"), "cannot name a folder"),
-    ("branch", dict(run="{run}", new_name="x", checkpoint="99"), "checkpoint: this run has no '99'"),
-    ("delete", dict(run="nobody", confirm="nobody"), "run: there is no run 'nobody'"),
-    ("delete", dict(run="..", confirm=".."), "cannot name a folder"),
-])
-def test_what_cannot_be_done_is_told_and_leaves_all_as_it_was(failure, base, three_rounds, action, inputs, told):
+@pytest.mark.parametrize(
+    "action, inputs, told",
+    [
+        ("branch", dict(run="nobody", new_name="x"), "run: there is no run 'nobody'"),
+        ("branch", dict(run="{run}", new_name="{run}"), "new_name: "),
+        ("branch", dict(run="{run}", new_name="../x"), "cannot name a folder"),
+        ("branch", dict(run="{run}", new_name="x", checkpoint="99"), "checkpoint: this run has no '99'"),
+        ("delete", dict(run="nobody", confirm="nobody"), "run: there is no run 'nobody'"),
+        ("delete", dict(run="..", confirm=".."), "cannot name a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_leaves_all_as_it_was(
+    failure, base, three_rounds, action, inputs, told
+):
     runs = base / "output" / "d3po" / "runs"
     before = files(runs)
     inputs = {name: value.format(run=three_rounds) for name, value in inputs.items()}

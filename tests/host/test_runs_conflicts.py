@@ -71,7 +71,9 @@ def test_a_name_changed_in_load_run_alone_replaces_no_run(host, taste, run_file,
 def test_a_train_step_whose_lora_is_not_wired_replaces_no_run(host, taste, run_file, lora_file):
     graph = loop(taste[0], seed=507)
     del graph["train"]["inputs"]["lora"]
-    require_kept_beside(taste, run_file, lora_file, host.run(graph), "wire D3PO Load Run's lora to the train step")
+    require_kept_beside(
+        taste, run_file, lora_file, host.run(graph), "wire D3PO Load Run's lora to the train step"
+    )
 
 
 def test_a_run_of_another_rank_is_not_written_over(host, taste, run_file, lora_file):
@@ -91,16 +93,24 @@ def test_a_save_of_another_host_in_the_meantime_is_not_replaced(host, taste, run
     (branched,) = [text for text in told if "branch 2" in text]
     assert f"{run}: 2 steps" in told and "saved to it since" in told[branched][0]
     ends = [record_of(run_file(name))["rounds"] for name in (run, f"{run} branch 2")]
-    assert [len(rounds) for rounds in ends] == [2, 2] and ends[0][0] == ends[1][0] and ends[0][1] != ends[1][1]
+    assert (
+        [len(rounds) for rounds in ends] == [2, 2] and ends[0][0] == ends[1][0] and ends[0][1] != ends[1][1]
+    )
 
 
 def test_a_copy_is_saved_under_a_new_name(host, taste, run_file, lora_file):
     run, copy = taste[0], unique("copy")
-    graph = stage() | {"run": node("D3POLoadRun", model=["loader", 0], run=run),
-                       "save": node("D3POSaveRun", lora=["run", 1], run=copy)}
+    graph = stage() | {
+        "run": node("D3POLoadRun", model=["loader", 0], run=run),
+        "save": node("D3POSaveRun", lora=["run", 1], run=copy),
+    }
     assert saved(host.run(graph)) == (f"{copy}: 1 steps", [])
-    assert record_of(run_file(copy))["rounds"] == record_of(run_file(run))["rounds"] and lora_file(copy).exists()
-    assert [one.name for one in store.list_runs(run_file(run).parent.parent) if one.name.startswith(copy)] == [copy]
+    assert (
+        record_of(run_file(copy))["rounds"] == record_of(run_file(run))["rounds"] and lora_file(copy).exists()
+    )
+    assert [
+        one.name for one in store.list_runs(run_file(run).parent.parent) if one.name.startswith(copy)
+    ] == [copy]
 
 
 def test_a_run_goes_back_to_where_it_began(host, taste, run_file):

@@ -40,6 +40,7 @@ def seeded(graph, seed):
 
 # --- the first update ---
 
+
 @pytest.mark.parametrize("weighting, beta, clip", [("paper", 0.1, 0.1), ("standardised", 200.0, 0.0)])
 def test_before_the_first_update_policy_and_reference_are_one(host, weighting, beta, clip):
     """steps=3 trains on two steps, whose mean of two equal losses is exact."""
@@ -94,6 +95,7 @@ def test_candidates_that_go_through_one_by_one_train_alike(host):
 
 
 # --- repeatability ---
+
 
 def test_the_same_queue_on_a_fresh_run_trains_the_same_bits(host, run_file, lora_file):
     one, other, third = unique(), unique(), unique()

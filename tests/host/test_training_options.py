@@ -9,7 +9,18 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from d3po_core.runs.store import load_run
-from tests.host.graphs import found, judged, loop, node, picked, probe, stock_image, train_node, trained, unique
+from tests.host.graphs import (
+    found,
+    judged,
+    loop,
+    node,
+    picked,
+    probe,
+    stock_image,
+    train_node,
+    trained,
+    unique,
+)
 from tests.host.test_errors_sampling import says
 
 
@@ -29,11 +40,16 @@ def test_held_out_figures_come_when_asked_for_and_training_stops_without_a_new_b
     measured = [i + 1 for i, value in enumerate(losses["held-out_accuracy"]) if not math.isnan(value)]
     assert measured == [2, 4, 6, 8], "the first is the best, and three more bring nothing new"
     report = entry["outputs"]["train"]["text"][0]
-    assert "8 updates, of which 2 are kept (2 in all)" in report and "patience 3" in report and "Went back to update 2" in report
+    assert (
+        "8 updates, of which 2 are kept (2 in all)" in report
+        and "patience 3" in report
+        and "Went back to update 2" in report
+    )
 
 
 def test_with_patience_a_run_is_what_it_was_at_its_best(host):
     """As if it had been trained for as many epochs and no longer."""
+
     def patient(run, **training):
         graph = loop(run, dict(learning_rate=0.05, targets="all linear and convolutions") | training, seed=87)
         if training.get("patience"):
@@ -52,17 +68,30 @@ def test_with_patience_a_run_is_what_it_was_at_its_best(host):
     again = host.run(patient(run, epochs=2))
     assert again["outputs"]["save"]["text"] == [f"{run}: {best + 2} steps"]
     tensors, record = load_run(host.base / "output" / "d3po" / "runs" / run)
-    assert [round_["start"] for round_ in record["rounds"]] == [0, best] and len(record["history"]) == best + 2
+    assert [round_["start"] for round_ in record["rounds"]] == [0, best] and len(
+        record["history"]
+    ) == best + 2
     events = EventAccumulator(str(host.base / "output" / "d3po" / "tensorboard" / run)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, best + 3))
 
 
-@pytest.mark.parametrize("first, change, updates", [
-    ({}, {}, 0), ({}, {"beta": 150.0}, 0), ({}, {"window_end": 0.5}, 5), ({}, {"reference": "round start"}, 5),
-    ({"reference": "round start"}, {}, 5)], ids=str)
+@pytest.mark.parametrize(
+    "first, change, updates",
+    [
+        ({}, {}, 0),
+        ({}, {"beta": 150.0}, 0),
+        ({}, {"window_end": 0.5}, 5),
+        ({}, {"reference": "round start"}, 5),
+        ({"reference": "round start"}, {}, 5),
+    ],
+    ids=str,
+)
 def test_the_kl_of_earlier_rounds_counts_where_it_means_the_same(host, first, change, updates):
     """A run that has gone as far as stop_kl allows makes no further update, however often Run is pressed."""
-    run, training = unique("rounds"), dict(epochs=6, learning_rate=1e-2, targets="all linear and convolutions") | first
+    run, training = (
+        unique("rounds"),
+        dict(epochs=6, learning_rate=1e-2, targets="all linear and convolutions") | first,
+    )
     host.run(loop(run, training, seed=88))
     graph = loop(run, training | dict(epochs=30, stop_kl=1e-9) | change, seed=89)
     entry = host.run(graph | {"losses": probe("LossMap", "train", 2)})
@@ -84,8 +113,16 @@ def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(h
     """Without the recording's guidance the recorded x0 is not what the network gives: then it is the round's start."""
     run, fractions = unique("ppo"), []
     for _ in range(2):
-        entry = host.run(of_the_base(run, epochs=2, learning_rate=0.01, guidance=guidance, targets="all linear and convolutions",
-                                     **{"method": "DDPO", "method.ratio_clip": 1e-3}))
+        entry = host.run(
+            of_the_base(
+                run,
+                epochs=2,
+                learning_rate=0.01,
+                guidance=guidance,
+                targets="all linear and convolutions",
+                **{"method": "DDPO", "method.ratio_clip": 1e-3},
+            )
+        )
         fractions.append(found(entry, "losses")["clip_fraction"][-2])
     assert fractions[0] == 0 and (fractions[1] > 0) == (guidance == "as recorded"), fractions
 
@@ -93,7 +130,9 @@ def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(h
 def test_the_report_says_where_the_lora_that_came_in_was_better(host):
     run, reports = unique("worse"), []
     for objective in ("brightness (brighter)", "darkness (darker)"):
-        graph = of_the_base(run, objective, epochs=6, learning_rate=1e-2, targets="all linear and convolutions")
+        graph = of_the_base(
+            run, objective, epochs=6, learning_rate=1e-2, targets="all linear and convolutions"
+        )
         graph["train"]["inputs"]["held_out"] = ["held", 0]
         reports.append(host.run(graph)["outputs"]["train"]["text"][0])
     told = [re.search(r"came in ranked held_out better: (\S+)", report) for report in reports]
@@ -114,9 +153,17 @@ def test_a_ratio_clip_that_holds_every_candidate_is_warned_of(host):
     assert "ratio_clip" in warning
 
 
-@pytest.mark.parametrize("inputs", [dict(patience=2), dict(patience=2, held_out=["judge", 0], evaluate_every=0)], ids=str)
+@pytest.mark.parametrize(
+    "inputs", [dict(patience=2), dict(patience=2, held_out=["judge", 0], evaluate_every=0)], ids=str
+)
 def test_patience_without_measurements_is_refused(failure, inputs):
-    says(failure(trained(dict(evaluate_every=1) | inputs, seed=93)), "D3POTrainStep", "patience: ", "held_out", "evaluate_every")
+    says(
+        failure(trained(dict(evaluate_every=1) | inputs, seed=93)),
+        "D3POTrainStep",
+        "patience: ",
+        "held_out",
+        "evaluate_every",
+    )
 
 
 def test_patience_says_where_nothing_could_be_measured(host):
@@ -127,8 +174,15 @@ def test_patience_says_where_nothing_could_be_measured(host):
     assert "Patience had nothing to go by" in host.run(graph)["outputs"]["train"]["text"][0]
 
 
-@pytest.mark.parametrize("chosen", [dict(ema=0.5), dict(optimizer="AdamW schedule-free"), dict(
-    optimizer="AdamW 8-bit", schedule="cosine", warmup=2)], ids=str)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        dict(ema=0.5),
+        dict(optimizer="AdamW schedule-free"),
+        dict(optimizer="AdamW 8-bit", schedule="cosine", warmup=2),
+    ],
+    ids=str,
+)
 def test_what_is_saved_is_what_the_train_step_hands_on(host, chosen):
     run = unique("average")
     graph = loop(run, dict(epochs=4, learning_rate=1e-2, **chosen), seed=83)
@@ -158,14 +212,23 @@ def test_a_saturated_clamp_is_warned_of_in_the_graph(host):
 
 # --- what the report says of the sets ---
 
+
 def test_captions_are_dropped_to_the_empty_text_alone_and_the_report_tells_where_they_stay(host):
     def report(negative, **method):
-        graph = trained({"method": "Diffusion-DPO", "method.caption_dropout": 1.0, "epochs": 2} | method, seed=91)
+        graph = trained(
+            {"method": "Diffusion-DPO", "method.caption_dropout": 1.0, "epochs": 2} | method, seed=91
+        )
         graph["negative"]["inputs"]["text"] = negative
         entry = host.run(graph)
-        return entry["outputs"]["train"]["text"][0], found(entry, "losses")["KL_to_reference"], found(entry, "losses")["loss"]
+        return (
+            entry["outputs"]["train"]["text"][0],
+            found(entry, "losses")["KL_to_reference"],
+            found(entry, "losses")["loss"],
+        )
 
-    kept = "caption_dropout: the prompt was kept in 1 of 1 sets, whose negative prompt is not known to be empty"
+    kept = (
+        "caption_dropout: the prompt was kept in 1 of 1 sets, whose negative prompt is not known to be empty"
+    )
     dropping, staying = report(" "), report("a dog on a blue background")
     assert kept not in dropping[0] and kept in staying[0]
     never = report("a dog on a blue background", **{"method.caption_dropout": 0.0})
@@ -182,5 +245,8 @@ def test_picks_that_go_round_in_a_circle_are_used_and_told_of(host):
 
     told = report([[0, 1], [1, 2], [2, 0]])
     assert "3 pairs in 1 sets" in told
-    assert "Picks of 1 of 1 sets go round in a circle and pull against each other: set 1 (1 over 2, 2 over 3, 3 over 1)" in told
+    assert (
+        "Picks of 1 of 1 sets go round in a circle and pull against each other: set 1 (1 over 2, 2 over 3, 3 over 1)"
+        in told
+    )
     assert "circle" not in report([[0, 1], [1, 2], [0, 2]])

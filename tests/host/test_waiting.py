@@ -62,8 +62,16 @@ def data(seen, event):
 
 # --- who could pick ---
 
-@pytest.mark.parametrize("client_id, extra_data", [(None, None), (None, page()), ("a-page-that-is-not-there", None),
-                                                   ("a-page-that-is-not-there", {"extra_pnginfo": {}})])
+
+@pytest.mark.parametrize(
+    "client_id, extra_data",
+    [
+        (None, None),
+        (None, page()),
+        ("a-page-that-is-not-there", None),
+        ("a-page-that-is-not-there", {"extra_pnginfo": {}}),
+    ],
+)
 def test_a_run_that_no_browser_shows_does_not_wait(host, client_id, extra_data):
     graph, began = choosing(**WAITING), time.monotonic()
     entry = host.wait(host.queue(graph, client_id, extra_data), 30)
@@ -72,7 +80,8 @@ def test_a_run_that_no_browser_shows_does_not_wait(host, client_id, extra_data):
     ((name, _),) = told_sets(host.run(graph | {"judge": choosing()["judge"]}))
     assert error["node_id"] == "judge" and error["exception_message"].strip() == (
         'when_missing: it is set to "wait", but no browser shows this run, so nobody could pick. Run it from '
-        f'ComfyUI\'s page, give the picks of set {name}, or choose "stop here"')
+        f'ComfyUI\'s page, give the picks of set {name}, or choose "stop here"'
+    )
 
 
 def test_a_run_of_a_page_that_was_closed_waits(host):
@@ -90,15 +99,25 @@ def test_a_run_that_lacks_no_picks_needs_no_browser(host):
 
 # --- waiting and going on ---
 
+
 def test_the_browser_is_told_and_its_picks_go_on_in_the_same_run(host):
     entry, seen = watch(host, choosing(**WAITING), Judge(host, {"ranking": [2, [0, 1], 3]}), timeout=30)
     waiting, closed = data(seen, "d3po.waiting"), data(seen, "d3po.closed")
     ((name, judged),) = told_sets(entry)
     assert judged and pairs(entry) == [[(0, 3), (1, 3), (2, 0), (2, 1), (2, 3)]]
-    assert waiting == {"prompt_id": entry["prompt"][1], "node": "judge", "workflow": None, "waiting": True, "sets": [
-        {"set": name, "candidates": 4, "images": entry["outputs"]["judge"]["images"]}]}
-    assert closed == {"prompt_id": entry["prompt"][1], "node": "judge", "workflow": None,
-                      "picks": {name: {"ranking": [2, [0, 1], 3]}}}
+    assert waiting == {
+        "prompt_id": entry["prompt"][1],
+        "node": "judge",
+        "workflow": None,
+        "waiting": True,
+        "sets": [{"set": name, "candidates": 4, "images": entry["outputs"]["judge"]["images"]}],
+    }
+    assert closed == {
+        "prompt_id": entry["prompt"][1],
+        "node": "judge",
+        "workflow": None,
+        "picks": {name: {"ranking": [2, [0, 1], 3]}},
+    }
     order = [message["type"] for message in seen]
     assert order.index("d3po.waiting") < order.index("d3po.closed") < order.index("execution_success")
 
@@ -114,7 +133,9 @@ def test_every_browser_is_told_with_the_workflows_id(host):
                     async for frame in socket:
                         message = json.loads(frame.data)
                         if message["type"].startswith("d3po."):
-                            seen.append((message["type"], message["data"]["prompt_id"], message["data"]["workflow"]))
+                            seen.append(
+                                (message["type"], message["data"]["prompt_id"], message["data"]["workflow"])
+                            )
                         if message["type"] == "d3po.closed":
                             return told["prompt_id"], seen
 
@@ -136,8 +157,10 @@ def test_only_the_sets_that_lack_picks_are_asked_for(host):
 
 def test_other_branches_run_while_a_picker_waits(host):
     graph = choosing(**WAITING)
-    graph |= {"inverted": node("ImageInvert", image=["candidates", 1]),
-              "show": node("PreviewImage", images=["inverted", 0])}
+    graph |= {
+        "inverted": node("ImageInvert", image=["candidates", 1]),
+        "show": node("PreviewImage", images=["inverted", 0]),
+    }
     shown = lambda message: message["type"] == "executed" and message["data"]["node"] == "show"
     entry, seen = watch(host, graph, Judge(host, {"pairs": [[0, 1]]}, when=shown), timeout=30)
     order = [("show" if shown(message) else message["type"]) for message in seen]
@@ -160,8 +183,14 @@ def test_two_waiting_runs_are_answered_one_after_the_other(host):
 def test_two_pickers_of_one_run_wait_side_by_side(host):
     graph = choosing(**WAITING)
     other = choosing(**WAITING)
-    graph |= {"candidates 2": other["candidates"], "judge 2": other["judge"] | {"inputs": other["judge"]["inputs"] | {
-        "trajectory": ["candidates 2", 0], "images": ["candidates 2", 1]}}}
+    graph |= {
+        "candidates 2": other["candidates"],
+        "judge 2": other["judge"]
+        | {
+            "inputs": other["judge"]["inputs"]
+            | {"trajectory": ["candidates 2", 0], "images": ["candidates 2", 1]}
+        },
+    }
     prompt_id = host.queue(graph, uuid.uuid4().hex, page())
 
     def both():
@@ -176,8 +205,14 @@ def test_two_pickers_of_one_run_wait_side_by_side(host):
 
 def test_a_picker_that_waited_leaves_another_with_equal_picks_in_the_cache(host):
     graph, other = choosing(**WAITING), choosing()
-    graph |= {"candidates 2": other["candidates"], "judge 2": other["judge"] | {"inputs": other["judge"]["inputs"] | {
-        "trajectory": ["candidates 2", 0], "images": ["candidates 2", 1]}}}
+    graph |= {
+        "candidates 2": other["candidates"],
+        "judge 2": other["judge"]
+        | {
+            "inputs": other["judge"]["inputs"]
+            | {"trajectory": ["candidates 2", 0], "images": ["candidates 2", 1]}
+        },
+    }
     for run in range(2):
         told = begin(host, graph)
         answer(host, told, {"pairs": [[0, 1]]})
@@ -187,6 +222,7 @@ def test_a_picker_that_waited_leaves_another_with_equal_picks_in_the_cache(host)
 
 # --- ends without an answer ---
 
+
 @pytest.mark.parametrize("by_id", [False, True])
 def test_an_interrupt_ends_a_waiting_run_and_the_next_one_runs(host, by_id):
     told = begin(host, choosing(**WAITING))
@@ -195,7 +231,9 @@ def test_an_interrupt_ends_a_waiting_run_and_the_next_one_runs(host, by_id):
     host.post("/interrupt", {"prompt_id": told["prompt_id"]} if by_id else {})
     entry = host.wait(told["prompt_id"], 30)
     assert time.monotonic() - began < 2 and not live(host)
-    assert messages(entry, "execution_interrupted")[0]["node_id"] == "judge" and "look" not in entry["outputs"]
+    assert (
+        messages(entry, "execution_interrupted")[0]["node_id"] == "judge" and "look" not in entry["outputs"]
+    )
     assert host.wait(following, 5)["status"]["status_str"] == "success"
 
 
@@ -226,6 +264,7 @@ def test_an_answer_within_the_time_limit_counts(host):
 
 # --- stopping ---
 
+
 def test_a_run_that_stops_shows_its_candidates_and_goes_on_from_the_cache(host):
     stopped = host.run(choosing(seed=303))
     ((name, judged),) = told_sets(stopped)
@@ -247,14 +286,17 @@ def test_unfinished_picks_count_as_missing(host, judgement):
     assert pairs(host.wait(told["prompt_id"], 30)) == [[(1, 0)]]
 
 
-@pytest.mark.parametrize("judgement, expected", [
-    ({"pairs": [[0, 1]], "bad": [2, 3]}, [(0, 1)]),
-    ({"bad": [0, 1, 2, 3]}, []),
-    ({"pairs": [[0, 1]], "log": {"pairs": [[1, 0, 1]], "anything": None}}, [(0, 1)]),
-    ({"pairs": [[0, 1]], "open": False}, [(0, 1)]),
-    ({"scores": [None, 2, None, 5]}, [(3, 1)]),
-    ({"scores": [None, None, None, None]}, []),
-])
+@pytest.mark.parametrize(
+    "judgement, expected",
+    [
+        ({"pairs": [[0, 1]], "bad": [2, 3]}, [(0, 1)]),
+        ({"bad": [0, 1, 2, 3]}, []),
+        ({"pairs": [[0, 1]], "log": {"pairs": [[1, 0, 1]], "anything": None}}, [(0, 1)]),
+        ({"pairs": [[0, 1]], "open": False}, [(0, 1)]),
+        ({"scores": [None, 2, None, 5]}, [(3, 1)]),
+        ({"scores": [None, None, None, None]}, []),
+    ],
+)
 def test_what_makes_no_pair_is_accepted(host, judgement, expected):
     ((name, _),) = told_sets(host.run(choosing(seed=305)))
     entry = host.run(choosing(json.dumps({"sets": {name: judgement}}), seed=305))
@@ -264,5 +306,9 @@ def test_what_makes_no_pair_is_accepted(host, judgement, expected):
 def test_lists_of_different_lengths_are_refused(failure):
     graph = choosing(sets=2) | {"one": node("TestCandidates", seed=1, candidates=4, sets=1, size=64)}
     graph["judge"]["inputs"]["images"] = ["one", 1]
-    says(failure(graph), "D3POPairPreference", "images: there are 1 batches of images for 2 sets of candidates",
-         "VAE Decode")
+    says(
+        failure(graph),
+        "D3POPairPreference",
+        "images: there are 1 batches of images for 2 sets of candidates",
+        "VAE Decode",
+    )

@@ -28,11 +28,18 @@ def tiny(name, object_info, run, **named):
     """The workflow as an API prompt, as small as it still means something. `named` changes inputs of these names."""
     prompt = to_api(load(FILES[name]), object_info)
     for node in prompt.values():
-        node["inputs"] |= {key: value for key, value in named.items() if key in node["inputs"]
-                           and not isinstance(node["inputs"][key], list)}
-    changes = {"D3POKSampler": {"steps": 3, "candidates": 2}, "D3POPrompts": {"count": 2},
-               "D3POTrainStep": {"epochs": 2, "sets_per_update": 1, "rank": 2, "alpha": 2.0},
-               "D3POLoadRun": {"run": run}, "D3POSaveRun": {"run": run}}
+        node["inputs"] |= {
+            key: value
+            for key, value in named.items()
+            if key in node["inputs"] and not isinstance(node["inputs"][key], list)
+        }
+    changes = {
+        "D3POKSampler": {"steps": 3, "candidates": 2},
+        "D3POPrompts": {"count": 2},
+        "D3POTrainStep": {"epochs": 2, "sets_per_update": 1, "rank": 2, "alpha": 2.0},
+        "D3POLoadRun": {"run": run},
+        "D3POSaveRun": {"run": run},
+    }
     for node in prompt.values():
         for key, value in changes.get(node["class_type"], {}).items():
             assert key in node["inputs"]
@@ -60,7 +67,9 @@ def test_a_workflow_is_in_the_frontends_format_with_a_note(workflow):
 
 
 def test_a_workflow_holds_no_path_of_a_machine(workflow):
-    assert not re.search(r"(^|[\s\"'(])(/\w[\w.-]*){2,}|[A-Za-z]:\\\\?\w|file:", json.dumps(workflow, ensure_ascii=False))
+    assert not re.search(
+        r"(^|[\s\"'(])(/\w[\w.-]*){2,}|[A-Za-z]:\\\\?\w|file:", json.dumps(workflow, ensure_ascii=False)
+    )
 
 
 def test_every_link_joins_two_slots_that_fit(workflow, object_info):
@@ -123,7 +132,9 @@ def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_f
 def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_file):
     run = unique("picker")
     prompt = tiny(PICKER, object_info, run)
-    picker, train, sampler = (one(prompt, name) for name in ("D3POPairPreference", "D3POTrainStep", "D3POKSampler"))
+    picker, train, sampler = (
+        one(prompt, name) for name in ("D3POPairPreference", "D3POTrainStep", "D3POKSampler")
+    )
 
     entry = host.run(prompt)
     shown = entry["outputs"][picker]
@@ -154,7 +165,9 @@ def all_of(prompt, class_type):
 def judge_all(host, prompt, picker):
     """Run a workflow with picks for all that one of its pickers shows; how many sets that were."""
     told = host.run(prompt)["outputs"].get(picker, {}).get("d3po", [])
-    prompt[picker]["inputs"]["picks"] = json.dumps({"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}})
+    prompt[picker]["inputs"]["picks"] = json.dumps(
+        {"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}}
+    )
     host.run(prompt)
     return len(told)
 
@@ -169,7 +182,10 @@ def test_what_is_recorded_is_judged_later_by_several_and_trained_on(host, object
     both = all_of(prompt, "D3POPairPreference")
     assert [judge_all(host, prompt, picker) for picker in both] == [2, 2]
     train, statistics = one(prompt, "D3POTrainStep"), one(prompt, "D3PODatasetStatistics")
-    outputs = host.run(prompt | {"again": {"class_type": "D3PODatasetStatistics", "inputs": {"dataset": dataset, "held_out": 0.2}}})
+    outputs = host.run(
+        prompt
+        | {"again": {"class_type": "D3PODatasetStatistics", "inputs": {"dataset": dataset, "held_out": 0.2}}}
+    )
     assert "2 pairs in 2 sets" in outputs["outputs"][train]["text"][0] and run_file(run).exists()
     text = outputs["outputs"]["again"]["text"][0]
     assert "agree on 100%" in text and all(f"  {who}: 2" in text for who in ("ann", "ben", "me")), text
@@ -181,10 +197,15 @@ def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
     for side, shade in {"w": 220, "l": 40}.items():
         (base / "input" / source / side).mkdir(parents=True)
         for i in range(3):
-            Image.new("RGB", (64, 64), (shade, shade - 10 * i, shade)).save(base / "input" / source / side / f"{i}.png")
+            Image.new("RGB", (64, 64), (shade, shade - 10 * i, shade)).save(
+                base / "input" / source / side / f"{i}.png"
+            )
     prompt = tiny(PAIRS, object_info, run, dataset=unique("dataset"), source=source, held_out=0.0)
     train = one(prompt, "D3POTrainStep")
-    assert prompt[train]["inputs"]["method"] == "Diffusion-DPO" and prompt[train]["inputs"]["method.caption_dropout"] == 0.2
+    assert (
+        prompt[train]["inputs"]["method"] == "Diffusion-DPO"
+        and prompt[train]["inputs"]["method.caption_dropout"] == 0.2
+    )
     outputs = host.run(prompt)["outputs"]
     assert "3 pairs in 3 sets" in outputs[train]["text"][0]
     assert run_file(run).exists()

@@ -9,11 +9,19 @@ from playwright.sync_api import sync_playwright
 from tests.web.picker import Picker, complaints, open_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-NO_BROWSER = ("no Chromium was found for the browser tests. Install one, for example by `apt-get install chromium`, or "
-              "name it in CHROMIUM_PATH")
+NO_BROWSER = (
+    "no Chromium was found for the browser tests. Install one, for example by `apt-get install chromium`, or "
+    "name it in CHROMIUM_PATH"
+)
 # Without these Chromium calls home, over and over where there is no network.
-QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+QUIET = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def browser_path():
@@ -71,8 +79,10 @@ def page(shared_page):
 @pytest.fixture
 def picker(page, host):
     """Build a workflow around a picker on the shared page, in the canvas renderer unless told."""
+
     def build(**options):
         return Picker.build(page, host, **options)
+
     yield build
     host.interrupt()
     assert not complaints(page)

@@ -36,8 +36,12 @@ def open_page(browser, host, beside=None, renderer="canvas", **options):
     page.set_default_navigation_timeout(120_000)
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(f"{error}\n{error.stack}"))
-    page.on("console", lambda message: page.problems.append(f"{message.text} {message.location}")
-            if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.problems.append(f"{message.text} {message.location}") if message.type == "error" else None
+        ),
+    )
     host.post("/settings", {"Comfy.TutorialCompleted": True})  # else a newcomer is shown the templates
     page.goto(host.url)
     wait_until_ready(page)
@@ -55,7 +59,9 @@ def complaints(page):
 
 def wait_until_ready(page):
     page.wait_for_function(READY, timeout=120_000)
-    page.wait_for_function("() => app.extensionManager.workflow.activeWorkflow?.changeTracker", timeout=60_000)
+    page.wait_for_function(
+        "() => app.extensionManager.workflow.activeWorkflow?.changeTracker", timeout=60_000
+    )
 
 
 def set_setting(page, name, value):
@@ -85,13 +91,34 @@ class Picker:
         self.others = others
 
     @classmethod
-    def build(cls, page, host, renderer="canvas", seed=0, candidates=3, sets=1, size=64, picks="", when_missing="stop here",
-              time_limit=0, **properties):
+    def build(
+        cls,
+        page,
+        host,
+        renderer="canvas",
+        seed=0,
+        candidates=3,
+        sets=1,
+        size=64,
+        picks="",
+        when_missing="stop here",
+        time_limit=0,
+        **properties,
+    ):
         set_renderer(page, renderer)
         page.keyboard.press("Escape")
-        ids = page.evaluate(BUILD, dict(
-            blank=BLANK, seed=seed, candidates=candidates, sets=sets, size=size, properties=properties,
-            values={"picks": picks, "when_missing": when_missing, "time_limit": time_limit}))
+        ids = page.evaluate(
+            BUILD,
+            dict(
+                blank=BLANK,
+                seed=seed,
+                candidates=candidates,
+                sets=sets,
+                size=size,
+                properties=properties,
+                values={"picks": picks, "when_missing": when_missing, "time_limit": time_limit},
+            ),
+        )
         picker = cls(page, host, ids.pop("picker"), **ids)
         picker.root.wait_for()
         return picker
@@ -100,12 +127,15 @@ class Picker:
 
     def js(self, expression, argument=None):
         """Evaluate a function of (the node, argument)."""
-        return self.page.evaluate(f"""([id, argument]) => {{
+        return self.page.evaluate(
+            f"""([id, argument]) => {{
             const path = id.split(":")
             let graph = app.rootGraph
             for (const part of path.slice(0, -1)) graph = graph.getNodeById(part).subgraph
             return ({expression})(graph.getNodeById(path.at(-1)), argument)
-        }}""", [self.node, argument])
+        }}""",
+            [self.node, argument],
+        )
 
     def run(self, wait=True, timeout=60):
         """Press Run; with `wait` until the run has ended and the page has heard of it, its history entry."""
@@ -134,7 +164,9 @@ class Picker:
 
     def settle(self):
         """Wait until the widget has shown all that the server told."""
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         self.drawn()
 
     @property
@@ -144,7 +176,9 @@ class Picker:
 
     @property
     def sets(self):
-        return self.js("(node) => node.d3po.sets().map(({set, candidates, waiting}) => ({set, candidates, waiting}))")
+        return self.js(
+            "(node) => node.d3po.sets().map(({set, candidates, waiting}) => ({set, candidates, waiting}))"
+        )
 
     # --- the widget ---
 
@@ -174,9 +208,15 @@ class Picker:
         return self.shown()
 
     def shown(self):
-        names = [parse_qs(urlparse(src).query)["filename"][0] for src in self.root.locator(".d3po-pane img").evaluate_all(
-            "(images) => images.map((image) => image.src)")]
-        images = self.js("(node) => node.d3po.sets().flatMap((entry) => entry.images.map((image, i) => [image.filename, i]))")
+        names = [
+            parse_qs(urlparse(src).query)["filename"][0]
+            for src in self.root.locator(".d3po-pane img").evaluate_all(
+                "(images) => images.map((image) => image.src)"
+            )
+        ]
+        images = self.js(
+            "(node) => node.d3po.sets().flatMap((entry) => entry.images.map((image, i) => [image.filename, i]))"
+        )
         return [dict(map(tuple, images))[name] for name in names]
 
     @property

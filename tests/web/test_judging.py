@@ -107,7 +107,9 @@ def test_best_of_n_makes_a_pair_with_every_other(picker, candidates):
     shown = picker.question()
     assert sorted(shown) == list(range(candidates))
     picker.press("2")
-    assert pairs(picker, candidates) == [(shown[1], other) for other in range(candidates) if other != shown[1]]
+    assert pairs(picker, candidates) == [
+        (shown[1], other) for other in range(candidates) if other != shown[1]
+    ]
 
 
 @pytest.mark.parametrize("candidates", [2, 4, 7])
@@ -129,7 +131,15 @@ def test_thumbs_say_of_each_candidate_whether_it_is_good(picker, renderer, hand)
     picker = picker(renderer=renderer, candidates=7, mode="thumbs")
     picker.run()
     picker.focus()
-    ways = [("skip", "s"), ("up", "1"), ("down", "2"), ("up", "ArrowUp"), ("down", "ArrowDown"), ("up", "1"), ("up", "1")]
+    ways = [
+        ("skip", "s"),
+        ("up", "1"),
+        ("down", "2"),
+        ("up", "ArrowUp"),
+        ("down", "ArrowDown"),
+        ("up", "1"),
+        ("up", "1"),
+    ]
     said = {}
     for number, (act, key) in enumerate(ways, 1):
         candidate = only(picker.question())
@@ -138,7 +148,9 @@ def test_thumbs_say_of_each_candidate_whether_it_is_good(picker, renderer, hand)
         said[candidate] = {"up": True, "down": False, "skip": None}[act]
         judgement = only(picker.value.values())
         assert judgement.get("open", False) is (number < 7)
-        assert liked_from_judgement(judgement, 7) == (tuple(said.get(i) for i in range(7)) if number > 1 else ())
+        assert liked_from_judgement(judgement, 7) == (
+            tuple(said.get(i) for i in range(7)) if number > 1 else ()
+        )
     assert picker.kind == "done" and sorted(said) == list(range(7))
     good, bad = ([i for i in range(7) if said[i] is thumb] for thumb in (True, False))
     assert (judgement["good"], judgement["bad"]) == (good, bad) and set(judgement) == {"good", "bad", "log"}
@@ -161,11 +173,15 @@ def test_a_set_of_which_all_is_good_or_all_is_bad_is_judged_without_a_pair(picke
 def test_a_thumb_can_be_turned_and_thumbs_of_another_hand_are_shown(picker):
     picker = picker(candidates=3, mode="thumbs")
     picker.run()
-    picker.js("(node, text) => { node.widgets[0].value = text }",
-              json.dumps({"sets": {only(picker.sets)["set"]: {"good": [2], "bad": [0, 1]}}}))
+    picker.js(
+        "(node, text) => { node.widgets[0].value = text }",
+        json.dumps({"sets": {only(picker.sets)["set"]: {"good": [2], "bad": [0, 1]}}}),
+    )
     picker.until(lambda: picker.kind == "done")
     picker.drawn()
-    badges = picker.root.locator(".d3po-badge").evaluate_all("(all) => all.map((e) => e.firstChild.className)")
+    badges = picker.root.locator(".d3po-badge").evaluate_all(
+        "(all) => all.map((e) => e.firstChild.className)"
+    )
     assert picker.shown()[0] == 2 and ["up" in badge for badge in badges] == [True, False, False]
     picker.focus()
     picker.press("[")
@@ -192,10 +208,12 @@ def test_a_ranking_with_ties_and_skips_implies_only_what_was_said(picker):
     picker.run()
     picker.focus()
     said = {}
+
     def prefer(left, right):
         key = "s" if {left, right} == {0, 1} else "3" if {left, right} == {2, 3} else by_number(left, right)
         said[left, right] = key
         return key
+
     picker.answer_as(prefer)
     judgement = only(picker.value.values())
     made = pairs(picker, 4)

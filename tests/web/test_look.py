@@ -36,12 +36,15 @@ def asked(picker, **options):
 
 def matrices(picker):
     """The transformation of each image on screen."""
-    return picker.root.locator(".d3po-frame").evaluate_all("(frames) => frames.map((f) => getComputedStyle(f).transform)")
+    return picker.root.locator(".d3po-frame").evaluate_all(
+        "(frames) => frames.map((f) => getComputedStyle(f).transform)"
+    )
 
 
 def visible(picker):
     return picker.root.locator(".d3po-pane").evaluate_all(
-        "(panes) => panes.map((pane) => getComputedStyle(pane).visibility === 'visible')")
+        "(panes) => panes.map((pane) => getComputedStyle(pane).visibility === 'visible')"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -193,15 +196,45 @@ def test_thumbs_are_drawn_over_what_is_judged(picker, renderer):
 def test_keys_of_the_widget_do_not_reach_the_host_and_the_hosts_do_not_answer(picker):
     one = asked(picker)
     nodes, scale = "() => app.graph._nodes.length", "() => JSON.stringify(app.canvas.ds)"
-    before = one.page.evaluate(nodes), one.page.evaluate(scale), one.page.locator(".sidebar-content-container, .p-dialog").count()
+    before = (
+        one.page.evaluate(nodes),
+        one.page.evaluate(scale),
+        one.page.locator(".sidebar-content-container, .p-dialog").count(),
+    )
     one.js("(node) => app.canvas.selectNode(node)")
     one.focus()
-    one.page.evaluate("""() => { window.reached = []; window.addEventListener("keydown", (event) => window.reached.push(event.key)) }""")
-    one.press("1", "2", "3", "s", "b", "u", "o", "o", "[", "]", "e", "e", "?", "?", "+", "-", "0", "ArrowLeft", "ArrowDown")
+    one.page.evaluate(
+        """() => { window.reached = []; window.addEventListener("keydown", (event) => window.reached.push(event.key)) }"""
+    )
+    one.press(
+        "1",
+        "2",
+        "3",
+        "s",
+        "b",
+        "u",
+        "o",
+        "o",
+        "[",
+        "]",
+        "e",
+        "e",
+        "?",
+        "?",
+        "+",
+        "-",
+        "0",
+        "ArrowLeft",
+        "ArrowDown",
+    )
     one.part("mode").select_option("thumbs")
     one.press("ArrowUp", "ArrowDown", "1", "2", "u")
     assert one.page.evaluate("() => window.reached") == []
-    assert before == (one.page.evaluate(nodes), one.page.evaluate(scale), one.page.locator(".sidebar-content-container, .p-dialog").count())
+    assert before == (
+        one.page.evaluate(nodes),
+        one.page.evaluate(scale),
+        one.page.locator(".sidebar-content-container, .p-dialog").count(),
+    )
     done = one.value
     one.js("(node) => document.activeElement.blur()")
     one.page.locator("canvas").first.focus()
@@ -233,7 +266,9 @@ def test_everything_has_a_role_a_name_and_a_visible_focus(picker):
     for mode in MODES:
         one.js("(node, mode) => { node.properties.mode = mode; node.d3po.view.reset() }", mode)
         one.question()
-        nameless = one.root.locator("button, select, input, progress").evaluate_all("""(elements) => elements.filter((e) =>
+        nameless = one.root.locator(
+            "button, select, input, progress"
+        ).evaluate_all("""(elements) => elements.filter((e) =>
             !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.[0]?.textContent.trim())).map((e) => e.outerHTML)""")
         assert nameless == []
     assert one.root.get_attribute("role") == "group" and one.root.get_attribute("aria-label")
@@ -265,7 +300,10 @@ def test_what_was_chosen_is_told_by_more_than_colour(picker):
 
 def test_reduced_motion_is_respected(picker):
     one = asked(picker, candidates=2)
-    pane, duration = one.root.locator(".d3po-pane").first, "(e) => parseFloat(getComputedStyle(e).transitionDuration)"
+    pane, duration = (
+        one.root.locator(".d3po-pane").first,
+        "(e) => parseFloat(getComputedStyle(e).transitionDuration)",
+    )
     assert pane.evaluate(duration) > 0.01
     one.page.emulate_media(reduced_motion="reduce")
     assert pane.evaluate(duration) < 0.001

@@ -13,13 +13,31 @@ from tools.workflow import load, to_api
 PAIRS = {"clip"}
 CLEAN = {"clip", "beta", "weighting", "step_fraction", "guidance", "window_start", "window_end"}
 REWARDS = {"clip", "beta", "dpo_beta", "draws_per_set"}
-HIDDEN = {"D3PO": set(), "Diffusion-DPO": CLEAN, "IPO": PAIRS, "DPO with label smoothing": PAIRS,
-          "DPO with winner anchor": PAIRS, "Diffusion-SDPO": PAIRS, "beta-DPO": PAIRS, "MaPO": CLEAN | {"dpo_beta", "stop_kl"},
-          "Diffusion-KTO": PAIRS, "DDPO": REWARDS, "DPOK": REWARDS, "reward-weighted": {"clip", "beta", "dpo_beta"},
-          "supervised": {"clip", "beta", "dpo_beta"}}
+HIDDEN = {
+    "D3PO": set(),
+    "Diffusion-DPO": CLEAN,
+    "IPO": PAIRS,
+    "DPO with label smoothing": PAIRS,
+    "DPO with winner anchor": PAIRS,
+    "Diffusion-SDPO": PAIRS,
+    "beta-DPO": PAIRS,
+    "MaPO": CLEAN | {"dpo_beta", "stop_kl"},
+    "Diffusion-KTO": PAIRS,
+    "DDPO": REWARDS,
+    "DPOK": REWARDS,
+    "reward-weighted": {"clip", "beta", "dpo_beta"},
+    "supervised": {"clip", "beta", "dpo_beta"},
+}
 OF_SOME = set().union(*HIDDEN.values())
-OWN = {"beta": 7.0, "clip": 0.25, "dpo_beta": 1234.0, "weighting": "standardised", "draws_per_set": 9,
-       "step_fraction": 0.5, "guidance": "off (faster)"}
+OWN = {
+    "beta": 7.0,
+    "clip": 0.25,
+    "dpo_beta": 1234.0,
+    "weighting": "standardised",
+    "draws_per_set": 9,
+    "step_fraction": 0.5,
+    "guidance": "off (faster)",
+}
 BEFORE, LATER = 19, {"method", "adapter", "dropout", "evaluate_every", "patience", "stop_kl"}
 ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets"  # which Nodes 2.0 folds away
 TOASTS = ".p-toast-message, [data-testid='toast']"
@@ -36,7 +54,8 @@ class TrainStep:
     def build(cls, page, renderer):
         set_renderer(page, renderer)
         page.keyboard.press("Escape")
-        node = page.evaluate("""async (blank) => {
+        node = page.evaluate(
+            """async (blank) => {
             await app.loadGraphData(blank)
             const node = LiteGraph.createNode("D3POTrainStep")
             app.graph.add(node)
@@ -44,16 +63,22 @@ class TrainStep:
             Object.assign(app.canvas.ds, {scale: 0.8, offset: [0, 60]})
             app.canvas.setDirty(true, true)
             return String(node.id)
-        }""", BLANK)
+        }""",
+            BLANK,
+        )
         return cls(page, node, renderer).drawn()
 
     def js(self, expression, argument=None):
         """Evaluate a function of (the node, argument)."""
-        return self.page.evaluate(f"([id, argument]) => ({expression})(app.canvas.graph.getNodeById(id), argument)",
-                                  [self.node, argument])
+        return self.page.evaluate(
+            f"([id, argument]) => ({expression})(app.canvas.graph.getNodeById(id), argument)",
+            [self.node, argument],
+        )
 
     def drawn(self):
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         return self
 
     def remember(self):
@@ -62,12 +87,17 @@ class TrainStep:
 
     def click_widget(self, name):
         """In the canvas renderer."""
-        self.page.mouse.click(*self.js("""(node, name) => {
+        self.page.mouse.click(
+            *self.js(
+                """(node, name) => {
             const {y} = node.widgets.find((widget) => widget.name === name), {scale, offset} = app.canvas.ds
             const box = app.canvas.canvas.getBoundingClientRect()
             return [box.x + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
                     box.y + (node.pos[1] + y + 10 + offset[1]) * scale]
-        }""", name))
+        }""",
+                name,
+            )
+        )
 
     def choose(self, method):
         """Choose a method as a user does."""
@@ -102,18 +132,25 @@ class TrainStep:
         return self.js("(node) => Object.fromEntries(node.widgets.map(({name, value}) => [name, value]))")
 
     def set(self, **values):
-        self.js("""(node, values) => { for (const widget of node.widgets) {
-            if (widget.name in values) widget.value = values[widget.name] } }""", values)
+        self.js(
+            """(node, values) => { for (const widget of node.widgets) {
+            if (widget.name in values) widget.value = values[widget.name] } }""",
+            values,
+        )
 
     @property
     def hidden(self):
         """What a method hides. Nodes 2.0 folds the advanced ones away by itself."""
-        folded = self.js("(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced).map(({name}) => name)")
+        folded = self.js(
+            "(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced).map(({name}) => name)"
+        )
         return OF_SOME - set(self.shown) - set(folded if self.renderer != "canvas" else [])
 
     def sent(self):
         """The workflow as it is saved, and the inputs of its only train step in the API prompt that the page makes."""
-        saved, made = self.page.evaluate("async () => [app.rootGraph.serialize(), (await app.graphToPrompt()).output]")
+        saved, made = self.page.evaluate(
+            "async () => [app.rootGraph.serialize(), (await app.graphToPrompt()).output]"
+        )
         return saved, train_step(made)
 
     def shoot(self, name):
@@ -173,8 +210,9 @@ def test_a_method_keeps_its_values_and_the_others_over_saving_and_loading(step, 
         assert step.sent()[1] == sent
 
 
-@pytest.mark.parametrize("name", ["d3po_objective_loop", "d3po_picker_loop", "d3po_several_annotators",
-                                  "d3po_train_on_pairs"])
+@pytest.mark.parametrize(
+    "name", ["d3po_objective_loop", "d3po_picker_loop", "d3po_several_annotators", "d3po_train_on_pairs"]
+)
 def test_workflows_from_before_the_methods_are_as_they_were(step, name, object_info):
     workflow = load(ROOT / "example_workflows" / f"{name}.json")
     (node,) = [node for node in workflow["nodes"] if node["type"] == "D3POTrainStep"]
@@ -182,7 +220,7 @@ def test_workflows_from_before_the_methods_are_as_they_were(step, name, object_i
     del node["widgets_values"][BEFORE:]
     step.page.evaluate("async (workflow) => app.loadGraphData(workflow)", workflow)
     step.node = str(node["id"])
-    assert list(step.values.values())[:len(node["widgets_values"])] == node["widgets_values"]
+    assert list(step.values.values())[: len(node["widgets_values"])] == node["widgets_values"]
     assert step.values["method"] == "D3PO" and step.hidden == set()
     saved, sent = step.sent()
     for made in (to_api(workflow, object_info), to_api(saved, object_info)):
@@ -204,13 +242,17 @@ def test_undo_and_redo_bring_the_widgets_of_their_method(step):
 def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
     step.set(**OWN)
     step.choose("DDPO")
-    copy = TrainStep(step.page, step.js("""(node) => {
+    copy = TrainStep(
+        step.page,
+        step.js("""(node) => {
         app.canvas.selectNode(node)
         app.canvas.copyToClipboard()
         app.canvas.pasteFromClipboard()
         node.pos = [2000, 60]
         return String(app.canvas.graph._nodes.at(-1).id)
-    }"""), step.renderer)
+    }"""),
+        step.renderer,
+    )
     assert copy.node != step.node
     copy.js("(node) => { node.pos = [300, 60]; app.canvas.deselectAll() }")
     copy.drawn()
@@ -235,7 +277,11 @@ def test_in_a_subgraph(step, object_info):
     step.choose("DDPO")
     assert step.hidden == HIDDEN["DDPO"]
     saved, sent = step.sent()
-    assert sent == train_step(to_api(saved, object_info)) and sent.items() >= OWN.items() and sent["method"] == "DDPO"
+    assert (
+        sent == train_step(to_api(saved, object_info))
+        and sent.items() >= OWN.items()
+        and sent["method"] == "DDPO"
+    )
     step.choose("MaPO")
     assert step.sent()[1] == before
 
@@ -256,22 +302,29 @@ def test_a_linked_widget_stays_until_its_link_goes(step):
 
 # --- warnings ---
 
-WARNINGS = ["The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin rises: "
-            "the pictures may get worse. Use a method that holds on to the winner.",
-            "93% of the ratios are at the clamp (clip fraction), where they teach nothing."]
+WARNINGS = [
+    "The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin rises: "
+    "the pictures may get worse. Use a method that holds on to the winner.",
+    "93% of the ratios are at the clamp (clip fraction), where they teach nothing.",
+]
 
 
 @pytest.fixture
 def told(step):
     """Have the page hear of a run in which the node ended with these warnings."""
+
     def tell(prompt, warnings, cached=False):
-        step.page.evaluate("""async ([node, prompt_id, warnings, cached]) => {
+        step.page.evaluate(
+            """async ([node, prompt_id, warnings, cached]) => {
             const {api} = await import("/scripts/api.js")
             const tell = (name, detail) => api.dispatchEvent(new CustomEvent(name, {detail}))
             tell("execution_cached", {nodes: cached ? [node] : [], prompt_id, timestamp: 0})
             tell("executed", {node, display_node: node, prompt_id, output: {text: ["a report"], warnings}})
-        }""", [step.node, prompt, warnings, cached])
+        }""",
+            [step.node, prompt, warnings, cached],
+        )
         step.drawn()
+
     yield tell
     clear_toasts(step)
 
@@ -320,16 +373,22 @@ def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
 
 @pytest.mark.parametrize("kind", ["D3POSaveRun", "D3POPairPreference"])
 def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
-    step.node = step.page.evaluate("""(kind) => {
+    step.node = step.page.evaluate(
+        """(kind) => {
         const node = LiteGraph.createNode(kind)
         app.graph.add(node)
         return String(node.id)
-    }""", kind)
+    }""",
+        kind,
+    )
     widgets = "(node) => node.widgets.length"
     before, toasts = step.js(widgets), step.page.locator(TOASTS)
     told("first", ["The run 'my run' was left as it is"])
     toasts.first.wait_for()
-    assert "The run 'my run' was left as it is" in toasts.inner_text() and step.js("(node) => node.title") in toasts.inner_text()
+    assert (
+        "The run 'my run' was left as it is" in toasts.inner_text()
+        and step.js("(node) => node.title") in toasts.inner_text()
+    )
     told("second", ["The run 'my run' was left as it is"], cached=True)
     told("third", [])
     assert toasts.count() == 1 and step.js(widgets) == before
@@ -337,13 +396,18 @@ def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
 
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
-    graph = trained(dict(learning_rate=1e-2, weighting="paper", clip=0.01, epochs=10, seed=len(step.renderer)))
-    step.page.evaluate("""async (graph) => {
+    graph = trained(
+        dict(learning_rate=1e-2, weighting="paper", clip=0.01, epochs=10, seed=len(step.renderer))
+    )
+    step.page.evaluate(
+        """async (graph) => {
         await app.loadApiJson(graph, "warning")
         for (const {widgets} of app.graph._nodes) {
             for (const widget of widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed"
         }
-    }""", graph)
+    }""",
+        graph,
+    )
     step.node = "train"
     toasts = step.page.locator(TOASTS)
     assert "at the clamp" in run(step, host)["train"]["warnings"][-1]

@@ -10,7 +10,8 @@ from tests.web.test_look import SCREENSHOTS
 def queue(page, host, node_type, **values):
     """Put one node on an empty page and run it: (its id, history entry)."""
     before = set(host.get("/history"))
-    node = page.evaluate("""async ([blank, type, values]) => {
+    node = page.evaluate(
+        """async ([blank, type, values]) => {
         await app.loadGraphData(blank)
         const node = LiteGraph.createNode(type)
         app.graph.add(node)
@@ -19,9 +20,14 @@ def queue(page, host, node_type, **values):
         app.canvas.ds.reset()
         await app.queuePrompt(0, 1)
         return String(node.id)
-    }""", [BLANK, node_type, values])
-    page.wait_for_function("(id) => app.graph.getNodeById(id).widgets.some((one) => one.name === 'report')", arg=node,
-                           timeout=60_000)
+    }""",
+        [BLANK, node_type, values],
+    )
+    page.wait_for_function(
+        "(id) => app.graph.getNodeById(id).widgets.some((one) => one.name === 'report')",
+        arg=node,
+        timeout=60_000,
+    )
     return node, next_entry(page, host, before)
 
 
@@ -36,11 +42,14 @@ def shown(page, node, renderer):
     return field.first.input_value()
 
 
-@pytest.mark.parametrize("node_type, values, words", [
-    ("D3PODatasetStatistics", dict(dataset="not there"), "there is no dataset of this name yet"),
-    ("D3POManageRuns", {}, "run"),
-    ("D3POLoadSets", dict(dataset="not there"), "there is no dataset of this name yet"),
-])
+@pytest.mark.parametrize(
+    "node_type, values, words",
+    [
+        ("D3PODatasetStatistics", dict(dataset="not there"), "there is no dataset of this name yet"),
+        ("D3POManageRuns", {}, "run"),
+        ("D3POLoadSets", dict(dataset="not there"), "there is no dataset of this name yet"),
+    ],
+)
 def test_a_nodes_text_is_on_the_node_and_not_in_the_workflow(page, host, renderer, node_type, values, words):
     values = {name: unique(value) for name, value in values.items()}
     set_renderer(page, renderer)
@@ -49,7 +58,9 @@ def test_a_nodes_text_is_on_the_node_and_not_in_the_workflow(page, host, rendere
     assert words in text and text == entry["outputs"][node]["text"][0]
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"report_{node_type}_{renderer}.png".replace(" ", "_"))
-    saved = page.evaluate("(id) => app.graph.serialize().nodes.find((one) => String(one.id) === id).widgets_values", node)
+    saved = page.evaluate(
+        "(id) => app.graph.serialize().nodes.find((one) => String(one.id) === id).widgets_values", node
+    )
     sent = page.evaluate("async (id) => (await app.graphToPrompt()).output[id].inputs", node)
     assert text not in saved and "report" not in sent
     page.evaluate("(graph) => app.loadGraphData(graph)", page.evaluate("() => app.graph.serialize()"))

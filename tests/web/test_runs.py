@@ -34,13 +34,20 @@ def test_the_last_answer_continues_the_run_and_all_above_comes_from_the_cache(pi
     picker.focus()
     picker.answer_as(by_number)
     went_on = picker.next_run(before)
-    cached = [node for event, data in went_on["status"]["messages"] if event == "execution_cached" for node in data["nodes"]]
+    cached = [
+        node
+        for event, data in went_on["status"]["messages"]
+        if event == "execution_cached"
+        for node in data["nodes"]
+    ]
     assert picker.others["source"] in cached and outputs(went_on, picker.others["preview"])["images"]
 
 
 def test_a_run_goes_on_with_the_seed_it_had_although_the_widget_shows_the_next(picker, host):
     picker = picker(candidates=2, size=61, continue_when_done=True)
-    picker.js("(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }")
+    picker.js(
+        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+    )
     picker.run()
     shown = only(picker.sets)["set"]
     before = history(host)
@@ -83,7 +90,9 @@ def test_several_sets_of_one_run_are_judged_in_turn(picker, host):
 
 def test_two_queued_runs_are_both_there_to_judge(picker, host):
     picker = picker(candidates=2)
-    picker.js("(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }")
+    picker.js(
+        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+    )
     picker.js("() => app.queuePrompt(0, 2)")
     picker.until(lambda: len(picker.sets) == 2)
     picker.focus()
@@ -124,7 +133,9 @@ def test_an_answer_that_cannot_be_kept_is_told_and_can_be_given_again(picker, ho
     page.unroute("**/d3po/answer")
     picker.click("continue")
     went_on = picker.next_run(before)
-    assert outputs(went_on, picker.others["preview"])["images"] and history(host) - before == {went_on["prompt"][1]}
+    assert outputs(went_on, picker.others["preview"])["images"] and history(host) - before == {
+        went_on["prompt"][1]
+    }
     page.problems.clear()
 
 
@@ -134,8 +145,15 @@ def test_an_interrupt_ends_the_wait_at_once_and_the_next_job_runs(picker, host, 
     before = history(host)
     picker.run(wait=False)
     picker.question()
-    next_job = host.queue({"1": {"class_type": "TestCandidates", "inputs": {"seed": 1, "candidates": 2, "sets": 1, "size": 16}},
-                           "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 1]}}})
+    next_job = host.queue(
+        {
+            "1": {
+                "class_type": "TestCandidates",
+                "inputs": {"seed": 1, "candidates": 2, "sets": 1, "size": 16},
+            },
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 1]}},
+        }
+    )
     assert picker.queue()[1] == [next_job]
     began = time.monotonic()
     if how == "the picker's button":
@@ -178,7 +196,9 @@ def test_a_late_reply_of_the_server_does_not_bring_a_wait_back_that_is_over(pick
 
 def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
     picker = picker(candidates=2, when_missing="wait")
-    picker.js("(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }")
+    picker.js(
+        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+    )
     before = history(host)
     picker.js("() => app.queuePrompt(0, 2)")
     picker.question()
@@ -318,12 +338,24 @@ def test_a_run_that_waits_for_what_another_was_given_goes_on(picker, host):
     one.focus()
     one.press("1")
     one.until(lambda: len(history(host) - before) == 2)
-    assert {host.get("/history")[prompt]["status"]["status_str"] for prompt in history(host) - before} == {"success"}
+    assert {host.get("/history")[prompt]["status"]["status_str"] for prompt in history(host) - before} == {
+        "success"
+    }
 
 
 def test_a_run_that_no_page_queued_is_shown_on_none(picker, host):
     one = picker(candidates=2, size=40)
-    host.run({one.node: {"class_type": "D3POPairPreference", "inputs": {"trajectory": ["s", 0], "images": ["s", 1], "picks": ""}},
-              "s": {"class_type": "TestCandidates", "inputs": {"seed": 77, "candidates": 2, "sets": 1, "size": 16}}})
+    host.run(
+        {
+            one.node: {
+                "class_type": "D3POPairPreference",
+                "inputs": {"trajectory": ["s", 0], "images": ["s", 1], "picks": ""},
+            },
+            "s": {
+                "class_type": "TestCandidates",
+                "inputs": {"seed": 77, "candidates": 2, "sets": 1, "size": 16},
+            },
+        }
+    )
     one.run()
     assert len(one.sets) == 1 and one.question()

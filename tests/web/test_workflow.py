@@ -46,7 +46,9 @@ def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(pick
     picker.focus()
     picker.question()
     picker.press("1")
-    picker.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    picker.page.evaluate(
+        "() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()"
+    )
     done = picker.value
     assert done
     picker.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
@@ -89,7 +91,9 @@ def test_picks_of_other_sets_stay_and_come_back_with_their_set(picker):
     assert only(outputs(again, one.node)["d3po"])["judged"] is True
 
 
-def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can_be_seen(picker, host, renderer):
+def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can_be_seen(
+    picker, host, renderer
+):
     """No frontend shows a custom widget on a subgraph's node, and none shows one inside whose value comes from there."""
     outer = picker(candidates=2, size=36, renderer=renderer)
     path = outer.js("""(node) => {
@@ -105,11 +109,14 @@ def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can
     inner.root.wait_for()
     promote(inner, "picks", inner.part("status"))
     promote(inner, "when_missing", outer.page.get_by_text("when_missing", exact=True).first)
-    promoted = outer.page.evaluate("""(id) => {
+    promoted = outer.page.evaluate(
+        """(id) => {
         const {widgets} = app.rootGraph.getNodeById(id)
         widgets[0].value = "wait"
         return widgets.map(({name}) => name)
-    }""", path[0])
+    }""",
+        path[0],
+    )
     assert promoted == ["when_missing"]
     before = history(host)
     inner.run(wait=False)
@@ -129,18 +136,22 @@ def promote(inner, name, place):
         place.click(button="right")
         inner.page.get_by_role("menuitem", name=f"Promote Widget: {name}").click()
         return
-    inner.js("""async (node, name) => {
+    inner.js(
+        """async (node, name) => {
         app.canvas.draw(true, true)
         const {y} = node.widgets.find((widget) => widget.name === name)
         app.canvas.graph_mouse = [node.pos[0] + 60, node.pos[1] + y + 10]
         await app.extensionManager.command.execute("Comfy.Graph.ToggleWidgetPromotion")
-    }""", name)
+    }""",
+        name,
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
     outer = picker(candidates=3, size=49, renderer=renderer)
-    path = outer.js("""async (node, depth) => {
+    path = outer.js(
+        """async (node, depth) => {
         let inside = node, path = []
         for (let i = 0; i < depth; i++) {
             app.canvas.deselectAll?.()
@@ -149,15 +160,20 @@ def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
         }
         app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()
         return path
-    }""", depth)
+    }""",
+        depth,
+    )
     inner = Picker(outer.page, host, ":".join(path), **outer.others)
     assert len(path) == depth + 1
-    outer.page.evaluate("""async (path) => {
+    outer.page.evaluate(
+        """async (path) => {
         let graph = app.rootGraph
         for (const id of path.slice(0, -1)) graph = graph.getNodeById(id).subgraph
         app.canvas.openSubgraph ? app.canvas.openSubgraph(graph, app.rootGraph.getNodeById(path[0])) : app.canvas.setGraph(graph)
         app.canvas.ds.reset()
-    }""", path)
+    }""",
+        path,
+    )
     inner.run()
     inner.root.wait_for()
     inner.focus()
@@ -207,7 +223,10 @@ def test_picks_written_by_hand_are_shown_and_can_be_changed(picker):
     one = picker(candidates=3, size=45)
     one.run()
     name = only(one.sets)["set"]
-    one.js("(node, text) => { node.widgets[0].value = text }", json.dumps({"sets": {name: {"ranking": [2, 0, 1]}}}))
+    one.js(
+        "(node, text) => { node.widgets[0].value = text }",
+        json.dumps({"sets": {name: {"ranking": [2, 0, 1]}}}),
+    )
     one.until(lambda: one.kind == "done")
     one.drawn()
     assert one.shown()[0] == 2
@@ -215,11 +234,14 @@ def test_picks_written_by_hand_are_shown_and_can_be_changed(picker):
     one.press("[")
     left, right = one.question()
     one.press("3")
-    assert only(one.value.values())["ties"] == [sorted([left, right])] or {left, right} in map(set, only(one.value.values())["ties"])
+    assert only(one.value.values())["ties"] == [sorted([left, right])] or {left, right} in map(
+        set, only(one.value.values())["ties"]
+    )
 
 
 def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, browser, object_info):
     """Judged on one page, saved, opened in another browser profile, run: the same LoRA, bit for bit."""
+
     def load_example(page, workflow, run):
         for node in workflow["nodes"]:
             changes = {"D3POLoadRun": {0: run}, "D3POSaveRun": {0: run}}.get(node["type"], {})
@@ -236,10 +258,15 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
         prompt = to_api(workflow, object_info)
         for node in workflow["nodes"]:
             names = list(prompt.get(str(node["id"]), {"inputs": {}})["inputs"])
-            for name, value in {"D3POKSampler": {"steps": 3, "candidates": 2}, "D3POTrainStep": {"epochs": 2, "rank": 2}}.get(node["type"], {}).items():
+            for name, value in {
+                "D3POKSampler": {"steps": 3, "candidates": 2},
+                "D3POTrainStep": {"epochs": 2, "rank": 2},
+            }.get(node["type"], {}).items():
                 widgets = [n for n in names if not isinstance(prompt[str(node["id"])]["inputs"][n], list)]
                 place = widgets.index(name)
-                place += name != "seed" and "seed" in widgets[:place]  # control_after_generate has a place of its own
+                place += (
+                    name != "seed" and "seed" in widgets[:place]
+                )  # control_after_generate has a place of its own
                 node["widgets_values"][place] = value
         return workflow
 

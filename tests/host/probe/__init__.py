@@ -44,7 +44,10 @@ class Probe:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"value": (cls.KIND,), **cls.BESIDE}, "optional": {"nonce": ("STRING", {"default": ""})}}
+        return {
+            "required": {"value": (cls.KIND,), **cls.BESIDE},
+            "optional": {"nonce": ("STRING", {"default": ""})},
+        }
 
     def show(self, value, nonce="", **beside):
         return {"ui": {"text": [json.dumps(self.look(value, **beside))]}}
@@ -65,9 +68,13 @@ class ProbeModel(Probe):
             "training": [name for name, m in network.named_modules() if m.training][:3],
             "requires_grad": [name for name, p in network.named_parameters() if p.requires_grad][:3],
             "gradients": [name for name, p in network.named_parameters() if p.grad is not None][:3],
-            "hooks": [name for name, m in network.named_modules() if m._forward_hooks or m._forward_pre_hooks][:3],
-            "patches": sorted(model.patches), "object_patches": sorted(model.object_patches),
-            "injections": sorted(model.injections), "attachments": sorted(model.attachments),
+            "hooks": [
+                name for name, m in network.named_modules() if m._forward_hooks or m._forward_pre_hooks
+            ][:3],
+            "patches": sorted(model.patches),
+            "object_patches": sorted(model.object_patches),
+            "injections": sorted(model.injections),
+            "attachments": sorted(model.attachments),
             "in_training": comfy.model_management.in_training,
         }
 
@@ -88,10 +95,18 @@ class ProbeTrajectory(Probe):
         first, last = t.states[0], t.states[-1]
         pairs = [(a, b) for a in range(t.candidates) for b in range(a)]
         return {
-            "set_id": t.set_id, "model": t.model, "policy": t.policy, "settings": t.settings, "eta": t.kernel.eta,
-            "states": list(t.states.shape), "denoised": list(t.denoised.shape), "sigmas": t.sigmas.tolist(),
+            "set_id": t.set_id,
+            "model": t.model,
+            "policy": t.policy,
+            "settings": t.settings,
+            "eta": t.kernel.eta,
+            "states": list(t.states.shape),
+            "denoised": list(t.denoised.shape),
+            "sigmas": t.sigmas.tolist(),
             "dtypes": sorted({str(x.dtype) for x in (t.states, t.denoised, t.sigmas)}),
-            "noise_mean": noise.mean().item(), "noise_std": noise.std().item(), "noise_count": noise.numel(),
+            "noise_mean": noise.mean().item(),
+            "noise_std": noise.std().item(),
+            "noise_count": noise.numel(),
             "noise_apart": min((noise[:, a] - noise[:, b]).abs().mean().item() for a, b in pairs),
             "start_shared": all(torch.equal(first[0], x) for x in first),
             "ends_apart": min((last[a] - last[b]).abs().max().item() for a, b in pairs),
@@ -119,8 +134,11 @@ class ProbeFinished(Probe):
             kept = finished(model, lazy, recorded_noise=True)
         fresh, noise = finished(model, t), comfy.sample.prepare_noise(t.states[0, :1], t.settings["seed"])
         return {
-            "prediction": kept.prediction, "levels": [len(kept.sigmas), kept.sigmas.max().item()],
-            "first": t.sigmas[0].item(), "noise": list(kept.noise.shape), "fresh": fresh.noise is None,
+            "prediction": kept.prediction,
+            "levels": [len(kept.sigmas), kept.sigmas.max().item()],
+            "first": t.sigmas[0].item(),
+            "noise": list(kept.noise.shape),
+            "fresh": fresh.noise is None,
             "same": [torch.equal(kept.latents, t.states[-1]), torch.equal(fresh.latents, t.states[-1])],
             "named": [getattr(kept, name) == getattr(t, name) for name in ("set_id", "model", "settings")]
             + [kept.conditioning is t.conditioning],
@@ -138,24 +156,41 @@ class ProbePrompts(Probe):
         (text, options), host, sets = conditioning[0], of_pack("host"), []
         generator = torch.Generator().manual_seed(0)
         for number in range(20):
-            sides = [[[text, options | {"pooled_output": torch.randn(options["pooled_output"].shape, generator=generator)}]]
-                     for _ in range(2)]
+            sides = [
+                [
+                    [
+                        text,
+                        options
+                        | {"pooled_output": torch.randn(options["pooled_output"].shape, generator=generator)},
+                    ]
+                ]
+                for _ in range(2)
+            ]
             latents = torch.zeros(1, 16, 8, 8)
-            sets.append(host.clean_candidates(model, latents, f"set {number}", "", host.Conditioning(*sides, 3.0, latents, 0)))
+            sets.append(
+                host.clean_candidates(
+                    model, latents, f"set {number}", "", host.Conditioning(*sides, 3.0, latents, 0)
+                )
+            )
         x, sigma = torch.randn(1, 16, 8, 8, generator=generator), torch.tensor([0.5])
 
         def each(of):
             def work(session):
                 pairs = [(session.denoiser(one, guidance=1.0), session.unconditional(one)) for one in of]
                 return [[denoise(x, sigma) for denoise in pair] for pair in pairs + pairs[::-1]]
+
             return host.evaluate_inside(model, of, work, 1)
 
         together, some = each(sets), (0, 3, 15, 16, 19)
         alone = {number: each([sets[number]])[0] for number in some}
         seen = [one for pair in together[:20] for one in pair]
         return {
-            "same": all(torch.equal(one, other) for number in some for place in (number, 39 - number)
-                        for one, other in zip(together[place], alone[number])),
+            "same": all(
+                torch.equal(one, other)
+                for number in some
+                for place in (number, 39 - number)
+                for one, other in zip(together[place], alone[number])
+            ),
             "apart": min((a - b).abs().max().item() for i, a in enumerate(seen) for b in seen[:i]),
         }
 
@@ -197,16 +232,25 @@ class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
     def look(self, p):
-        return {"set_id": p.trajectory.set_id, "pairs": p.pairs, "source": p.source, "scores": p.scores,
-                "liked": p.liked}
+        return {
+            "set_id": p.trajectory.set_id,
+            "pairs": p.pairs,
+            "source": p.source,
+            "scores": p.scores,
+            "liked": p.liked,
+        }
 
 
 class ProbeLatent(Probe):
     KIND = "LATENT"
 
     def look(self, latent):
-        return {"shape": list(latent["samples"].shape), "sha": sha(latent["samples"]), "largest": latent["samples"].abs().max().item(),
-                "candidates": [sha(x) for x in latent["samples"]]}
+        return {
+            "shape": list(latent["samples"].shape),
+            "sha": sha(latent["samples"]),
+            "largest": latent["samples"].abs().max().item(),
+            "candidates": [sha(x) for x in latent["samples"]],
+        }
 
 
 class ProbeLossMap(Probe):
@@ -232,7 +276,7 @@ class SharedNoise:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0, "max": 2 ** 64 - 1})}}
+        return {"required": {"seed": ("INT", {"default": 0, "max": 2**64 - 1})}}
 
     def make(self, seed):
         return (self.Noise(seed),)
@@ -263,7 +307,13 @@ class TrapModel:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",), "error": (["memory", "error"],), "call": ("INT", {"default": 3})}}
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "error": (["memory", "error"],),
+                "call": ("INT", {"default": 3}),
+            }
+        }
 
     def set(self, model, error, call):
         calls = []
@@ -272,8 +322,11 @@ class TrapModel:
             if comfy.model_management.in_training:
                 calls.append(1)
                 if len(calls) == call:
-                    raise (comfy.model_management.OOM_EXCEPTION("out of memory, as a test") if error == "memory"
-                           else ArithmeticError("an error, as a test"))
+                    raise (
+                        comfy.model_management.OOM_EXCEPTION("out of memory, as a test")
+                        if error == "memory"
+                        else ArithmeticError("an error, as a test")
+                    )
             return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
         model = model.clone()
@@ -302,31 +355,74 @@ class Candidates:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0}), "candidates": ("INT", {"default": 4}),
-                             "sets": ("INT", {"default": 1, "max": 1000}), "size": ("INT", {"default": 64, "max": 4096})}}
+        return {
+            "required": {
+                "seed": ("INT", {"default": 0}),
+                "candidates": ("INT", {"default": 4}),
+                "sets": ("INT", {"default": 1, "max": 1000}),
+                "size": ("INT", {"default": 64, "max": 4096}),
+            }
+        }
 
     def make(self, seed, candidates, sets, size):
         pack, kernels = of_pack("candidates.trajectory"), of_pack("candidates.kernels")
         trajectories, images = [], []
         for index in range(sets):
             states = torch.zeros(3, candidates, 4, 8, 8)
-            trajectories.append(pack.Trajectory(
-                states=states, denoised=states[1:].clone(), sigmas=torch.tensor([2.0, 1.0, 0.0]),
-                kernel=kernels.Ancestral(1.0), set_id=text_sha([seed, index, candidates])[:16], model="none", policy="",
-                settings={}, conditioning=None))
-            images.append(torch.stack([self.stripes(seed, index, i, candidates, size) for i in range(candidates)]))
+            trajectories.append(
+                pack.Trajectory(
+                    states=states,
+                    denoised=states[1:].clone(),
+                    sigmas=torch.tensor([2.0, 1.0, 0.0]),
+                    kernel=kernels.Ancestral(1.0),
+                    set_id=text_sha([seed, index, candidates])[:16],
+                    model="none",
+                    policy="",
+                    settings={},
+                    conditioning=None,
+                )
+            )
+            images.append(
+                torch.stack([self.stripes(seed, index, i, candidates, size) for i in range(candidates)])
+            )
         return trajectories, images
 
     def stripes(self, seed, index, candidate, candidates, size):
         y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
         angle = math.pi * candidate / candidates
-        wave = 0.5 + 0.5 * torch.sin((6 + 3 * (index % 7)) * math.pi * (x * math.cos(angle) + y * math.sin(angle)))
+        wave = 0.5 + 0.5 * torch.sin(
+            (6 + 3 * (index % 7)) * math.pi * (x * math.cos(angle) + y * math.sin(angle))
+        )
         colour = torch.tensor(colorsys.hsv_to_rgb((candidate / candidates + 0.13 * seed) % 1, 0.7, 1.0))
-        grain = torch.rand(size, size, 1, generator=torch.Generator().manual_seed(seed + index))  # files as large as photos'
+        grain = torch.rand(
+            size, size, 1, generator=torch.Generator().manual_seed(seed + index)
+        )  # files as large as photos'
         return 0.12 + 0.8 * wave[..., None] * colour + 0.08 * grain
 
 
-NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (
-    ProbeModel, ProbeTrajectory, ProbeFinished, ProbePrompts, ProbePreferences, ProbeLatent, ProbeLossMap, SharedNoise,
-    SpoilTrajectory, TrapModel, ForeignLora, Candidates, AdapterMerge, ControlNet, ProbeControl,
-    ProbePolicies, ProbeFingerprints, ProbeTraining, ProbeFiles, Lora, PatchWithModel)}
+NODE_CLASS_MAPPINGS = {
+    f"Test{cls.__name__}": cls
+    for cls in (
+        ProbeModel,
+        ProbeTrajectory,
+        ProbeFinished,
+        ProbePrompts,
+        ProbePreferences,
+        ProbeLatent,
+        ProbeLossMap,
+        SharedNoise,
+        SpoilTrajectory,
+        TrapModel,
+        ForeignLora,
+        Candidates,
+        AdapterMerge,
+        ControlNet,
+        ProbeControl,
+        ProbePolicies,
+        ProbeFingerprints,
+        ProbeTraining,
+        ProbeFiles,
+        Lora,
+        PatchWithModel,
+    )
+}

@@ -31,8 +31,13 @@ class AdapterMerge:
         lora = pack("training.adapter")
         generator = torch.Generator().manual_seed(1)
         net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 20, 3, stride=2, padding=1), torch.nn.Conv2d(20, 36, 1), torch.nn.Flatten(2),
-            torch.nn.Linear(16, 24), torch.nn.Linear(24, 4, bias=False), torch.nn.Linear(4, 4))
+            torch.nn.Conv2d(3, 20, 3, stride=2, padding=1),
+            torch.nn.Conv2d(20, 36, 1),
+            torch.nn.Flatten(2),
+            torch.nn.Linear(16, 24),
+            torch.nn.Linear(24, 4, bias=False),
+            torch.nn.Linear(4, 4),
+        )
         merged, x = copy.deepcopy(net), torch.randn(2, 3, 8, 8, generator=generator)
         before = net(x)
         adapter = lora.Adapter(net, rank=2, alpha=3.0, targets=lora.TARGETS[-1], adapter=kind)
@@ -43,5 +48,7 @@ class AdapterMerge:
         file = lora.to_state_dict(adapter.weights(), 3.0, adapter=kind)
         for path, patch in comfy.lora.load_lora(file, keys).items():
             layer = merged.get_submodule(path)
-            layer.weight.data = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], layer.weight.data, path)
+            layer.weight.data = comfy.lora.calculate_weight(
+                [(1.0, patch, 1.0, None, None)], layer.weight.data, path
+            )
         return float((merged(x) - after).norm() / (after - before).norm())

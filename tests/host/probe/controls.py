@@ -18,13 +18,23 @@ class ControlNet:
         return {"required": {"model": ("MODEL",), "seed": ("INT", {"default": 0})}}
 
     def make(self, model, seed):
-        config = {name: value for name, value in model.model.model_config.unet_config.items() if name != "out_channels"}
+        config = {
+            name: value
+            for name, value in model.model.model_config.unet_config.items()
+            if name != "out_channels"
+        }
         config |= dict(hint_channels=3, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
         network, generator = comfy.cldm.cldm.ControlNet(**config), torch.Generator().manual_seed(seed)
         for parameter in network.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5
+            parameter.data = (
+                torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5
+            )
             parameter.requires_grad_(False)
-        return (comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device()),)
+        return (
+            comfy.controlnet.ControlNet(
+                network.eval(), load_device=comfy.model_management.get_torch_device()
+            ),
+        )
 
 
 class PatchWithModel:
@@ -40,7 +50,10 @@ class PatchWithModel:
         def __init__(self):
             device = comfy.model_management.get_torch_device()
             self.patcher = comfy.model_patcher.CoreModelPatcher(
-                torch.nn.Linear(1, 1), load_device=device, offload_device=comfy.model_management.unet_offload_device())
+                torch.nn.Linear(1, 1),
+                load_device=device,
+                offload_device=comfy.model_management.unet_offload_device(),
+            )
 
         def __call__(self, q, k, v, extra_options):
             return q + 0.1 * self.patcher.model(torch.tanh(q).mean(-1, keepdim=True)).to(q), k, v

@@ -63,7 +63,7 @@ def files(set_name):
 
     large = loras / "large.safetensors"
     with open(large, "wb") as file:
-        file.truncate(200 * 2 ** 20)
+        file.truncate(200 * 2**20)
     os.utime(large, ns=(next_time(), next_time()))
     names = [of_lora("large.safetensors")]
     with open(large, "r+b") as file:
@@ -71,7 +71,14 @@ def files(set_name):
         file.write(b"x")
     os.utime(large, ns=(next_time(), next_time()))
     names += [of_lora("large.safetensors") for _ in range(2)]
-    for path in (large, loras / "deep" / "b.safetensors", inputs / "p.png", outputs / "q.png", outputs / "r.png", latents):
+    for path in (
+        large,
+        loras / "deep" / "b.safetensors",
+        inputs / "p.png",
+        outputs / "q.png",
+        outputs / "r.png",
+        latents,
+    ):
         path.unlink()
     return {
         "lora written over": first != over, "lora renamed": first == same, "lora written back": first == back,
@@ -93,7 +100,7 @@ def listed_for(set_name):
     return sorted(set(listed))
 
 
-_times = iter(range(10 ** 18, 2 * 10 ** 18, 10 ** 9))
+_times = iter(range(10**18, 2 * 10**18, 10**9))
 
 
 def next_time():

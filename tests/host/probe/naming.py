@@ -21,9 +21,18 @@ class Lora:
 
     def patch(self, model, strength):
         model, generator = model.clone(), torch.Generator().manual_seed(0)
-        weights = {name: weight for name, weight in model.model.state_dict().items() if name.endswith("attn2.to_v.weight")}
-        model.add_patches({name: ("diff", (torch.randn(weight.shape, generator=generator) * weight.float().std(),))
-                           for name, weight in weights.items()}, strength)
+        weights = {
+            name: weight
+            for name, weight in model.model.state_dict().items()
+            if name.endswith("attn2.to_v.weight")
+        }
+        model.add_patches(
+            {
+                name: ("diff", (torch.randn(weight.shape, generator=generator) * weight.float().std(),))
+                for name, weight in weights.items()
+            },
+            strength,
+        )
         return (model,)
 
 
@@ -36,6 +45,7 @@ def with_(model, act):
 def guiding(scale):
     def function(args):
         return args["denoised"] * scale
+
     return function
 
 
@@ -52,14 +62,23 @@ def policies(name, model):
         return name(with_(model, lambda m: m.model_options["transformer_options"].update(values)))
 
     def sampling(zsnr):
-        kind = type("Advanced", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION), {})
-        return name(with_(model, lambda m: m.add_object_patch("model_sampling", kind(model.model.model_config, zsnr=zsnr))))
+        kind = type(
+            "Advanced", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION), {}
+        )
+        return name(
+            with_(
+                model,
+                lambda m: m.add_object_patch("model_sampling", kind(model.model.model_config, zsnr=zsnr)),
+            )
+        )
 
     names = set()
     for _ in range(50):  # functions that come and go, and so are made where others were
         names.add(name(with_(model, lambda m: m.set_model_sampler_post_cfg_function(guiding(1.0)))))
         gc.collect(0)
-    empty = with_(model, lambda m: m.model_options["transformer_options"].update(wrappers={"x": {}}, patches={"a": []}))
+    empty = with_(
+        model, lambda m: m.model_options["transformer_options"].update(wrappers={"x": {}}, patches={"a": []})
+    )
     return {
         "plain": name(model), "clone": name(guided) == name(guided.clone()), "lora keeps patches": beside[0] == beside[1],
         "weights differ": name(guided) != name(lora), "another function": beside[0] != beside[2],
@@ -117,6 +136,7 @@ def training(host, model):
         after.append(comfy.model_management.in_training)
     comfy.model_management.in_training = False
     sets = [SimpleNamespace(latent_shape=shape) for shape in ((2, 4, 8, 8), (4, 4, 8, 8), (2, 4, 16, 16))]
-    return {"in training": after, "largest": [host.largest_pass(sets[:2], 0), host.largest_pass(sets, 0),
-                                              host.largest_pass(sets, 1)]}
-
+    return {
+        "in training": after,
+        "largest": [host.largest_pass(sets[:2], 0), host.largest_pass(sets, 0), host.largest_pass(sets, 1)],
+    }
