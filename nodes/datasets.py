@@ -65,7 +65,7 @@ class ImageSet:
     """A set of which there are only images: nothing to train D3PO on, but something to judge."""
 
     set_id: str
-    candidates: int
+    count: int
 
 
 def datasets_root():

@@ -6,7 +6,6 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core.candidates.images import CleanCandidates
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.training import implicit
 from ..d3po_core.training.randomness import generator_of
@@ -264,7 +263,7 @@ class D3POImplicitAccuracy(io.ComfyNode):
         judged = [p for p in preferences if p.pairs]
         if not judged:
             return nothing(cls, "There is no strict preference to measure on yet")
-        sets = [p.trajectory for p in judged]
+        sets = [p.candidates for p in judged]
         require_same_model(model, require_tuned(model, tuned), sets)
         rewards = measure(model, tuned, sets, draws[0], seed[0])
         margins = [
@@ -297,12 +296,10 @@ def measure(model, tuned, sets, draws, seed, beta=implicit.BETA):
 
     All sets go through one model and then through the other, as changing the weights takes long.
     """
-    bar = comfy.utils.ProgressBar(2 * draws * sum(s.candidates for s in sets))
+    bar = comfy.utils.ProgressBar(2 * draws * sum(s.count for s in sets))
 
     def work(session):
-        return [
-            errors(session, s if isinstance(s, CleanCandidates) else host.finished(model, s)) for s in sets
-        ]
+        return [errors(session, host.finished(model, s)) for s in sets]
 
     def errors(session, clean):
         denoise = session.denoiser(clean, guidance=1.0)

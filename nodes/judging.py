@@ -35,9 +35,9 @@ def preferred_and_rejected(preferences, images):
 
 
 def require_one_image_each(trajectory, images):
-    if len(images) != trajectory.candidates:
+    if len(images) != trajectory.count:
         raise ValueError(
-            f"images: there are {len(images)} images for {trajectory.candidates} candidates; wire the "
+            f"images: there are {len(images)} images for {trajectory.count} candidates; wire the "
             "sampler's latent through VAE Decode to this input"
         )
 

@@ -159,7 +159,7 @@ class D3POPairPreference(io.ComfyNode):
             require_one_image_each(recorded, batch)
         judgements = {recorded.set_id: judgement_of(picks[0], recorded.set_id) for recorded in trajectory}
         shown = [
-            {"set": recorded.set_id, "candidates": recorded.candidates, "images": cls.previews(batch)}
+            {"set": recorded.set_id, "candidates": recorded.count, "images": cls.previews(batch)}
             for recorded, batch in zip(trajectory, images)
         ]
         missing = [told for told in shown if judgements[told["set"]] is None]
@@ -232,7 +232,7 @@ class D3POPairPreference(io.ComfyNode):
         if judgement is None:
             return *[ExecutionBlocker(None)] * 4, name
         try:
-            pairs = pairs_from_judgement(judgement, trajectory.candidates)
+            pairs = pairs_from_judgement(judgement, trajectory.count)
         except ValueError as error:
             raise ValueError(f"picks: set {name}: {error}") from error
         preferences = Preferences(
@@ -240,6 +240,6 @@ class D3POPairPreference(io.ComfyNode):
             tuple(pairs),
             source=PICKS,
             scores=scores_from_judgement(judgement),
-            liked=liked_from_judgement(judgement, trajectory.candidates),
+            liked=liked_from_judgement(judgement, trajectory.count),
         )
         return preferences, *preferred_and_rejected(preferences, images), len(pairs), name

@@ -1,6 +1,7 @@
 """Judged images that come without a trajectory: latents, and the noise that Diffusion-DPO puts on them."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -11,7 +12,7 @@ PREDICTIONS = ("epsilon", "v", "flow")
 
 @dataclass
 class CleanCandidates:
-    """N images of one prompt as latents, wherever they come from. Stands where a Trajectory does in Preferences.
+    """N images of one prompt as latents, wherever they come from. Stand where a Trajectory does in Preferences.
 
     latents  [N, C, H, W] float32 in the model's own latent space: what its sampler ends with at sigma 0
     sigmas   [K] float32, above 0: the noise levels of the model; for flow not above 1
@@ -27,6 +28,8 @@ class CleanCandidates:
     2605.09433), made for flow models, whose paths are nearly straight. It holds the more, the less noise the sampler's
     steps add.
     """
+
+    recorded: ClassVar[bool] = False
 
     latents: torch.Tensor | LazyTensor
     sigmas: torch.Tensor
@@ -51,7 +54,7 @@ class CleanCandidates:
                 f"the noise levels of a flow model must not be above 1, but one is {self.sigmas.max():g}"
             )
         if self.noise is not None:
-            if len(self.noise) not in (1, self.candidates) or self.noise.shape[1:] != self.latents.shape[1:]:
+            if len(self.noise) not in (1, self.count) or self.noise.shape[1:] != self.latents.shape[1:]:
                 raise ValueError(
                     f"noise {list(self.noise.shape)} does not fit latents {list(self.latents.shape)}"
                 )
@@ -60,13 +63,18 @@ class CleanCandidates:
             self.noise = self.noise[:1].clone()
 
     @property
-    def candidates(self):
+    def count(self) -> int:
+        """N"""
         return self.latents.shape[0]
 
     @property
     def latent_shape(self):
         """[N, C, H, W] of the candidates."""
         return self.latents.shape
+
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x [1, C, H, W], sigma 0-d): the first one as it is, at the noise level halfway."""
+        return self.latents[:1], self.sigmas[len(self.sigmas) // 2]
 
     def noised(self, x0, sigma, noise):
         """x at noise level sigma (0-d), in the coordinates of the model's denoiser and shaped as x0.

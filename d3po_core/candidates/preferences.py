@@ -2,33 +2,61 @@
 
 from dataclasses import dataclass
 from statistics import mean
+from typing import ClassVar, Protocol
 
-from .images import CleanCandidates
+import torch
+
 from .judgement import check_candidates
-from .trajectory import Trajectory
+
+
+class Candidates(Protocol):
+    """What can be judged and trained on: N candidates of one prompt, a Trajectory or CleanCandidates.
+
+    recorded      whether the steps that led to them are there, to be learned from; else noise is put on them
+    count         N
+    latent_shape  [N, C, H, W]
+    sigmas        [K] float32, the noise levels of what is learned from
+    set_id, model, settings, conditioning  as a Trajectory's
+    """
+
+    recorded: ClassVar[bool]
+    sigmas: torch.Tensor
+    set_id: str
+    model: str
+    settings: dict
+    conditioning: object
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def latent_shape(self) -> torch.Size: ...
+
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x [1, C, H, W], sigma 0-d): something for the denoiser to look at, halfway through the noise levels."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """One judged set: its candidates, recorded or without a trajectory, and what was said of them.
+    """One judged set: its candidates, and what was said of them.
 
     pairs   the strict ones, (winner, loser), for losses of pairs
     scores  one for each candidate, higher is better, None where there is none; () where only comparisons are known
     liked   True (thumb up), False (thumb down) or None for each candidate; () where nobody said
     """
 
-    trajectory: Trajectory | CleanCandidates
+    candidates: Candidates
     pairs: tuple[tuple[int, int], ...]
     source: str = ""
     scores: tuple[float | None, ...] = ()
     liked: tuple[bool | None, ...] = ()
 
     def __post_init__(self):
-        check_candidates(self.pairs, self.trajectory.candidates)
+        check_candidates(self.pairs, self.candidates.count)
         for name in ("scores", "liked"):
             given = getattr(self, name)
-            if given and len(given) != self.trajectory.candidates:
-                raise ValueError(f"{len(given)} {name} for {self.trajectory.candidates} candidates")
+            if given and len(given) != self.candidates.count:
+                raise ValueError(f"{len(given)} {name} for {self.candidates.count} candidates")
 
     @property
     def rewards(self):

@@ -1,9 +1,12 @@
 """The recorded candidates of one prompt: every latent on the way from noise to image, and how it came about."""
 
+import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -107,6 +110,8 @@ class Trajectory:
     states and denoised are LazyTensors where the trajectory was opened rather than loaded.
     """
 
+    recorded: ClassVar[bool] = True
+
     states: torch.Tensor | LazyTensor
     denoised: torch.Tensor | LazyTensor
     sigmas: torch.Tensor
@@ -130,7 +135,8 @@ class Trajectory:
             )
 
     @property
-    def candidates(self):
+    def count(self) -> int:
+        """N"""
         return self.states.shape[1]
 
     @property
@@ -144,6 +150,16 @@ class Trajectory:
         return [
             i for i in range(len(self.sigmas) - 1) if self.kernel.std(self.sigmas[i], self.sigmas[i + 1]) > 0
         ]
+
+    @cached_property
+    def ending(self) -> bytes:
+        """Names a recording by what it ended with: one that is read from disk again is known again."""
+        return hashlib.sha256(self.states[-1].cpu().contiguous().numpy()).digest()
+
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x [1, C, H, W], sigma 0-d) of the first candidate, halfway."""
+        middle = len(self.sigmas) // 2
+        return self.states[middle, :1], self.sigmas[middle]
 
     def save(self, path):
         """Write tensors and settings, without the conditioning, to a safetensors file. A contiguous tensor is written

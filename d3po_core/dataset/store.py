@@ -264,8 +264,8 @@ class Dataset:
             return None
         with self._files.reading(set_id, row["trajectory"], row["trajectory_bytes"]) as path:
             trajectory = Trajectory.open(path)
-            if (trajectory.set_id, trajectory.candidates) != (set_id, row["candidates"]):
-                raise ValueError(f"it holds {trajectory.candidates} candidates of set {trajectory.set_id!r}")
+            if (trajectory.set_id, trajectory.count) != (set_id, row["candidates"]):
+                raise ValueError(f"it holds {trajectory.count} candidates of set {trajectory.set_id!r}")
         return trajectory
 
     def conditioning(self, set_id):
@@ -507,7 +507,7 @@ def _agreed_candidates(trajectory, images, candidates):
         raise ValueError(f"images must be [N, H, W, 3], got {list(images.shape)}")
     counts = {
         "candidates": candidates,
-        "trajectory": trajectory and trajectory.candidates,
+        "trajectory": trajectory and trajectory.count,
         "images": None if images is None else len(images),
     }
     given = {name: count for name, count in counts.items() if count is not None}

@@ -23,9 +23,9 @@ def trained_on(preferences):
     one of how it was made."""
     return [
         {
-            "set": p.trajectory.set_id,
+            "set": p.candidates.set_id,
             "said": said(p.pairs, p.scores, p.liked),
-            "made": name_of(p.trajectory.settings),
+            "made": name_of(p.candidates.settings),
         }
         for p in preferences
     ]

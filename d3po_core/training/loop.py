@@ -2,16 +2,14 @@
 LoRA adapter."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 
-from ..candidates.images import CleanCandidates
-from ..candidates.preferences import Preferences
+from .evaluation import evaluate
+from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
-from .methods import METHODS, NOISED, RECORDED
+from .methods import METHODS, Method
 from .optimizers import (
     Ema,
     learning_rate_factor,
@@ -23,33 +21,11 @@ from .optimizers import (
 from .randomness import forked, generator_of, seed
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
-from .terms import NoisedDraw, TrajectoryStep, Values, accuracy
-
-RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
+from .terms import Term, Values
 
 
 class NonFiniteLoss(ValueError):
     """The loss or its gradient is not finite. The update was not made: the LoRA is as it was before it."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A judged set and the denoiser of its prompt: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients.
-
-    Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
-    unconditional denoises without the prompt, for caption dropout; without it the prompt is never dropped.
-    own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA as it is when
-    training begins is taken for that policy.
-    """
-
-    preferences: Preferences
-    denoise: Callable
-    unconditional: Callable | None = None
-    own_sampler: bool = False
-
-    @property
-    def trajectory(self):
-        return self.preferences.trajectory
 
 
 class Trainer:
@@ -76,25 +52,14 @@ class Trainer:
             settings.optimizer, adapter.parameters(), settings.learning_rate, settings.weight_decay
         )
         self.ema = Ema(settings.ema) if settings.ema else None
-        self.reference = Reference(adapter, reference_policy, self._denoise)
+        passes = device, settings.candidates_per_pass
+        self.reference = Reference(adapter, reference_policy, *passes)
         # held against the round's start, they are one
-        self.sampler = (
-            self.reference
-            if settings.reference == "round start"
-            else Reference(adapter, start_policy, self._denoise)
-        )
+        at_start = settings.reference == "round start"
+        self.sampler = self.reference if at_start else Reference(adapter, start_policy, *passes)
         self.begin_round()
 
     # --- the loop ---
-
-    def updates_in(self, examples):
-        """How many updates `fit` makes, if it is not stopped."""
-        return self.settings.epochs * self._updates_per_epoch(len(self._judged(examples)))
-
-    def steps_in(self, examples, start=0):
-        """How many denoising steps (or noised draws) `fit` trains on, from update `start` of it on."""
-        terms = {i: self._terms_in(examples[i].trajectory) for i in self._judged(examples)}
-        return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
     def fit(
         self,
@@ -120,37 +85,24 @@ class Trainer:
         Raises ValueError if no example has what the method learns from, NonFiniteLoss before a step that would spoil
         the LoRA.
         """
-        history, judged = list(history), self._judged(examples)
-        self._require_learnable(examples, judged)
-        updates = self.settings.epochs * self._updates_per_epoch(len(judged))
-        if len(history) > updates:
-            raise ValueError(
-                f"training cannot go on after update {len(history)}: these sets and settings make {updates}"
-            )
-        if history and round_start is None and self._needs_round_start:
-            raise ValueError(
-                "training cannot go on without the LoRA as it was at the round's start, its reference"
-            )
+        history, learnable = list(history), self._learnable(examples)
+        updates = self.settings.epochs * self._updates_per_epoch(len(learnable))
+        self._require_fit(examples, learnable, history, updates, round_start)
         self.begin_round(round_start)
         if not history:
             self.loss_scale = self._first_loss_scale
-        for batch in self._batches(judged, len(history)):
+        for batch in self._batches(learnable, len(history)):
             if history and stop and stop(history):
                 break
             self._set_learning_rate(len(history), updates)
             history.append(self.update([examples[i] for i in batch], on_step))
             if held_out and evaluate_every and len(history) % evaluate_every == 0:
-                history[-1] |= self.evaluate(held_out)
+                history[-1] |= evaluate(self, held_out)
             if after_update:
                 after_update(history)
         if held_out and "held-out pairs" not in history[-1]:
-            history[-1] = history[-1] | self.evaluate(held_out)
+            history[-1] = history[-1] | evaluate(self, held_out)
         return history
-
-    def _require_learnable(self, examples, judged):
-        if not judged:
-            raise ValueError(f"preferences: there is nothing to learn from: {self.method.wanted}")
-        require_kind(self.settings.method, [examples[i].trajectory for i in judged])
 
     def update(self, batch, on_step=lambda: None):
         """One optimizer step over a batch of examples: its metrics, floats by name.
@@ -184,24 +136,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.settings.learning_rate
 
-    def _gradient(self, batch, on_step):
+    def _gradient(self, batch: Sequence[Example], on_step: Callable) -> tuple[dict, torch.Tensor]:
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
         settings, sums, shares = self.settings, defaultdict(float), defaultdict(float)
-        parts = sum(self.method.parts(example.preferences) for example in batch)
+        sets = [self.judged(example) for example in batch]
+        parts = sum(one.parts for one in sets)
         with forked(self.device), torch.enable_grad():
             seed(self._seed(self.step), self.device)
-            for example in batch:
-                generator = generator_of(settings.seed, self.step, example.trajectory.set_id)
-                share = self.method.parts(example.preferences) / parts / self._terms_in(example.trajectory)
-                for term in self._terms(
-                    example,
-                    generator,
-                    settings.draws_per_set,
-                    settings.caption_dropout,
-                    self.method,
-                    self._trained_steps(example.trajectory, generator),
-                ):
+            for one in sets:
+                share = one.parts / parts / one.terms_in(one.candidates, settings)
+                for term in one.drawn(generator_of(settings.seed, self.step, one.candidates.set_id)):
                     for name, value in self._accumulate(term, share).items():
                         sums[name] += share * value
                         shares[name] += share
@@ -212,17 +157,17 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), settings.max_grad_norm)
         return {name: sums[name] / shares[name] for name in sums}, norm
 
-    def _accumulate(self, term, share):
+    def _accumulate(self, term: Term, share: float) -> dict[str, torch.Tensor]:
         """Add share * d loss / d LoRA of one term; its metrics as 0-d tensors."""
         term.usual_margin = self.usual_margin
-        chunks = self._chunks(term)
+        chunks = term.chunks()
         if len(chunks) == 1:
             values = term.values(slice(None))
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
         else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
             first = int(torch.randint(2**62, ()))  # so that a chunk's dropout is the same both times
-            values = self._values(term, first)
+            values = term.all_values(first)
             inputs = [value.requires_grad_() for value in values[:3] if value is not None]
             value = term.loss(values)
             slopes = torch.autograd.grad(self.loss_scale * share * value, inputs, allow_unused=True)
@@ -236,151 +181,40 @@ class Trainer:
                 ).backward()
         return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
 
-    # --- looking without touching ---
-
-    def evaluate(self, examples, draws=8):
-        """How well the LoRA ranks pairs that it was not trained on, by the margin of its implicit rewards.
-
-        A pair's margin is the mean over every random step of its trajectory, or over `draws` noised draws, which are
-        the same at every call and in every run. Nothing changes, and no gradient is made.
-
-        "held-out accuracy"  share of the pairs with a margin above 0, ties counting half
-        "held-out margin"    mean of the margins; also by quarter of the noise schedule
-        "held-out KL to reference"  mean over steps and candidates
-        "held-out pairs"     how many there are; without any the others are left out
-        """
-        margins, by_quarter, kls = [], defaultdict(list), []
-        for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
-            terms = list(
-                self._terms(
-                    example,
-                    generator_of(example.trajectory.set_id),
-                    draws,
-                    caption_dropout=0.0,
-                    method=RANKING,
-                    steps=getattr(example.trajectory, "actions", None),
-                )
-            )
-            of_terms = []
-            with forked(self.device), self.adapter.using(self.trained()):  # without dropout
-                for term in terms:
-                    values = self._values(term)
-                    of_terms.append(term.margin(values.log_ratio).cpu())
-                    by_quarter[term.quarter].append(of_terms[-1])
-                    kls.append(values.kl.mean().cpu())
-            margins.append(torch.stack(of_terms).mean(0))
-        if not margins:
-            return {"held-out pairs": 0}
-        margins = torch.cat(margins)
-        return {
-            "held-out accuracy": float(accuracy(margins).mean()),
-            "held-out margin": float(margins.mean()),
-            "held-out KL to reference": float(torch.stack(kls).mean()),
-            "held-out pairs": len(margins),
-        } | {
-            f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
-            for quarter in sorted(by_quarter)
-        }
-
-    def trained(self):
-        """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
-        averaged = self.ema.weights() if self.ema else {}
-        with self.adapter.using(averaged or trained_weights(self.optimizer, self.adapter.named_parameters())):
-            return self.adapter.weights()
-
-    # --- the terms of the loss ---
-
-    def _terms(self, example, generator, draws, caption_dropout, method, steps):
-        """`draws` noised draws of an example, or where it has a trajectory these steps of it."""
-        candidates = example.trajectory
-
-        def denoise(x, sigma, by=example.denoise):
-            return by(x, sigma.to(x).expand(len(x)))
-
-        def reference(by):
-            def denoise(x, sigma):
-                with self.reference.acting():
-                    return self._in_passes(by, x, sigma)
-
-            return denoise
-
-        if isinstance(candidates, CleanCandidates):
-            for sigma, noise in candidates.draws(draws, generator):
-                by = example.denoise
-                if (
-                    caption_dropout
-                    and example.unconditional
-                    and torch.rand((), generator=generator) < caption_dropout
-                ):
-                    by = example.unconditional
-                yield NoisedDraw(
-                    example,
-                    sigma,
-                    noise,
-                    reference(by),
-                    partial(denoise, by=by),
-                    method,
-                    self.settings,
-                    self.device,
-                )
-        else:
-            ref_x0 = self.reference.along(example)
-            sampled_x0 = self._sampled_x0(example) if method.sampler else lambda i: None
-            for i in steps:
-                yield TrajectoryStep(
-                    example, i, ref_x0(i), sampled_x0(i), denoise, method, self.settings, self.device
-                )
-
-    def _sampled_x0(self, example):
-        """i -> x0 at step i of the example's trajectory by the policy that sampled, [N, C, H, W]."""
-        return example.trajectory.denoised.__getitem__ if example.own_sampler else self.sampler.along(example)
-
-    def _terms_in(self, candidates):
-        """How many terms an update has of an example with these candidates."""
-        if isinstance(candidates, CleanCandidates):
-            return self.settings.draws_per_set
-        return _share(self._window(candidates), self.settings.step_fraction)
-
-    def _trained_steps(self, candidates, generator):
-        """The steps of a trajectory that an update trains on, drawn from its window; None where there are no steps."""
-        if isinstance(candidates, CleanCandidates):
-            return None
-        window = self._window(candidates)
-        drawn = torch.randperm(len(window), generator=generator)[
-            : _share(window, self.settings.step_fraction)
-        ]
-        return sorted(window[i] for i in drawn.tolist())
-
-    def _window(self, trajectory):
-        """Its random steps within the settings' window."""
-        start, end, steps = self.settings.window_start, self.settings.window_end, len(trajectory.sigmas) - 1
-        window = [i for i in trajectory.actions if start <= i / steps < end]
-        if not window:
-            raise ValueError(
-                f"window_start, window_end: none of the {steps} recorded steps lies between {start:g} and "
-                f"{end:g} of the way, or it is not random. Widen the window"
-            )
-        return window
-
-    def _values(self, term, first=0):
-        """The Values of all of a term's candidates without gradients; chunk after chunk has its own dropout."""
-        parts = []
-        with torch.no_grad():
-            for number, chunk in enumerate(self._chunks(term)):
-                seed(first + number, self.device)
-                parts.append(term.values(chunk))
-        return Values.joined(parts)
-
-    def _chunks(self, term):
-        return torch.arange(len(term.candidates)).split(
-            self.settings.candidates_per_pass or len(term.candidates)
-        )
+    def judged(self, example: Example, method: Method | None = None) -> JudgedSet:
+        """An example as the method learns from it."""
+        made = kind_of(example.candidates)
+        return made(example, method or self.method, self.settings, self.reference, self.sampler)
 
     # --- the order of examples ---
 
-    def _judged(self, examples):
+    def updates_in(self, examples):
+        """How many updates `fit` makes, if it is not stopped."""
+        return self.settings.epochs * self._updates_per_epoch(len(self._learnable(examples)))
+
+    def steps_in(self, examples, start=0):
+        """How many denoising steps (or noised draws) `fit` trains on, from update `start` of it on."""
+        sets = {i: examples[i].candidates for i in self._learnable(examples)}
+        terms = {i: kind_of(one).terms_in(one, self.settings) for i, one in sets.items()}
+        return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
+
+    def _require_fit(self, examples, learnable, history, updates, round_start):
+        """Raise ValueError where there is nothing to learn from, or no telling how a fit that was stopped goes on."""
+        if not learnable:
+            raise ValueError(f"preferences: there is nothing to learn from: {self.method.wanted}")
+        require_kind(self.settings.method, (examples[i].candidates for i in learnable))
+        if len(history) > updates:
+            raise ValueError(
+                f"training cannot go on after update {len(history)}: these sets and settings make {updates}"
+            )
+        if history and round_start is None and self._needs_round_start:
+            raise ValueError(
+                "training cannot go on without the LoRA as it was at the round's start, its reference"
+            )
+
+    def _learnable(self, examples):
         """Indices of the examples that the method can learn from."""
-        return [i for i in range(len(examples)) if self.method.candidates(examples[i].preferences)]
+        return [i for i in range(len(examples)) if self.method.taking_part(examples[i].preferences)]
 
     def _updates_per_epoch(self, judged):
         return -(-judged // self.settings.sets_per_update)
@@ -417,6 +251,12 @@ class Trainer:
     def _needs_round_start(self):
         return self.method.sampler or self.settings.reference == "round start"
 
+    def trained(self):
+        """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
+        averaged = self.ema.weights() if self.ema else {}
+        with self.adapter.using(averaged or trained_weights(self.optimizer, self.adapter.named_parameters())):
+            return self.adapter.weights()
+
     def state(self):
         """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have.
 
@@ -451,35 +291,6 @@ class Trainer:
     def _seed(self, step):
         return (self.settings.seed * 1_000_003 + step) % 2**63
 
-    def _denoise(self, example, x, sigma):
-        """x0 of any number of candidates of an example."""
-        return self._in_passes(example.denoise, x, sigma)
-
-    def _in_passes(self, denoise, x, sigma):
-        """x0 of any number of candidates, in passes of as many as the settings say."""
-        return torch.cat(
-            [
-                denoise(part, sigma.to(part).expand(len(part)))
-                for part in x.to(self.device).split(self.settings.candidates_per_pass or len(x))
-            ]
-        )
-
-
-def require_kind(method, candidates):
-    """Raise ValueError where a method, by its name, cannot learn from one of these Trajectories or CleanCandidates."""
-    terms, kinds = METHODS[method].terms, {isinstance(one, CleanCandidates) for one in candidates}
-    if terms == RECORDED and True in kinds:
-        raise ValueError(
-            f"method: {method} learns from recorded steps, and some of these candidates are images alone. Choose "
-            "another method, such as Diffusion-DPO, or record candidates with D3PO KSampler"
-        )
-    if terms == NOISED and False in kinds:
-        raise ValueError(f"method: {method} learns from noised images, not from recorded steps")
-
 
 def _of(prefix, tensors):
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def _share(actions, fraction):
-    return max(1, round(fraction * len(actions)))

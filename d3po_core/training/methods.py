@@ -32,7 +32,7 @@ class Method:
     clamps: bool = False
     beta: bool = True
 
-    def candidates(self, preferences):
+    def taking_part(self, preferences):
         """Indices of the candidates that take part, sorted; none where there is nothing to learn."""
         if self.of == PAIRS:
             return sorted({candidate for pair in preferences.pairs for candidate in pair})
@@ -41,10 +41,6 @@ class Method:
             return sorted(rewards) if len(set(rewards.values())) > 1 else []
         labels = preferences.labels
         return sorted(candidate for candidate, liked in labels.items() if liked or self.of == LABELS)
-
-    def parts(self, preferences):
-        """How many pairs or candidates the loss is a mean over."""
-        return len(preferences.pairs) if self.of == PAIRS else len(self.candidates(preferences))
 
     @property
     def unused(self):
@@ -123,17 +119,19 @@ def mapo(term, values):
 
 
 def kto(term, values):
-    return losses.kto(values.log_ratio, term.liked, values.kl, term.beta)
+    return losses.kto(values.log_ratio, term.judged.liked, values.kl, term.beta)
 
 
 def ddpo(term, values):
-    return losses.ddpo(values.sampler_log_ratio, losses.advantages(term.rewards), term.settings.ratio_clip)
+    return losses.ddpo(
+        values.sampler_log_ratio, losses.advantages(term.judged.rewards), term.settings.ratio_clip
+    )
 
 
 def dpok(term, values):
     return losses.dpok(
         values.sampler_log_ratio,
-        losses.advantages(term.rewards),
+        losses.advantages(term.judged.rewards),
         values.kl,
         term.settings.kl_weight,
         term.settings.ratio_clip,
@@ -141,7 +139,7 @@ def dpok(term, values):
 
 
 def rwr(term, values):
-    return losses.rwr(values.log_ratio, term.rewards, term.settings.reward_beta)
+    return losses.rwr(values.log_ratio, term.judged.rewards, term.settings.reward_beta)
 
 
 def sft(term, values):

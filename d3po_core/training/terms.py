@@ -7,14 +7,18 @@ its sigmoid is then beta (log-ratio of the winner - log-ratio of the loser), as 
 Gaussians.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
 from . import losses
-from .methods import LIKED
+from .randomness import seed
+
+if TYPE_CHECKING:
+    from .judged import JudgedSet
 
 
 class Values(NamedTuple):
@@ -48,10 +52,11 @@ class Values(NamedTuple):
 
 
 class Term:
-    """One term of a set's loss, over those of its candidates of which the method learns.
+    """One term of a judged set's loss, over its members: the candidates of which the method learns.
 
-    candidates  [n] their indices, each once, however many pairs it is in
-    places      [pairs, 2] winner and loser of each pair of these, as places in `candidates`
+    judged      the set (judged.JudgedSet), with its members and what was said of them
+    denoise     the policy that is trained: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients
+    sigma       the noise level that it looks at, 0-d
     weight, beta, clip  of the log-ratios in the loss
     quarter     1 (least noise) to 4 (most): the part of the noise schedule that it lies in
     usual_margin  moving average of the margins, for methods that adapt to it
@@ -59,52 +64,48 @@ class Term:
 
     weight, clip, usual_margin = 1.0, 0.0, 0.0
 
-    def __init__(self, preferences, method, settings):
-        self.preferences, self.method, self.settings = preferences, method, settings
-        names = method.candidates(preferences)
-        place = {name: i for i, name in enumerate(names)}
-        pairs = (
-            []
-            if method.of == LIKED
-            else [(place[w], place[l]) for w, l in preferences.pairs if w in place and l in place]
-        )
-        self.candidates, self.places = (
-            torch.tensor(names),
-            torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
-        )
+    def __init__(self, judged: "JudgedSet", denoise: Callable, sigma: torch.Tensor) -> None:
+        self.judged, self.denoise, self.sigma = judged, denoise, sigma
+        self.method, self.settings = judged.method, judged.settings
+
+    def chunks(self) -> tuple[torch.Tensor, ...]:
+        """Places of the members that go through the network together."""
+        n = len(self.judged.members)
+        return torch.arange(n).split(self.settings.candidates_per_pass or n)
 
     def values(self, chunk):
-        """The Values of candidates[chunk]."""
+        """The Values of members[chunk]."""
         raise NotImplementedError
 
+    def all_values(self, first: int = 0) -> Values:
+        """The Values of all members without gradients; chunk after chunk has its own dropout, seeded from `first` on."""
+        parts = []
+        with torch.no_grad():
+            for number, chunk in enumerate(self.chunks()):
+                seed(first + number, self.judged.device)
+                parts.append(self.values(chunk))
+        return Values.joined(parts)
+
+    def x0(self, x: torch.Tensor) -> torch.Tensor:
+        """What the policy makes of x at the term's noise level."""
+        return self.denoise(x, self.sigma.to(x).expand(len(x)))
+
     def loss(self, values):
-        """A scalar, of all candidates' values."""
+        """A scalar, of all members' values."""
         return self.method.loss(self, values.weighted(self.weight))
 
     def sides(self, values):
         """[n, ...] -> those of the winners and those of the losers, [pairs, ...] each."""
-        return (values[self.places[:, side].to(values.device)] for side in (0, 1))
+        return (values[self.judged.places[:, side].to(values.device)] for side in (0, 1))
 
     def margin(self, log_ratio):
         """Difference of the implicit rewards of each pair, [pairs]."""
         return losses.d3po_margin(*self.sides(self.weight * log_ratio), self.beta)
 
-    @property
-    def rewards(self):
-        """[n]"""
-        rewards = self.preferences.rewards
-        return torch.tensor([rewards[i] for i in self.candidates.tolist()], device=self.device)
-
-    @property
-    def liked(self):
-        """[n] bool"""
-        labels = self.preferences.labels
-        return torch.tensor([labels[i] for i in self.candidates.tolist()], device=self.device)
-
     def metrics(self, value, values):
         """What to log of the term, 0-d tensors by name."""
         told, log_ratio = {"loss": value}, values.log_ratio
-        if len(self.places):
+        if len(self.judged.places):
             (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
             told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
             if self.clip:
@@ -113,18 +114,12 @@ class Term:
                 {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
             )
         else:
-            liked = self.preferences.labels
-            for name, wanted in (("winner log-ratio", True), ("loser log-ratio", False)):
-                of = [
-                    i
-                    for i, candidate in enumerate(self.candidates.tolist())
-                    if liked.get(candidate) is wanted
-                ]
-                told |= {name: log_ratio[of].mean()} if of else {}
+            sides = {"winner log-ratio": self.judged.liked, "loser log-ratio": self.judged.disliked}
+            told |= {name: log_ratio[of].mean() for name, of in sides.items() if of.any()}
         if values.sampler_log_ratio is not None:
             told["clip fraction"] = losses.ratio_clip_fraction(
                 self.weight * values.sampler_log_ratio,
-                losses.advantages(self.rewards),
+                losses.advantages(self.judged.rewards),
                 self.settings.ratio_clip,
             )
         if values.kl is not None:
@@ -140,19 +135,20 @@ class TrajectoryStep(Term):
     """Step i of a trajectory under D3PO (arXiv 2311.13231). sampled_x0 is that of the policy which sampled, where the
     method asks for it."""
 
-    def __init__(self, example, i, ref_x0, sampled_x0, denoise, method, settings, device):
-        super().__init__(example.preferences, method, settings)
-        trajectory, self.device = example.trajectory, device
-        self.kernel, self.denoise = trajectory.kernel, denoise
-        self.sigma, self.sigma_next = trajectory.sigmas[i], trajectory.sigmas[i + 1]
+    def __init__(
+        self, judged: "JudgedSet", i: int, ref_x0: torch.Tensor, sampled_x0: torch.Tensor | None
+    ) -> None:
+        trajectory, settings, members = judged.candidates, judged.settings, judged.members
+        super().__init__(judged, judged.example.denoise, trajectory.sigmas[i])
+        self.kernel, self.sigma_next = trajectory.kernel, trajectory.sigmas[i + 1]
         self.std = self.kernel.std(self.sigma, self.sigma_next)
         self.quarter = 4 - 4 * i // (len(trajectory.sigmas) - 1)
-        self.beta, self.clip = settings.beta, settings.clip if method.clamps else 0.0
+        self.beta, self.clip = settings.beta, settings.clip if self.method.clamps else 0.0
         if settings.weighting == "standardised":
             self.weight = float(self.kernel.pull(self.sigma, self.sigma_next))
-        self.x, self.x_next = (trajectory.states[j][self.candidates].to(device) for j in (i, i + 1))
+        self.x, self.x_next = (trajectory.states[j][members].to(judged.device) for j in (i, i + 1))
         self.ref_mean, self.sampled_mean = (
-            None if x0 is None else self._mean(slice(None), x0[self.candidates].to(device))
+            None if x0 is None else self._mean(slice(None), x0[members].to(judged.device))
             for x0 in (ref_x0, sampled_x0)
         )
 
@@ -160,7 +156,7 @@ class TrajectoryStep(Term):
         return self.kernel.mean(self.x[chunk], x0, self.sigma, self.sigma_next)
 
     def values(self, chunk):
-        x_next, mean = self.x_next[chunk], self._mean(chunk, self.denoise(self.x[chunk], self.sigma))
+        x_next, mean = self.x_next[chunk], self._mean(chunk, self.x0(self.x[chunk]))
         sampled = self.sampled_mean
         return Values(
             kernels.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
@@ -173,29 +169,30 @@ class TrajectoryStep(Term):
 class NoisedDraw(Term):
     """Clean candidates at one noise level under Diffusion-DPO (arXiv 2311.12908): one noise for all of them."""
 
-    def __init__(self, example, sigma, noise, ref_denoise, denoise, method, settings, device):
-        super().__init__(example.preferences, method, settings)
-        clean, self.device = example.trajectory, device
-        self.sigma, self.denoise, self.beta = sigma, denoise, settings.dpo_beta
-        self.scale = clean.target_scale(sigma)
-        self.quarter = 1 + 4 * int((clean.sigmas < sigma).sum()) // len(clean.sigmas)
-        self.x0 = clean.latents[:][self.candidates].to(device)
-        self.x = clean.noised(self.x0, sigma, noise)
-        self.ref_x0, self.ref_error = None, torch.zeros(len(self.x0), device=device, dtype=self.x0.dtype)
-        if method.reference:
-            self.ref_x0 = ref_denoise(self.x, sigma)
+    def __init__(
+        self, judged: "JudgedSet", sigma: torch.Tensor, noise: torch.Tensor, denoise: Callable
+    ) -> None:
+        super().__init__(judged, denoise, sigma)
+        images = judged.candidates
+        self.beta, self.scale = judged.settings.dpo_beta, images.target_scale(sigma)
+        self.quarter = 1 + 4 * int((images.sigmas < sigma).sum()) // len(images.sigmas)
+        self.clean = images.latents[:][judged.members].to(judged.device)
+        self.x = images.noised(self.clean, sigma, noise)
+        self.ref_x0, self.ref_error = None, self.clean.new_zeros(len(self.clean))
+        if self.method.reference:
+            self.ref_x0 = judged.reference.denoised(denoise, self.x, sigma)
             self.ref_error = self._error(slice(None), self.ref_x0)
 
     def _error(self, chunk, x0):
         """Mean squared error of the prediction's target, [n]."""
-        return per_candidate_mean(((x0 - self.x0[chunk]) / self.scale.to(self.x0)) ** 2)
+        return per_candidate_mean(((x0 - self.clean[chunk]) / self.scale.to(self.clean)) ** 2)
 
     def values(self, chunk):
-        x0 = self.denoise(self.x[chunk], self.sigma)
+        x0 = self.x0(self.x[chunk])
         return Values(
             losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
             kernels.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
-            direction=(self.x0[chunk] - x0).detach() if self.method.direction else None,
+            direction=(self.clean[chunk] - x0).detach() if self.method.direction else None,
         )
 
 

@@ -91,12 +91,16 @@ def clean_candidates(model, latents, name, fingerprint, conditioning):
     )
 
 
-def finished(model, trajectory, recorded_noise=False):
+def finished(model, candidates, recorded_noise=False):
     """A recording's final images as CleanCandidates, under its name, settings and conditioning; with recorded_noise
-    they keep the noise that they were sampled from. Raises ValueError as prediction_of and initial_noise.
+    they keep the noise that they were sampled from. Images alone are what they are. Raises ValueError as prediction_of
+    and initial_noise.
 
     `model` reads its network as the one that was recorded does, and the conditioning's guidance is the recording's.
     """
+    if not candidates.recorded:
+        return candidates
+    trajectory = candidates
     return CleanCandidates(
         trajectory.states[-1],
         noise_levels(model),

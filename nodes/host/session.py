@@ -44,7 +44,10 @@ class Session(comfy.samplers.Sampler):
         return latent_image
 
     def denoiser(self, candidates, guidance=None):
-        """denoise(x, sigma) -> x0 under the conditioning of a Trajectory or CleanCandidates; guidance replaces its cfg."""
+        """denoise(x, sigma) -> x0 under the conditioning of a set of candidates; guidance replaces its cfg. Images alone are
+        denoised without guidance, as in Diffusion-DPO."""
+        if not candidates.recorded:
+            guidance = 1.0
 
         def denoise(x, sigma):
             conds, cfg, seed, options = self._prompt(candidates)

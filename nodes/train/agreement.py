@@ -1,6 +1,5 @@
 """Whether candidates were recorded with what the train step's model has on it."""
 
-from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.training.reference import kinds_of, weights_of
 from .. import host
 from .report import listed
@@ -8,12 +7,8 @@ from .report import listed
 
 def require_repeatable(session, candidates, guidance):
     """Raise ValueError where the session's model does not give the same twice, as patches.require_repeatable."""
-    recorded = isinstance(candidates, Trajectory)
-    denoise, middle = session.denoiser(candidates, guidance if recorded else 1.0), len(candidates.sigmas) // 2
-    x = candidates.states[middle, :1] if recorded else candidates.latents[:1]
-    host.require_repeatable(
-        denoise, x.to(session.device), candidates.sigmas[middle].to(session.device).expand(1)
-    )
+    x, sigma = (one.to(session.device) for one in candidates.looked_at())
+    host.require_repeatable(session.denoiser(candidates, guidance), x, sigma.expand(1))
 
 
 def sampled_otherwise(judged, policy, trainer, guidance):
@@ -27,7 +22,7 @@ def sampled_otherwise(judged, policy, trainer, guidance):
         compared = guidance is None and weights_of(candidates.policy) == weights_of(policy)
         return candidates.set_id in apart or not compared and kinds_of(candidates.policy) != kinds_of(policy)
 
-    sets = {p.trajectory.set_id: p.trajectory for p in judged if isinstance(p.trajectory, Trajectory)}
+    sets = {p.candidates.set_id: p.candidates for p in judged if p.candidates.recorded}
     names = [name for name, candidates in sets.items() if unlike(candidates)]
     if not names:
         return []

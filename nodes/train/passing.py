@@ -15,7 +15,7 @@ from .report import named
 
 def passed_over(preferences, method):
     """Those of the judged sets that a method has nothing to learn from."""
-    return [p for p in preferences if not METHODS[method].candidates(p)]
+    return [p for p in preferences if not METHODS[method].taking_part(p)]
 
 
 def why_nothing(preferences, method, stop_kl, history):
@@ -25,7 +25,7 @@ def why_nothing(preferences, method, stop_kl, history):
     Raises ValueError where the method could not learn from such candidates, whatever is said of them.
     """
     if len(passed_over(preferences, method)) == len(preferences):
-        require_kind(method, [p.trajectory for p in preferences])
+        require_kind(method, [p.candidates for p in preferences])
         return f"{METHODS[method].wanted} ({named(preferences)})"
     if kl := kl_above(stop_kl, history):
         return (

@@ -1,6 +1,5 @@
 """What a train step tells of what it did, in words and numbers."""
 
-from ...d3po_core.candidates.images import CleanCandidates
 from ...d3po_core.candidates.judgement import cycle_in
 from ...d3po_core.training.methods import METHODS
 from .. import host
@@ -55,8 +54,7 @@ def sets_report(preferences, settings):
         else []
     )
     kept = sum(
-        isinstance(p.trajectory, CleanCandidates) and not p.trajectory.settings.get(host.EMPTY_NEGATIVE)
-        for p in preferences
+        not p.candidates.recorded and not p.candidates.settings.get(host.EMPTY_NEGATIVE) for p in preferences
     )
     if settings.caption_dropout and kept:
         lines.append(
@@ -79,11 +77,11 @@ def passed_over_report(passed, preferences, settings):
 
 def named(preferences):
     """The judged sets' names."""
-    return "set " + listed([p.trajectory.set_id for p in preferences])
+    return "set " + listed([p.candidates.set_id for p in preferences])
 
 
 def held_out_report(last, preferences, held_out, before):
-    known = {p.trajectory.set_id for p in preferences} & {p.trajectory.set_id for p in held_out}
+    known = {p.candidates.set_id for p in preferences} & {p.candidates.set_id for p in held_out}
     lines = [
         f"{name}: {last[name]:.4g}"
         for name in ("held-out accuracy", "held-out margin", "held-out KL to reference", "held-out pairs")

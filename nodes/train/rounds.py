@@ -23,7 +23,7 @@ def round_of(start, settings, preferences):
     }
     # of picks it can be told later whether they were changed
     noted = [
-        one | ({"candidates": p.trajectory.candidates} if p.source == PICKS else {})
+        one | ({"candidates": p.candidates.count} if p.source == PICKS else {})
         for one, p in zip(sets, preferences)
     ]
     return {

@@ -362,8 +362,8 @@ class D3POTrainStep(io.ComfyNode):
                 "evaluate_every, or set patience to 0"
             )
         held_out, base = held_out or (), host.fingerprint(model)
-        require_same_model(model, base, [p.trajectory for p in preferences])
-        require_same_model(model, base, [p.trajectory for p in held_out], "held_out")
+        require_same_model(model, base, [p.candidates for p in preferences])
+        require_same_model(model, base, [p.candidates for p in held_out], "held_out")
         preferences, held_out = (
             learnable(model, judged, plan.learn_from) for judged in (preferences, held_out)
         )
@@ -389,7 +389,7 @@ class D3POTrainStep(io.ComfyNode):
 
         out = host.train_inside(
             model,
-            [p.trajectory for p in [*preferences, *held_out]],
+            [p.candidates for p in [*preferences, *held_out]],
             lambda session: train(
                 session, plan, start, before["kl"], preferences, held_out, host.policy_name(model), progress
             ),

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import comfy.utils
 import torch
 
-from ...d3po_core.candidates.images import CleanCandidates
-from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.runs.tensorboard import Events
 from ...d3po_core.training import loop, monitor
 from ...d3po_core.training.adapter import Adapter
@@ -32,106 +30,126 @@ class Outcome(NamedTuple):
     warned: list
 
 
+class Policies(NamedTuple):
+    """Names of the weights at hand, each with what else is on the model, and which of them this network can be trusted with.
+
+    base   the base model's; start: of the LoRA as it is when training begins
+    exact  whether a LoRA on this network gives what it gave while sampling: merged into half-precision weights it was
+           rounded
+    guidance_kept  whether the network is trained with the guidance of the recordings
+    """
+
+    base: str
+    start: str
+    exact: bool
+    guidance_kept: bool
+
+    @property
+    def beside(self):
+        """What else than weights is on the model; "" for nothing."""
+        return self.base.partition(" ")[2]
+
+    def known(self, name):
+        """A policy's name where its recordings are what this network gives; else None."""
+        return name if self.guidance_kept and (name == self.base or self.exact) else None
+
+    def is_own_sampler(self, name):
+        """Whether a policy's recordings tell what it gave (Example.own_sampler)."""
+        return name != self.start and self.known(name) is not None and name.partition(" ")[2] == self.beside
+
+
 def train(session, plan, start, before, preferences, held_out, policy, progress):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model; before is
     earlier history whose KL is to the same reference."""
-    settings, (_, space, beside) = plan.settings, policy.partition(" ")
-    start_policy = weights_of(start.policy) + space + beside if start.step or start.initial else policy
-    reference_policy = start_policy if settings.reference == "round start" else policy
+    _, space, beside = policy.partition(" ")
+    began = weights_of(start.policy) + space + beside if start.step or start.initial else policy
+    policies = Policies(policy, began, session.dtype == torch.float32, plan.guidance is None)
     if beside:
-        require_repeatable(session, preferences[0].trajectory, plan.guidance)
+        require_repeatable(session, preferences[0].candidates, plan.guidance)
     adapter = Adapter(
-        session.network, seed=settings.seed, device=session.device, dropout=plan.dropout, **plan.shape
+        session.network, seed=plan.settings.seed, device=session.device, dropout=plan.dropout, **plan.shape
     )
     try:
         if start.initial:  # before the trainer, whose reference may be the round's start
             adapter.begin_from(start.initial)
-
-        def known(name):
-            """The policy's name where its recordings are what this network gives: a LoRA merged into half-precision weights
-            is rounded."""
-            return (
-                name if plan.guidance is None and (name == policy or session.dtype == torch.float32) else None
-            )
-
-        steps = loop.Trainer(
-            adapter,
-            settings,
-            known(reference_policy),
-            session.device,
-            loss_scale=2.0**16 if session.dtype == torch.float16 else 1.0,
-            start_policy=known(start_policy),
-        )
+        trainer = _trainer(session, plan, adapter, policies)
         if start.step:
-            steps.load_state(start.tensors, start.step)
-
-        def is_own_sampler(name):
-            return name != start_policy and known(name) is not None and name.partition(" ")[2] == beside
-
+            trainer.load_state(start.tensors, start.step)
         examples, unseen = (
-            [example(session, p, plan.guidance, is_own_sampler) for p in judged]
+            [_example(session, p, plan.guidance, policies) for p in judged]
             for judged in (preferences, held_out)
         )
-        total = steps.steps_in(examples)
-        bar, stopped = comfy.utils.ProgressBar(total), ""
-
-        def stop(made):
-            nonlocal stopped
-            stopped = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
-            return stopped
-
-        with Events(start.run and events_folder(start.run.name)) as events:
-            made, resumed, warning = progress.fit(
-                steps,
-                examples,
-                lambda done: bar.update(total - steps.steps_in(examples, done)),
-                on_step=lambda: bar.update(1),
-                held_out=unseen,
-                evaluate_every=plan.evaluate_every,
-                stop=stop,
-                on_update=lambda made: events.write(steps.step, made[-1]),
+        made, resumed, told = _fit(trainer, plan, start, before, examples, unseen, progress)
+        history = progress.back_to_best(trainer, made)
+        if len(history) < len(made):
+            told.append(
+                f"Went back to update {len(history)} of this round, which ranks held_out best: "
+                "the figures above and the LoRA are of that"
             )
-            if not plan.evaluate_every or len(made) % plan.evaluate_every:
-                last = made[-1]
-                if resumed < len(made):  # the rest of the last update's is written
-                    last = {name: value for name, value in last.items() if name.startswith("held-out")}
-                events.write(steps.step, last)
-        history = progress.back_to_best(steps, made)
-        told = [
-            resumed and f"Went on after update {resumed} of this round, where training had been stopped",
-            warning,
-            stopped,
-            len(history) < len(made)
-            and f"Went back to update {len(history)} of this round, which ranks held_out best: "
-            "the figures above and the LoRA are of that",
-            plan.patience
-            and not monitor.best_update(made)
-            and "Patience had nothing to go by: held_out has no strict preference",
-        ]
-        unlike = sampled_otherwise([*preferences, *held_out], policy, steps, plan.guidance)
-        return Outcome(steps.trained(), *steps.state(), history, made, list(filter(None, told)), unlike)
+        if plan.patience and not monitor.best_update(made):
+            told.append("Patience had nothing to go by: held_out has no strict preference")
+        unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
+        return Outcome(trainer.trained(), *trainer.state(), history, made, told, unlike)
     finally:
         adapter.eject()
+
+
+def _trainer(session, plan, adapter, policies):
+    against = policies.start if plan.settings.reference == "round start" else policies.base
+    return loop.Trainer(
+        adapter,
+        plan.settings,
+        policies.known(against),
+        session.device,
+        loss_scale=2.0**16 if session.dtype == torch.float16 else 1.0,
+        start_policy=policies.known(policies.start),
+    )
+
+
+def _fit(trainer, plan, start, before, examples, held_out, progress):
+    """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to tell)."""
+    total = trainer.steps_in(examples)
+    bar, stopped = comfy.utils.ProgressBar(total), ""
+
+    def stop(made):
+        nonlocal stopped
+        stopped = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
+        return stopped
+
+    with Events(start.run and events_folder(start.run.name)) as events:
+        made, resumed, warning = progress.fit(
+            trainer,
+            examples,
+            lambda done: bar.update(total - trainer.steps_in(examples, done)),
+            on_step=lambda: bar.update(1),
+            held_out=held_out,
+            evaluate_every=plan.evaluate_every,
+            stop=stop,
+            on_update=lambda made: events.write(trainer.step, made[-1]),
+        )
+        if not plan.evaluate_every or len(made) % plan.evaluate_every:
+            last = made[-1]
+            if resumed < len(made):  # the rest of the last update's is written
+                last = {name: value for name, value in last.items() if name.startswith("held-out")}
+            events.write(trainer.step, last)
+    went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
+    return made, resumed, list(filter(None, [went_on, warning, stopped]))
 
 
 def learnable(model, preferences, learn_from):
     """Judged sets in the form that they are learned from."""
     if learn_from == RECORDED:
         return list(preferences)
-    return [
-        replace(p, trajectory=host.finished(model, p.trajectory, learn_from == RECORDED_NOISE))
-        if isinstance(p.trajectory, Trajectory)
-        else p
-        for p in preferences
-    ]
+    recorded_noise = learn_from == RECORDED_NOISE
+    return [replace(p, candidates=host.finished(model, p.candidates, recorded_noise)) for p in preferences]
 
 
-def example(session, preferences, guidance, is_own_sampler):
-    """A judged set with its denoisers. Noised images are denoised without guidance, as in Diffusion-DPO. is_own_sampler
-    says of a policy's name whether its recordings tell what it gave (Example.own_sampler)."""
-    candidates = preferences.trajectory
-    if isinstance(candidates, CleanCandidates):
-        return loop.Example(preferences, session.denoiser(candidates, 1.0), session.unconditional(candidates))
+def _example(session, preferences, guidance, policies):
+    """A judged set with its denoisers."""
+    candidates = preferences.candidates
     return loop.Example(
-        preferences, session.denoiser(candidates, guidance), own_sampler=is_own_sampler(candidates.policy)
+        preferences,
+        session.denoiser(candidates, guidance),
+        session.unconditional(candidates),
+        own_sampler=candidates.recorded and policies.is_own_sampler(candidates.policy),
     )

@@ -28,7 +28,7 @@ def assert_same(ours, theirs, tolerance=1e-7):
 
 def log_p(example, candidate, i):
     """(log-prob of one candidate's step, the factor that standardises it), from the definitions."""
-    trajectory = example.trajectory
+    trajectory = example.candidates
     sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
     up = min(sigma_next, trajectory.kernel.eta * sigma_next * (1 - sigma_next**2 / sigma**2).sqrt())
     down = (sigma_next**2 - up**2).clamp_min(0).sqrt()

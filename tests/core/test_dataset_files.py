@@ -407,7 +407,7 @@ def test_an_opened_trajectory_reads_its_latents_when_they_are_asked_for(trajecto
     path = tmp_path / "t.safetensors"
     trajectory.save(path)
     opened = Trajectory.open(path, conditioning="x")
-    assert opened.candidates == 3 and opened.actions == trajectory.actions and opened.conditioning == "x"
+    assert opened.count == 3 and opened.actions == trajectory.actions and opened.conditioning == "x"
     dataclasses.replace(trajectory, states=trajectory.states + 1).save(path)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged: step 2 of states"):
         opened.states[2]
@@ -481,8 +481,8 @@ def test_training_on_latents_on_disk_is_training_on_latents_in_memory(setup, toy
         if on_disk:
             with Dataset(tmp_path / "taste") as dataset:
                 for i, example in enumerate(examples):
-                    dataset.add_set(example.trajectory.set_id, trajectory=example.trajectory)
-                    opened = dataset.trajectory(example.trajectory.set_id)
+                    dataset.add_set(example.candidates.set_id, trajectory=example.candidates)
+                    opened = dataset.trajectory(example.candidates.set_id)
                     assert isinstance(opened.states, LazyTensor) and isinstance(opened.denoised, LazyTensor)
                     examples[i] = Example(Preferences(opened, example.preferences.pairs), denoise)
         Trainer(adapter, Settings(learning_rate=1e-2, epochs=3), reference).fit(examples)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from d3po_core.candidates.images import CleanCandidates
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.candidates.trajectory import LazyTensor
+from d3po_core.training.evaluation import evaluate
 from d3po_core.training.loop import Example, Settings, Trainer
 from tests.core.gradients import assert_same as gradients_agree
 from tests.core.gradients import gradients, overall
@@ -100,7 +101,7 @@ def naive(adapter, settings, batch, passes):
     losses, winners, losers = [], [], []
     draws = settings.draws_per_set
     for number, example in enumerate(batch):
-        denoise, images = example.denoise, example.trajectory.latents
+        denoise, images = example.denoise, example.candidates.latents
         for x, sigma in passes[number * draws : (number + 1) * draws]:
             level = sigma[0]
             alpha, sigma_vp = 1 / (1 + level**2).sqrt(), level / (1 + level**2).sqrt()
@@ -182,7 +183,7 @@ def test_all_candidates_of_a_draw_have_one_noise_and_one_level(stirred):
     passes, noises = examples[0].denoise.seen, []
     assert len(passes) == 6
     for number, (x, sigma) in enumerate(passes):
-        noise = (x - examples[number // 3].trajectory.latents) / sigma.view(-1, 1, 1, 1)
+        noise = (x - examples[number // 3].candidates.latents) / sigma.view(-1, 1, 1, 1)
         assert len(set(sigma.tolist())) == 1
         torch.testing.assert_close(noise, noise[:1].expand_as(noise), rtol=0, atol=1e-12)
         assert 0.5 < noise.std() < 1.5
@@ -193,7 +194,7 @@ def test_all_candidates_of_a_draw_have_one_noise_and_one_level(stirred):
 
 def test_equal_images_pull_nowhere_because_they_are_noised_alike(stirred):
     adapter, (example,) = stirred(pairs=(((0, 1), (2, 1)),))
-    example.trajectory.latents[:] = example.trajectory.latents[:1].clone()
+    example.candidates.latents[:] = example.candidates.latents[:1].clone()
     ours, metrics = gradients(adapter, still(), [example])
     assert metrics["margin"] == 0 and metrics["loss"] == pytest.approx(math.log(2), abs=1e-12)
     assert metrics["gradient norm"] < 1e-12
@@ -234,7 +235,7 @@ def test_the_kl_is_half_the_mean_square_between_the_predictions(stirred):
 def test_at_the_start_swapping_winner_and_loser_negates_the_gradient(stirred):
     adapter, examples = stirred(size=0)
     swapped = [
-        Example(Preferences(e.trajectory, tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
+        Example(Preferences(e.candidates, tuple((l, w) for w, l in e.preferences.pairs)), e.denoise)
         for e in examples
     ]
     assert_same(
@@ -250,7 +251,7 @@ def test_a_pair_judged_both_ways_pulls_nowhere_at_the_start(stirred):
 def test_ties_pull_nowhere(stirred):
     adapter, examples = stirred(dtype=torch.float32)
     settings = Settings(learning_rate=1e-2)
-    tied = Example(Preferences(examples[0].trajectory, ()), examples[0].denoise)
+    tied = Example(Preferences(examples[0].candidates, ()), examples[0].denoise)
     start, trainer = Trainer(adapter, settings).state(), Trainer(adapter, settings)
     with pytest.raises(ValueError, match="nothing to learn from.*Pick at least one winner"):
         trainer.fit([tied])
@@ -293,7 +294,7 @@ def mixed(toy, setup, stirred):
 def test_the_order_of_pairs_and_of_examples_does_not_matter(mixed):
     adapter, examples = mixed
     turned = [
-        Example(Preferences(e.trajectory, e.preferences.pairs[::-1]), e.denoise) for e in reversed(examples)
+        Example(Preferences(e.candidates, e.preferences.pairs[::-1]), e.denoise) for e in reversed(examples)
     ]
     settings = still(beta=3.0, step_fraction=0.67)
     assert_same(gradients(adapter, settings, examples)[0], gradients(adapter, settings, turned)[0])
@@ -325,7 +326,7 @@ def test_each_loss_has_a_beta_of_its_own(mixed):
 def test_v_weighs_the_same_x0_by_one_plus_sigma_squared_over_epsilon(stirred):
     sigma = 1.7
     adapter, (example,) = stirred(sigmas=torch.tensor([sigma]), pairs=PAIRS[:1])
-    as_v = Example(Preferences(replace(example.trajectory, prediction="v"), PAIRS[0]), example.denoise)
+    as_v = Example(Preferences(replace(example.candidates, prediction="v"), PAIRS[0]), example.denoise)
     factor = 1 + float(torch.tensor(sigma)) ** 2
     of_v, metrics_v = gradients(adapter, still(dpo_beta=10.0), [as_v])
     of_epsilon, metrics = gradients(adapter, still(dpo_beta=10.0 * factor), [example])
@@ -352,7 +353,7 @@ def test_draws_differ_by_update_by_set_and_by_seed_and_are_the_same_again(stirre
         for _ in range(2):
             trainer.update(examples)
         return [
-            (sigma[0].item(), ((x[0] - examples[i % 2].trajectory.latents[0]) / sigma[0])[0, 0, 0].item())
+            (sigma[0].item(), ((x[0] - examples[i % 2].candidates.latents[0]) / sigma[0])[0, 0, 0].item())
             for i, (x, sigma) in enumerate(examples[0].denoise.seen)
         ]
 
@@ -362,13 +363,13 @@ def test_draws_differ_by_update_by_set_and_by_seed_and_are_the_same_again(stirre
 
 def test_latents_may_stay_on_disk(stirred, tmp_path):
     adapter, (example, _) = stirred()
-    latents = example.trajectory.latents
+    latents = example.candidates.latents
     save_file({"latents": latents}, tmp_path / "images.safetensors")
     lazy = replace(
-        example.trajectory,
+        example.candidates,
         latents=LazyTensor(tmp_path / "images.safetensors", "latents", latents.shape, latents.dtype),
     )
-    assert lazy.candidates == 4
+    assert lazy.count == 4
     on_disk = Example(Preferences(lazy, example.preferences.pairs), example.denoise)
     assert gradients(adapter, still(), [on_disk])[1] == gradients(adapter, still(), [example])[1]
 
@@ -395,16 +396,16 @@ def test_a_few_dozen_updates_raise_the_held_out_accuracy(stirred):
     denoise = NetDenoiser(adapter.root)
     train, held_out = list(brighter_wins(denoise, 12, 0)), list(brighter_wins(denoise, 12, 100))
     trainer = Trainer(adapter, Settings(dpo_beta=50.0, learning_rate=3e-3, sets_per_update=2, epochs=6))
-    assert overall(trainer.evaluate(held_out)) == {
+    assert overall(evaluate(trainer, held_out)) == {
         "held-out accuracy": 0.5,
         "held-out margin": 0.0,
         "held-out KL to reference": 0.0,
         "held-out pairs": 36,
     }
     history = trainer.fit(train)
-    after = trainer.evaluate(held_out)
+    after = evaluate(trainer, held_out)
     assert len(history) == 36
     assert after["held-out accuracy"] > 0.8 and after["held-out margin"] > 0.05
     assert sum(m["loss"] for m in history[-6:]) / 6 < math.log(2) - 0.01
-    swapped = [Example(Preferences(e.trajectory, ((1, 0), (2, 0), (2, 1))), e.denoise) for e in held_out]
-    assert trainer.evaluate(swapped)["held-out accuracy"] == pytest.approx(1 - after["held-out accuracy"])
+    swapped = [Example(Preferences(e.candidates, ((1, 0), (2, 0), (2, 1))), e.denoise) for e in held_out]
+    assert evaluate(trainer, swapped)["held-out accuracy"] == pytest.approx(1 - after["held-out accuracy"])

@@ -11,6 +11,7 @@ from d3po_core.candidates.images import CleanCandidates
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.training import implicit
 from d3po_core.training.adapter import Adapter
+from d3po_core.training.evaluation import evaluate
 from d3po_core.training.loop import Example, Settings, Trainer
 from d3po_core.training.randomness import generator_of
 
@@ -141,8 +142,10 @@ def test_margins_are_those_of_the_trainers_held_out_pairs(toy, prediction):
     toy.stir(adapter, size=0.3)
     pairs = ((0, 1), (2, 1), (3, 0))
     sets = [clean(random_images(4, seed), prediction, f"images {seed}") for seed in range(3)]
-    told = Trainer(adapter, Settings(dpo_beta=70.0)).evaluate(
-        [Example(Preferences(one, pairs), denoise) for one in sets], draws=6
+    told = evaluate(
+        Trainer(adapter, Settings(dpo_beta=70.0)),
+        [Example(Preferences(one, pairs), denoise) for one in sets],
+        draws=6,
     )
     margins = []
     for one in sets:

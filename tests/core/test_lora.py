@@ -50,7 +50,7 @@ def test_at_first_the_log_ratio_is_exactly_zero_and_the_loss_ln_2(toy, setup, ki
     trajectory = toy.record(denoise)
     for i in trajectory.actions:
         step = trajectory.sigmas[i], trajectory.sigmas[i + 1]
-        x, sigma = trajectory.states[i], step[0].expand(trajectory.candidates)
+        x, sigma = trajectory.states[i], step[0].expand(trajectory.count)
         mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)
         with adapter.off():
             ref_mean = trajectory.kernel.mean(x, denoise(x, sigma), *step)

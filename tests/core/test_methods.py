@@ -111,13 +111,13 @@ def parts(name, judged):
 def steps_of(adapter, settings, example, sampled):
     """What the losses take, of each random step of a recording; `sampled` holds each step's log-probs under the policy
     that sampled."""
-    trajectory = example.trajectory
+    trajectory = example.candidates
     for i, sampled_log_probs in enumerate(sampled):
         sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
         std = sigma_next * (1 - sigma_next**2 / sigma**2).sqrt()
         drift = 1 - (sigma_next**2 - std**2).sqrt() / sigma
         term = {"r": [], "kl": [], "q": [], "g": [], "beta": settings.beta, "drawn": False}
-        for candidate in range(trajectory.candidates):
+        for candidate in range(trajectory.count):
             x, x_next = (trajectory.states[j, candidate : candidate + 1] for j in (i, i + 1))
             policy, weight = log_p(example, candidate, i)
             with adapter.off(), torch.no_grad():
@@ -136,18 +136,18 @@ def steps_of(adapter, settings, example, sampled):
 
 def log_probs(example):
     """Of each random step and candidate."""
-    trajectory = example.trajectory
+    trajectory = example.candidates
     with torch.no_grad():
         return [
-            [log_p(example, candidate, i)[0] for candidate in range(trajectory.candidates)]
+            [log_p(example, candidate, i)[0] for candidate in range(trajectory.count)]
             for i in range(len(trajectory.sigmas) - 2)
         ]
 
 
 def draws_of(adapter, settings, example, passes):
     """What the losses take, of each noised draw; `passes` are the (x, sigma) that the trainer gave the policy."""
-    images, denoise = example.trajectory.latents, example.denoise
-    used = METHODS[settings.method].candidates(example.preferences)
+    images, denoise = example.candidates.latents, example.denoise
+    used = METHODS[settings.method].taking_part(example.preferences)
     for x, sigma in passes:
         noise, level = (x[0] - images[used[0]]) / sigma[0], sigma[0]
         term = {"r": [], "kl": [], "e": [], "g": [], "beta": settings.dpo_beta, "drawn": True}

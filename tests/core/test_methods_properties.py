@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.candidates.images import CleanCandidates
+from d3po_core.training.evaluation import evaluate
 from d3po_core.training.loop import Example, Settings, Trainer
 from d3po_core.training.methods import METHODS, NOISED, PAIRS
 from tests.core.gradients import assert_same, gradients, log_p, overall, still
@@ -46,8 +46,8 @@ def test_equal_images_pull_nowhere(toy, recorded, drawn, name):
     """Also a test of noise, timestep, caption and flips within a pair: if any differed, equal images would differ."""
     one = (dict(pairs=((0, 1), (2, 3)), scores=(1.0, 0.0, 1.0, 0.0)),)
     adapter, (example,) = any_kind(recorded, drawn, name, judged=one)
-    held = example.trajectory
-    if isinstance(held, CleanCandidates):
+    held = example.candidates
+    if not held.recorded:
         same = replace(held, latents=held.latents[:1].expand(4, -1, -1, -1))
     else:
         same = replace(
@@ -56,7 +56,7 @@ def test_equal_images_pull_nowhere(toy, recorded, drawn, name):
             denoised=held.denoised[:, :1].expand(-1, 4, -1, -1, -1),
         )
     unprompted = lambda x, sigma: 0.5 * example.denoise(x, sigma)
-    equal = Example(replace(example.preferences, trajectory=same), example.denoise, unprompted)
+    equal = Example(replace(example.preferences, candidates=same), example.denoise, unprompted)
     settings = replace(SETTINGS, method=name, winner_weight=0.0, caption_dropout=0.5, draws_per_set=8)
     found, metrics = update(adapter, settings, [equal])
     assert abs(metrics["margin"]) < 1e-12
@@ -130,9 +130,9 @@ LEARNING = still(
 def test_training_moves_the_preferred_candidates_ahead(recorded, drawn, name):
     adapter, examples = any_kind(recorded, drawn, name, size=0.0, dtype=torch.float32)
     trainer = Trainer(adapter, replace(LEARNING, method=name))
-    before = trainer.evaluate(examples)
+    before = evaluate(trainer, examples)
     trainer.fit(examples)
-    after = trainer.evaluate(examples)
+    after = evaluate(trainer, examples)
     assert before["held-out accuracy"] == 0.5 and after["held-out margin"] > before["held-out margin"] == 0
     assert after["held-out accuracy"] > 0.7
 
@@ -162,7 +162,7 @@ def test_ddpos_first_gradient_is_the_policy_gradient(recorded):
     for example, judged in zip(examples, JUDGED):
         scores = torch.tensor(judged["scores"], dtype=torch.float64)
         gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
-        actions = range(len(example.trajectory.sigmas) - 2)
+        actions = range(len(example.candidates.sigmas) - 2)
         value -= sum(
             gain * log_p(example, i, step)[0] for i, gain in enumerate(gains) for step in actions
         ) / len(actions)
@@ -182,7 +182,7 @@ def test_ddpo_takes_the_recorded_x0_of_the_policy_that_sampled(toy, recorded):
                 replace(
                     e.preferences,
                     trajectory=replace(
-                        toy.record(denoise, e.trajectory.candidates, seed, torch.float32), policy=policy
+                        toy.record(denoise, e.candidates.count, seed, torch.float32), policy=policy
                     ),
                 ),
                 denoise,
@@ -267,7 +267,7 @@ def test_captions_drop_for_a_whole_set_by_policy_and_reference_alike_at_the_rate
         assert set(denoise.batches) == {4} and sum(denoise.with_gradient) == len(denoise.with_gradient) / 2
     assert 0.12 < sum(unprompted.with_gradient) / 200 < 0.28
     unprompted.batches.clear()
-    trainer.evaluate([Example(example.preferences, prompted, unprompted)])
+    evaluate(trainer, [Example(example.preferences, prompted, unprompted)])
     assert not unprompted.batches
 
 
@@ -286,7 +286,7 @@ def test_no_pass_ever_holds_candidates_of_two_sets(recorded):
     adapter, examples = recorded(dtype=torch.float32)
     denoisers = []
     for example in examples:
-        own = {tuple(x.flatten().tolist()) for x in example.trajectory.states.flatten(0, 1)}
+        own = {tuple(x.flatten().tolist()) for x in example.candidates.states.flatten(0, 1)}
 
         def denoise(x, sigma, own=own, inner=example.denoise):
             assert all(tuple(one.flatten().tolist()) in own for one in x)
@@ -295,7 +295,7 @@ def test_no_pass_ever_holds_candidates_of_two_sets(recorded):
         denoisers.append(Example(example.preferences, denoise))
     trainer = Trainer(adapter, replace(LEARNING, sets_per_update=2, epochs=2))
     trainer.fit(denoisers)
-    trainer.evaluate(denoisers)
+    evaluate(trainer, denoisers)
 
 
 CHANGED = dict(
@@ -373,7 +373,7 @@ def test_every_setting_is_changed_here():
 
 def test_held_out_figures_come_by_quarter_and_with_the_kl(recorded):
     adapter, examples = recorded()
-    told = Trainer(adapter, SETTINGS).evaluate(examples)
+    told = evaluate(Trainer(adapter, SETTINGS), examples)
     assert {name for name in told if "quarter" in name} <= {
         f"held-out margin, noise quarter {i}" for i in (1, 2, 3, 4)
     }

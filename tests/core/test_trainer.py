@@ -82,7 +82,7 @@ def test_training_on_fixed_picks_raises_the_margin_and_the_accuracy(start):
 def test_the_base_is_as_before_after_training_and_ejecting(start):
     trainer, examples = start()
     net = trainer.adapter.root
-    x, sigma = examples[0].trajectory.states[1], torch.full((3,), 4.0)
+    x, sigma = examples[0].candidates.states[1], torch.full((3,), 4.0)
     with trainer.adapter.off():
         before = net(x, sigma)
     trainer.fit(examples)
@@ -95,7 +95,7 @@ def test_a_candidate_takes_one_policy_pass_per_step_however_many_pairs_it_is_in(
     trainer, (example,) = start(pairs=(pairs,), policy="elsewhere")
     counted, steps, used = (
         example.denoise,
-        len(example.trajectory.actions),
+        len(example.candidates.actions),
         len({c for pair in pairs for c in pair}),
     )
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_a_candidate_takes_one_policy_pass_per_step_however_many_pairs_it_is_in(
     policy = [n for n, grad in zip(counted.batches, counted.with_gradient) if grad]
     reference = [n for n, grad in zip(counted.batches, counted.with_gradient) if not grad]
     assert policy == 2 * steps * [used]
-    assert reference == steps * [example.trajectory.candidates]
+    assert reference == steps * [example.candidates.count]
 
 
 def test_candidates_outside_every_pair_take_no_policy_pass(start):
@@ -139,7 +139,7 @@ def test_step_fraction_draws_other_steps_each_time_and_never_the_deterministic_o
 
     for _ in range(12):
         trainer.update([Example(example.preferences, spy)])
-    assert len(seen) == 12 and set(seen) == set(example.trajectory.sigmas[:3].tolist())
+    assert len(seen) == 12 and set(seen) == set(example.candidates.sigmas[:3].tolist())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_window_of_the_schedule_holds_the_steps_that_are_trained_on_and_no_oth
         return inner(x, sigma)
 
     trainer.update([Example(example.preferences, spy)])
-    assert seen == [example.trajectory.sigmas[i].item() for i in steps]
+    assert seen == [example.candidates.sigmas[i].item() for i in steps]
     assert trainer.steps_in([example]) == len(steps)
 
 
@@ -272,13 +272,13 @@ def test_in_half_precision_a_loss_that_is_not_finite_ends_at_once_and_a_gradient
         trainer.loss_scale, passes = 2.0**4, []
         with pytest.raises(NonFiniteLoss, match="update 1"):
             trainer.update([Example(example.preferences, counted(spoil(example.denoise), passes))])
-        assert sum(passes) == tries * len(example.trajectory.actions)
+        assert sum(passes) == tries * len(example.candidates.actions)
         assert trainer.loss_scale == 2.0 ** (5 - tries)
 
 
 def test_only_ties_are_an_error_that_says_what_to_do(start):
     trainer, examples = start()
-    tied = [Example(Preferences(example.trajectory, ()), example.denoise) for example in examples]
+    tied = [Example(Preferences(example.candidates, ()), example.denoise) for example in examples]
     with pytest.raises(ValueError, match="nothing to learn from.*Pick at least one winner"):
         trainer.fit(tied)
     with pytest.raises(ValueError, match="nothing to learn from"):
@@ -287,7 +287,7 @@ def test_only_ties_are_an_error_that_says_what_to_do(start):
 
 def test_tied_sets_are_left_out(start):
     with_tie, examples = start()
-    tied = Example(Preferences(examples[0].trajectory, ()), examples[0].denoise)
+    tied = Example(Preferences(examples[0].candidates, ()), examples[0].denoise)
     with_tie.fit([tied, *examples])
     without, examples = start()
     without.fit(examples)
@@ -303,8 +303,8 @@ def test_the_reference_is_the_base_or_the_lora_at_the_start_of_the_round(start):
     assert second[1]["KL to reference"] < 1e-9 and second[1]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     for trainer, examples, moved in ((base, examples, False), (rounds, same_examples, True)):
         example = examples[0]
-        action = example.trajectory.actions[-1]
-        far = (trainer.reference.along(example)(action) - example.trajectory.denoised[action]).abs().max()
+        action = example.candidates.actions[-1]
+        far = (trainer.reference.x0(example, action) - example.candidates.denoised[action]).abs().max()
         assert (far > 1e-4) == moved
 
 
@@ -315,7 +315,7 @@ def test_the_reference_is_computed_without_dropout(toy, start):
         trainer, examples = start(settings, policy="elsewhere", dropout=dropout)
         toy.stir(trainer.adapter)
         trainer.fit(examples[:1])
-        references.append(torch.stack([trainer.reference.along(examples[0])(i) for i in range(3)]))
+        references.append(torch.stack([trainer.reference.x0(examples[0], i) for i in range(3)]))
     assert torch.equal(*references)
 
 
@@ -341,5 +341,5 @@ def test_an_adapter_that_lives_on_goes_on_from_where_it_is(toy, start):
     trainer.fit(examples)
     net = toy.net()
     Adapter(net, rank=2, alpha=3.0, targets="all linear and convolutions").load(trainer.adapter.weights())
-    x, sigma = examples[0].trajectory.states[1], torch.full((3,), 4.0)
+    x, sigma = examples[0].candidates.states[1], torch.full((3,), 4.0)
     assert torch.equal(net(x, sigma), trainer.adapter.root(x, sigma))

@@ -19,7 +19,7 @@ def naive(adapter, settings, batch):
     losses, winners, losers, margins, clipped = [], [], [], [], []
     for example in batch:
         for pair in example.preferences.pairs:
-            for i in range(len(example.trajectory.sigmas) - 2):
+            for i in range(len(example.candidates.sigmas) - 2):
                 ratios = []
                 for candidate in pair:
                     policy, weight = log_p(example, candidate, i)
@@ -126,7 +126,7 @@ def test_a_recorded_reference_is_refused_when_the_model_changed_under_its_name(s
 def test_the_order_of_pairs_and_of_examples_does_not_matter(stirred):
     adapter, examples = stirred
     turned = [
-        Example(Preferences(example.trajectory, example.preferences.pairs[::-1]), example.denoise)
+        Example(Preferences(example.candidates, example.preferences.pairs[::-1]), example.denoise)
         for example in reversed(examples)
     ]
     ours, _ = gradients(adapter, still(beta=3.0), examples)
@@ -139,7 +139,7 @@ def test_at_the_start_swapping_winner_and_loser_negates_the_gradient(toy, setup)
     examples = toy.examples(denoise, PAIRS, dtype=torch.float64)
     swapped = [
         Example(
-            Preferences(example.trajectory, tuple((l, w) for w, l in example.preferences.pairs)),
+            Preferences(example.candidates, tuple((l, w) for w, l in example.preferences.pairs)),
             example.denoise,
         )
         for example in examples

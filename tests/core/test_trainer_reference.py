@@ -100,7 +100,7 @@ def test_only_the_steps_that_are_trained_on_take_a_reference_pass(start):
 def test_a_set_that_is_opened_again_is_known_again(start, tmp_path, policy, computed):
     trainer, example = start(policy=policy)
     first = example(0)
-    first.trajectory.save(tmp_path / "set.safetensors")
+    first.candidates.save(tmp_path / "set.safetensors")
     metrics = []
     for _ in range(3):
         trajectory = Trajectory.open(tmp_path / "set.safetensors")
@@ -116,11 +116,11 @@ def test_a_set_that_is_opened_again_is_known_again(start, tmp_path, policy, comp
 
 def altered(example, step, candidate=0, by=1e-2):
     """The example with the recorded x0 of one candidate's step changed."""
-    denoised = example.trajectory.denoised.clone()
+    denoised = example.candidates.denoised.clone()
     denoised[step, candidate] *= 1 + by
     return replace(
         example,
-        preferences=replace(example.preferences, trajectory=replace(example.trajectory, denoised=denoised)),
+        preferences=replace(example.preferences, candidates=replace(example.candidates, denoised=denoised)),
     )
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from d3po_core.candidates.images import CleanCandidates
 from d3po_core.candidates.preferences import Preferences
+from d3po_core.training.evaluation import evaluate
 from d3po_core.training.loop import Example, Settings, Trainer
 from tests.core.gradients import overall
 
@@ -50,7 +51,7 @@ def start(toy, setup):
             examples.append(Example(Preferences(images, pairs), denoise))
         if stir:
             toy.stir(adapter)
-        examples.insert(2, Example(Preferences(examples[0].trajectory, ()), denoise))
+        examples.insert(2, Example(Preferences(examples[0].candidates, ()), denoise))
         return Trainer(adapter, settings, "base", loss_scale=loss_scale), examples
 
     return make
@@ -171,7 +172,7 @@ class Lazily:
         def own(x, sigma):  # stands for the conditioning
             return denoise(x, sigma)
 
-        copy = dataclasses.replace(preferences, trajectory=dataclasses.replace(preferences.trajectory))
+        copy = dataclasses.replace(preferences, candidates=dataclasses.replace(preferences.candidates))
         self.alive.add(own)
         self.most = max(self.most, len(self.alive))
         return Example(copy, own)
@@ -186,7 +187,7 @@ def test_examples_made_on_demand_train_alike_and_are_not_kept(start):
     lazy = Lazily(examples)
     assert again.steps_in(lazy) == again.steps_in(examples) and again.updates_in(lazy) == 10
     assert again.fit(lazy) == history and same(again.state()[0], trainer.state()[0])
-    assert again.evaluate(lazy) == trainer.evaluate(kept)
+    assert evaluate(again, lazy) == evaluate(trainer, kept)
     assert lazy.most <= 2  # the one in use and the one being made
 
 
@@ -198,8 +199,8 @@ def test_evaluating_changes_nothing(start):
     trainer.fit(examples[:4], stop=lambda made: len(made) == 2)
     gradients = [parameter.grad.clone() for parameter in trainer.adapter.parameters()]
     tensors, noise = trainer.state()[0], torch.random.get_rng_state()
-    first = trainer.evaluate(examples)
-    assert first == trainer.evaluate(examples)
+    first = evaluate(trainer, examples)
+    assert first == evaluate(trainer, examples)
     assert (
         set(overall(first))
         == {"held-out accuracy", "held-out margin", "held-out KL to reference", "held-out pairs"}
@@ -208,7 +209,7 @@ def test_evaluating_changes_nothing(start):
     assert same(trainer.state()[0], tensors) and torch.equal(torch.random.get_rng_state(), noise)
     assert all(torch.equal(p.grad, g) for p, g in zip(trainer.adapter.parameters(), gradients))
     with torch.no_grad():
-        trainer.evaluate(examples)
+        evaluate(trainer, examples)
 
 
 def test_evaluating_between_updates_leaves_a_fit_as_it_is(start):
@@ -216,7 +217,7 @@ def test_evaluating_between_updates_leaves_a_fit_as_it_is(start):
     trainer, examples = start(settings, dropout=0.3)
     history = trainer.fit(examples)
     watched, examples = start(settings, dropout=0.3)
-    assert watched.fit(examples, after_update=lambda *_: watched.evaluate(examples[1:])) == history
+    assert watched.fit(examples, after_update=lambda *_: evaluate(watched, examples[1:])) == history
     assert same(watched.state()[0], trainer.state()[0])
 
 
@@ -227,7 +228,7 @@ def test_a_held_out_set_is_measured_alike_in_every_run(start, change):
     trainer, examples = start()
     other, same_examples = start(dataclasses.replace(BRISK, **change))
     other.step = 3
-    assert other.evaluate(same_examples) == pytest.approx(trainer.evaluate(examples), rel=1e-3)
+    assert evaluate(other, same_examples) == pytest.approx(evaluate(trainer, examples), rel=1e-3)
 
 
 def test_a_held_out_pair_of_a_trajectory_has_the_mean_margin_of_all_random_steps(start):
@@ -236,23 +237,23 @@ def test_a_held_out_pair_of_a_trajectory_has_the_mean_margin_of_all_random_steps
     )
     for example in examples[:2]:
         trained = trainer.update([example])
-        held_out = trainer.evaluate([example])
+        held_out = evaluate(trainer, [example])
         assert held_out["held-out margin"] == pytest.approx(trained["margin"], rel=1e-6)
         assert held_out["held-out pairs"] == len(example.preferences.pairs)
-    one = trainer.evaluate([examples[1]])
+    one = evaluate(trainer, [examples[1]])
     assert one["held-out accuracy"] == (one["held-out margin"] > 0)
 
 
 def test_held_out_pairs_are_measured_without_dropout(start):
     with_dropout, examples = start(dropout=0.5)
     without, same_examples = start()
-    assert with_dropout.evaluate(examples) == without.evaluate(same_examples)
+    assert evaluate(with_dropout, examples) == evaluate(without, same_examples)
 
 
 def test_a_policy_that_is_the_reference_ranks_held_out_pairs_by_chance(start):
     for settings, stir in ((BRISK, False), (dataclasses.replace(BRISK, reference="round start"), True)):
         trainer, examples = start(settings, stir)
-        metrics = trainer.evaluate(examples[3:])
+        metrics = evaluate(trainer, examples[3:])
         assert metrics["held-out accuracy"] == 0.5 and metrics["held-out margin"] == pytest.approx(
             0, abs=1e-4
         )
@@ -260,7 +261,7 @@ def test_a_policy_that_is_the_reference_ranks_held_out_pairs_by_chance(start):
 
 def test_without_a_held_out_pair_there_is_nothing_but_their_number(start):
     trainer, examples = start()
-    assert trainer.evaluate([]) == trainer.evaluate([examples[2]]) == {"held-out pairs": 0}
+    assert evaluate(trainer, []) == evaluate(trainer, [examples[2]]) == {"held-out pairs": 0}
 
 
 # --- held-out figures on the way ---
@@ -271,7 +272,7 @@ def test_held_out_figures_come_with_every_so_many_updates_and_the_last(start):
     history = trainer.fit(examples[:4], held_out=examples[4:], evaluate_every=4)
     measured = [i + 1 for i, metrics in enumerate(history) if "held-out accuracy" in metrics]
     assert measured == [4, len(history)] and len(history) % 4
-    assert history[-1].items() >= trainer.evaluate(examples[4:]).items()
+    assert history[-1].items() >= evaluate(trainer, examples[4:]).items()
     plain, examples = start()
     without = plain.fit(examples[:4])
     assert [{k: v for k, v in m.items() if not k.startswith("held-out")} for m in history] == without
@@ -301,7 +302,7 @@ def test_a_candidate_that_goes_through_twice_has_the_same_dropout_both_times(sta
         given[torch.is_grad_enabled()].append(x0.detach())
         return x0
 
-    trainer.reference.along(example)(0), trainer.update([Example(example.preferences, example.denoise)])
+    trainer.reference.x0(example, 0), trainer.update([Example(example.preferences, example.denoise)])
     trainer.update([Example(example.preferences, spy)])
     without, with_gradient = (torch.cat(given[grad]) for grad in (False, True))
     assert torch.equal(without, with_gradient) and len(without) == 3 * 2
@@ -354,10 +355,10 @@ def test_the_average_is_what_training_has_arrived_at_and_what_is_measured_and_sa
         },
         found,
     )
-    measured = averaged.evaluate(examples)
+    measured = evaluate(averaged, examples)
     averaged.adapter.load(found)
     averaged.ema = None
-    assert averaged.evaluate(examples) == measured != plain.evaluate(examples)
+    assert evaluate(averaged, examples) == measured != evaluate(plain, examples)
 
 
 def test_the_learning_rate_rises_and_falls(start):

@@ -263,7 +263,7 @@ def test_tensors_whose_shapes_do_not_fit_are_errors(trajectory):
     def make(states=trajectory.states, denoised=trajectory.denoised, sigmas=trajectory.sigmas):
         return Trajectory(states, denoised, sigmas, trajectory.kernel, "set", "net", "base")
 
-    assert make().candidates == 3
+    assert make().count == 3
     with pytest.raises(ValueError, match="5 sigmas need 5 states and 4 denoised latents, got 4 and 4"):
         make(states=trajectory.states[1:])
     with pytest.raises(ValueError, match="got 5 and 3"):

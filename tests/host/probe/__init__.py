@@ -93,7 +93,7 @@ class ProbeTrajectory(Probe):
                 noises.append((t.states[i + 1] - mean) / up)
         noise = torch.stack(noises)
         first, last = t.states[0], t.states[-1]
-        pairs = [(a, b) for a in range(t.candidates) for b in range(a)]
+        pairs = [(a, b) for a in range(t.count) for b in range(a)]
         return {
             "set_id": t.set_id,
             "model": t.model,
@@ -233,7 +233,7 @@ class ProbePreferences(Probe):
 
     def look(self, p):
         return {
-            "set_id": p.trajectory.set_id,
+            "set_id": p.candidates.set_id,
             "pairs": p.pairs,
             "source": p.source,
             "scores": p.scores,

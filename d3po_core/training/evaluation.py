@@ -1,0 +1,52 @@
+"""Looking without touching: how well a LoRA ranks judged sets that it was not trained on."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .judged import Example
+from .methods import METHODS
+from .randomness import forked
+from .terms import accuracy
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
+
+
+def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) -> dict[str, float]:
+    """How well what a trainer has arrived at ranks pairs, by the margin of its implicit rewards.
+
+    A pair's margin is the mean over every random step of its trajectory, or over `draws` noised draws, which are
+    the same at every call and in every run. Nothing changes, and no gradient is made.
+
+    "held-out accuracy"  share of the pairs with a margin above 0, ties counting half
+    "held-out margin"    mean of the margins; also by quarter of the noise schedule
+    "held-out KL to reference"  mean over steps and candidates
+    "held-out pairs"     how many there are; without any the others are left out
+    """
+    trained, margins, by_quarter, kls = trainer.trained(), [], defaultdict(list), []
+    for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
+        terms, of_terms = list(trainer.judged(example, RANKING).measured(draws)), []
+        with forked(trainer.device), trainer.adapter.using(trained):  # without dropout
+            for term in terms:
+                values = term.all_values()
+                of_terms.append(term.margin(values.log_ratio).cpu())
+                by_quarter[term.quarter].append(of_terms[-1])
+                kls.append(values.kl.mean().cpu())
+        margins.append(torch.stack(of_terms).mean(0))
+    if not margins:
+        return {"held-out pairs": 0}
+    margins = torch.cat(margins)
+    return {
+        "held-out accuracy": float(accuracy(margins).mean()),
+        "held-out margin": float(margins.mean()),
+        "held-out KL to reference": float(torch.stack(kls).mean()),
+        "held-out pairs": len(margins),
+    } | {
+        f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
+        for quarter in sorted(by_quarter)
+    }
