@@ -1,15 +1,17 @@
 """An adapter inside somebody else's network, by PEFT, and out again without a trace; its file formats.
 
 LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The frozen
-reference is the same network with the adapter off.
+reference is the same network with the adapter off, or with other weights that are held beside the trained ones.
 """
 
 import json
 import logging
 import math
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,16 +20,19 @@ from safetensors.torch import save_file
 from .randomness import forked
 from .randomness import seed as seed_draws
 
+if TYPE_CHECKING:
+    import peft
+
 ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 TARGETS = ("attention", "attention and feed-forward", "all linear", "all linear and convolutions")
-# a weight's name in LoRA files -> where PEFT keeps it in a layer
+# a weight's name in LoRA files -> where PEFT keeps that of an adapter, by its name, in a layer
 PARTS = {
-    "lora_down.weight": f"lora_A.{ADAPTER}.weight",
-    "lora_up.weight": f"lora_B.{ADAPTER}.weight",
-    "dora_scale": f"lora_magnitude_vector.{ADAPTER}.weight",
+    "lora_down.weight": "lora_A.{}.weight",
+    "lora_up.weight": "lora_B.{}.weight",
+    "dora_scale": "lora_magnitude_vector.{}.weight",
     **{
-        name: f"{name}.{ADAPTER}"
+        name: f"{name}.{{}}"
         for name in (
             "hada_w1_a",
             "hada_w1_b",
@@ -105,33 +110,39 @@ class Adapter:
     def __init__(
         self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"
     ):
-        self.root = root
+        self.root, self._device, self._held = root, device, set()
         self.rank, self.alpha, self.targets, self.adapter = rank, alpha, targets, adapter
         paths = target_modules(root, targets)
         config = _config(adapter, rank, alpha, dropout, paths)
         if adapter == "DoRA":
             _require_plain_weights([root.get_submodule(path).weight for path in paths], device, dropout)
         self._attributes = set(vars(root))
+        self._place = next(root.get_submodule(paths[0]).parameters()).device
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
         try:
-            place = next(root.get_submodule(paths[0]).parameters()).device
-            with forked(place):
-                seed_draws(seed % 2**63, place)
-                _peft().inject_adapter_in_model(config, root, adapter_name=ADAPTER)
-            for parameter in self.parameters():
-                parameter.data = parameter.data.to(
-                    device, torch.promote_types(parameter.dtype, torch.float32)
-                )
-            for layer in self.layers.values():
-                self._finish(layer)
+            self._inject(ADAPTER, config, seed)
+            if adapter == "DoRA":
+                self._measure_again()
         except BaseException:  # out of memory half way, say
             self.eject()
             raise
 
-    def _finish(self, layer):
-        if (
-            self.adapter == "DoRA"
-        ):  # measured again in float32, as the forward pass does, or it would not begin at 1
+    def _inject(self, name: str, config: "peft.PeftConfig", seed: int = 0) -> None:
+        """Put an adapter into the layers under this name, for PEFT, and make it the active one."""
+        with forked(self._place):
+            seed_draws(seed % 2**63, self._place)
+            _peft().inject_adapter_in_model(config, self.root, adapter_name=name)
+        for parameter in self.parameters(name):
+            parameter.data = parameter.data.to(
+                self._device, torch.promote_types(parameter.dtype, torch.float32)
+            )
+        for layer in self.layers.values() if self.adapter == "LoKr" else ():
+            if name in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
+                layer.scaling[name] = 1.0
+
+    def _measure_again(self) -> None:
+        """DoRA's magnitudes in float32, as the forward pass does, or it would not begin at 1."""
+        for layer in self.layers.values():
             magnitude = layer.lora_magnitude_vector[ADAPTER]
             magnitude.update_layer(
                 base_layer=layer.base_layer,
@@ -144,8 +155,6 @@ class Adapter:
                     "adapter: DoRA scales every row of a layer's weights, and some rows of this model are "
                     "zero. Choose LoRA or rsLoRA, or narrower targets"
                 )
-        elif self.adapter == "LoKr" and ADAPTER in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
-            layer.scaling[ADAPTER] = 1.0
 
     @cached_property
     def layers(self):
@@ -153,15 +162,16 @@ class Adapter:
         tuner = _peft().tuners.tuners_utils.BaseTunerLayer
         return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, tuner)}
 
-    def named_parameters(self):
+    def named_parameters(self, name: str = ADAPTER) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight, which is A,
-        and lora_up.weight, which is B."""
+        and lora_up.weight, which is B. Of the trained weights, or of those that are held under a name."""
+        places = {part: where.format(name) for part, where in PARTS.items()}
         for path, layer in self.layers.items():
             own = dict(layer.named_parameters())
-            yield from ((f"{path}.{part}", own[where]) for part, where in PARTS.items() if where in own)
+            yield from ((f"{path}.{part}", own[where]) for part, where in places.items() if where in own)
 
-    def parameters(self):
-        return [parameter for _, parameter in self.named_parameters()]
+    def parameters(self, name: str = ADAPTER) -> list[torch.nn.Parameter]:
+        return [parameter for _, parameter in self.named_parameters(name)]
 
     @contextmanager
     def off(self):
@@ -175,46 +185,46 @@ class Adapter:
             for layer, off in was_off:
                 layer.enable_adapters(not off)
 
-    @contextmanager
-    def using(self, weights):
-        """Inside, the network has another state of this adapter (a `weights()` of it), and no dropout."""
-        mine = self.weights()
-        self.load(weights)
-        was_training = [(module, module.training) for module in self._modules()]
-        for module, _ in was_training:
-            module.training = False
+    def hold(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+        """Keep other weights of this adapter (a `weights()` of it) beside the trained ones, frozen, under a name; what it
+        held before goes. Raises ValueError as `load`."""
         try:
+            if name not in self._held:
+                self._inject(name, _config(self.adapter, self.rank, self.alpha, 0.0, self.layers))
+                self._held.add(name)
+        finally:
+            self._switch(ADAPTER)
+        self.load(weights, name)
+
+    @contextmanager
+    def acting(self, name: str) -> Iterator[None]:
+        """Inside, the network has the weights that are held under this name, without dropout. No weight is copied."""
+        was = next(iter(self.layers.values())).active_adapters
+        try:
+            self._switch(name)
             yield
         finally:
-            for module, training in was_training:
-                module.training = training
-            self.load(mine)
+            self._switch(was)
 
-    def _modules(self):
-        """The adapted layers and what the adapter put into them."""
+    def _switch(self, name: str | list[str]) -> None:
         for layer in self.layers.values():
-            yield layer
-            yield from (
-                module
-                for part in layer.children()
-                if part is not layer.base_layer
-                for module in part.modules()
-            )
+            layer.set_adapter(name)
 
-    def weights(self):
-        """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which its files
-        need and `load` has no use for."""
-        copied = {name: p.detach().to("cpu", copy=True) for name, p in self.named_parameters()}
+    def weights(self, name: str = ADAPTER) -> dict[str, torch.Tensor]:
+        """A copy of the trained weights, or of those that are held under a name, on the CPU. For DoRA with each layer's
+        norm_ratio, which its files need and `load` has no use for."""
+        copied = {part: p.detach().to("cpu", copy=True) for part, p in self.named_parameters(name)}
         if self.adapter == "DoRA":
             copied |= {
-                f"{path}.{NORM_RATIO}": _norm_ratio(layer).cpu() for path, layer in self.layers.items()
+                f"{path}.{NORM_RATIO}": _norm_ratio(layer, name).cpu() for path, layer in self.layers.items()
             }
         return copied
 
-    def load(self, weights):
-        """Take up weights by name. Raises ValueError if they are of another rank or kind, or for other layers."""
-        mine = dict(self.named_parameters())
-        given = {name: tensor for name, tensor in weights.items() if not name.endswith(NORM_RATIO)}
+    def load(self, weights: Mapping[str, torch.Tensor], name: str = ADAPTER) -> None:
+        """Take up weights, as the trained ones or as those that are held under a name. Raises ValueError if they are of
+        another rank or kind, or for other layers."""
+        mine = dict(self.named_parameters(name))
+        given = {part: tensor for part, tensor in weights.items() if not part.endswith(NORM_RATIO)}
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in given.items()}:
             raise ValueError(
                 "the LoRA to continue from has another rank, other targets or another base model than "
@@ -222,8 +232,8 @@ class Adapter:
                 "new run"
             )
         with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(given[name])
+            for part, parameter in mine.items():
+                parameter.copy_(given[part])
 
     def begin_from(self, initial):
         """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in], alpha); its
@@ -309,9 +319,9 @@ def _require_plain_weights(weights, device, dropout):
 
 
 @torch.no_grad()
-def _norm_ratio(layer):
+def _norm_ratio(layer: torch.nn.Module, name: str) -> torch.Tensor:
     """|W + dW| / |W| of every row of a DoRA layer: [out, 1], for convolutions [out, 1, 1, 1]."""
-    delta = layer.get_delta_weight(ADAPTER)
+    delta = layer.get_delta_weight(name)
     weight = layer.base_layer.weight.to(delta)
     ratio = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
     return ratio.view(-1, *[1] * (weight.ndim - 1))

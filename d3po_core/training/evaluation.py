@@ -14,6 +14,7 @@ from .terms import accuracy
 if TYPE_CHECKING:
     from .loop import Trainer
 
+TRAINED = "trained"  # what the adapter holds under this name is what training has arrived at
 RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is trained
 
 
@@ -28,10 +29,11 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
     "held-out KL to reference"  mean over steps and candidates
     "held-out pairs"     how many there are; without any the others are left out
     """
-    trained, margins, by_quarter, kls = trainer.trained(), [], defaultdict(list), []
+    trainer.adapter.hold(TRAINED, trainer.trained())  # which act without dropout
+    margins, by_quarter, kls = [], defaultdict(list), []
     for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
         terms, of_terms = list(trainer.judged(example, RANKING).measured(draws)), []
-        with forked(trainer.device), trainer.adapter.using(trained):  # without dropout
+        with forked(trainer.device), torch.no_grad(), trainer.adapter.acting(TRAINED):
             for term in terms:
                 values = term.all_values()
                 of_terms.append(term.margin(values.log_ratio).cpu())

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .evaluation import evaluate
+from .evaluation import TRAINED, evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
 from .methods import METHODS, Method
 from .optimizers import (
     Ema,
+    averages,
     learning_rate_factor,
     load_state_tensors,
     make_optimizer,
@@ -253,9 +254,13 @@ class Trainer:
 
     def trained(self):
         """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
-        averaged = self.ema.weights() if self.ema else {}
-        with self.adapter.using(averaged or trained_weights(self.optimizer, self.adapter.named_parameters())):
+        average = self.ema.weights() if self.ema else {}
+        if not average and averages(self.optimizer):
+            average = trained_weights(self.optimizer, self.adapter.named_parameters())
+        if not average:
             return self.adapter.weights()
+        self.adapter.hold(TRAINED, average)
+        return self.adapter.weights(TRAINED)
 
     def state(self):
         """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have.

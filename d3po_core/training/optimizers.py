@@ -66,6 +66,11 @@ def trained_weights(optimizer, named_parameters):
     return weights
 
 
+def averages(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what it has learned is an average of its own, and not the parameters."""
+    return any("z" in state for state in optimizer.state.values())
+
+
 # --- state ---
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 256 * 2**20
 TOLERANCE, IN_HALF = 1e-4, 2e-3  # of x0's norm: a network rounds otherwise in batches of another size
+HELD = "round start"  # what the adapter keeps the weights of a reference under: no two policies have any
 APART = 10  # times the tolerance: what no rounding explains
 
 
@@ -53,13 +54,15 @@ class Reference:
 
     def become(self, weights: dict[str, torch.Tensor] | None) -> None:
         """Be another policy from here on, and forget what the former one gave."""
+        if weights:
+            self.adapter.hold(HELD, weights)
         self.weights = weights
         self._kept, self._bytes, self._given = OrderedDict(), 0, {}
 
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Inside, the network is the reference, without gradients and dropout."""
-        with torch.no_grad(), self.adapter.using(self.weights) if self.weights else self.adapter.off():
+        with torch.no_grad(), self.adapter.acting(HELD) if self.weights else self.adapter.off():
             yield
 
     def denoised(self, denoise: Callable, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -106,18 +106,126 @@ def test_off_is_the_base_and_ends_also_on_an_exception(toy, setup, kind):
     assert all(p.requires_grad for p in adapter.parameters())
 
 
-def test_using_other_weights_ends_also_on_an_exception(toy, setup, kind):
+def held(toy, adapter, **weights):
+    """Hold weights beside the trained ones by name, each stirred by a seed."""
+    mine = adapter.weights()
+    for name, seed in weights.items():
+        toy.stir(adapter, seed=seed)
+        adapter.hold(name, adapter.weights())
+        adapter.load(mine)
+
+
+def versions(net):
+    """What tells of each parameter whether it was written or replaced."""
+    return [(name, id(p), p.data_ptr(), p._version) for name, p in net.named_parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_held_weights_act_as_they_do_where_they_are_the_trained_ones(toy, kind, dtype):
+    net, x = toy.net(dtype=dtype), inputs(dtype)
+    adapter = Adapter(net, rank=2, alpha=3.0, targets=WIDEST, adapter=kind)
+    outputs = {}
+    for seed in (1, 2, 3):
+        toy.stir(adapter, seed=seed)
+        outputs[seed] = net(*x)
+        if seed < 3:
+            adapter.hold(f"seed {seed}", adapter.weights())
+    for seed in (2, 1, 2):
+        with adapter.acting(f"seed {seed}"):
+            assert torch.equal(net(*x), outputs[seed])
+        assert torch.equal(net(*x), outputs[3])
+    assert len({float(output.double().sum()) for output in outputs.values()}) == 3
+
+
+def test_held_weights_end_also_on_an_exception(toy, setup, kind):
     denoise, adapter = setup(adapter=kind)
-    toy.stir(adapter, seed=1)
-    earlier, was = adapter.weights(), denoise.net(*inputs())
-    toy.stir(adapter, seed=2)
+    toy.stir(adapter)
+    held(toy, adapter, other=2)
     now = denoise.net(*inputs())
-    with adapter.using(earlier):
-        assert torch.equal(denoise.net(*inputs()), was)
-    assert torch.equal(denoise.net(*inputs()), now) and not torch.equal(was, now)
-    with pytest.raises(KeyboardInterrupt), adapter.using(earlier):
+    with pytest.raises(KeyboardInterrupt), adapter.acting("other"):
+        assert not torch.equal(denoise.net(*inputs()), now)
         raise KeyboardInterrupt
     assert torch.equal(denoise.net(*inputs()), now)
+    assert {id(p) for p in denoise.net.parameters() if p.requires_grad} == {
+        id(p) for p in adapter.parameters()
+    }
+
+
+def test_nothing_is_written_where_held_weights_act(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
+    toy.stir(adapter)
+    held(toy, adapter, other=2)
+    before = versions(denoise.net)
+    with adapter.acting("other"), torch.no_grad():
+        denoise.net(*inputs())
+        assert versions(denoise.net) == before
+    assert versions(denoise.net) == before
+    adapter.load(adapter.weights())
+    assert versions(denoise.net) != before, "this sees what is written"
+
+
+def test_held_weights_are_copies_and_may_be_replaced(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
+    toy.stir(adapter, seed=1)
+    first, given = denoise.net(*inputs()), adapter.weights()
+    adapter.hold("other", given)
+    toy.stir(adapter, seed=2)
+    second = denoise.net(*inputs())
+    for tensor in given.values():
+        tensor.zero_()
+    with adapter.acting("other"):
+        assert torch.equal(denoise.net(*inputs()), first)
+    adapter.hold("other", adapter.weights())
+    with adapter.acting("other"):
+        assert torch.equal(denoise.net(*inputs()), second)
+    mine, others = adapter.weights(), adapter.weights("other")
+    assert mine.keys() == others.keys() and all(torch.equal(mine[part], others[part]) for part in mine)
+
+
+def test_weights_of_another_shape_are_not_held(toy, setup, kind):
+    _, adapter = setup(adapter=kind)
+    other = Adapter(toy.net(), rank=3, targets=WIDEST, adapter=kind).weights()
+    with pytest.raises(ValueError, match="another rank"):
+        adapter.hold("other", other)
+
+
+def test_eject_restores_the_network_also_where_weights_are_held(toy, kind):
+    net = toy.net()
+    net.conv_in.weight.requires_grad_(True)
+    before = anatomy(net)
+    adapter = Adapter(net, rank=2, targets=WIDEST, adapter=kind)
+    held(toy, adapter, one=1, two=2)
+    with pytest.raises(MemoryError), adapter.acting("two"):
+        raise MemoryError
+    adapter.eject()
+    assert anatomy(net) == before
+
+
+def test_weights_that_cannot_be_held_leave_the_adapter_and_the_network_as_they_were(toy, kind, monkeypatch):
+    net = toy.net()
+    before = anatomy(net)
+    adapter = Adapter(net, rank=2, targets=WIDEST, adapter=kind)
+    toy.stir(adapter)
+    now = net(*inputs())
+
+    def out_of_memory(config, model, **names):
+        inject_adapter_in_model(config, model, **names)
+        raise MemoryError
+
+    with monkeypatch.context() as short, pytest.raises(MemoryError):
+        short.setattr("peft.inject_adapter_in_model", out_of_memory)
+        adapter.hold("other", adapter.weights())
+    assert torch.equal(net(*inputs()), now)
+    adapter.hold("other", adapter.weights())
+    adapter.eject()
+    assert anatomy(net) == before
+
+
+def test_holding_weights_leaves_the_global_random_numbers_alone(toy, setup, kind):
+    _, adapter = setup(adapter=kind)
+    before = torch.random.get_rng_state()
+    adapter.hold("other", adapter.weights())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA"])
@@ -126,26 +234,27 @@ def test_dropout_is_there_in_training_alone(toy, setup, kind):
     toy.stir(adapter)
     without = setup(adapter=kind)
     without[1].load(adapter.weights())
+    adapter.hold("other", adapter.weights())
     assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
-    with adapter.using(adapter.weights()):
+    with adapter.acting("other"):
         assert torch.equal(denoise.net(*inputs()), without[0].net(*inputs()))
     assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
     with adapter.off():
         assert torch.equal(denoise.net(*inputs()), toy.net()(*inputs()))
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "rsLoRA", "DoRA"])
-def test_the_end_of_an_inner_using_turns_no_dropout_on(toy, setup, kind):
-    denoise, adapter = setup(adapter=kind, dropout=0.5)
-    toy.stir(adapter, seed=1)
-    earlier = adapter.weights()
-    toy.stir(adapter, seed=2)
-    with adapter.using(adapter.weights()):
-        without = denoise.net(*inputs())
-        with adapter.using(earlier):
-            assert not torch.equal(denoise.net(*inputs()), without)
-        assert torch.equal(denoise.net(*inputs()), without)
-    assert not torch.equal(denoise.net(*inputs()), denoise.net(*inputs()))
+def test_after_an_inner_acting_the_outer_one_goes_on(toy, setup, kind):
+    denoise, adapter = setup(adapter=kind)
+    held(toy, adapter, one=1, two=2)
+    base = toy.net()(*inputs())
+    with adapter.acting("one"):
+        outer = denoise.net(*inputs())
+        with adapter.acting("two"):
+            assert not torch.equal(denoise.net(*inputs()), outer)
+        with adapter.off():
+            assert torch.equal(denoise.net(*inputs()), base)
+        assert torch.equal(denoise.net(*inputs()), outer)
+    assert torch.equal(denoise.net(*inputs()), base)
 
 
 def test_the_end_of_an_inner_off_leaves_the_adapter_off(toy, setup, kind):

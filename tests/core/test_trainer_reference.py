@@ -89,6 +89,22 @@ def test_a_reference_larger_than_the_budget_is_used_and_not_kept(start):
     assert passes(one.denoise) == 6 * [2] and passes(same.denoise) == 3 * [2]
 
 
+@pytest.mark.parametrize("method", ["D3PO", "DDPO"])
+def test_a_pass_of_the_rounds_start_writes_no_weight(start, toy, method):
+    settings = Settings(method=method, reference="round start" if method == "D3PO" else "base")
+    trainer, example = start(settings=settings)
+    one, policy = example(0), trainer.sampler
+    toy.stir(trainer.adapter)
+    trainer.begin_round()
+    net = trainer.adapter.root
+    expected = one.denoise(one.candidates.states[0], one.candidates.sigmas[:1].expand(2)).detach()
+    toy.stir(trainer.adapter, seed=2)
+    before = [(id(p), p.data_ptr(), p._version) for p in net.parameters()]
+    one.denoise.batches.clear()
+    assert torch.equal(policy.x0(one, 0), expected) and one.denoise.batches == [2]
+    assert [(id(p), p.data_ptr(), p._version) for p in net.parameters()] == before
+
+
 def test_only_the_steps_that_are_trained_on_take_a_reference_pass(start):
     trainer, example = start(settings=Settings(step_fraction=0.34))
     one = example(0)
