@@ -33,7 +33,8 @@ class Candidates(Protocol):
     def latent_shape(self) -> torch.Size: ...
 
     def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x [1, C, H, W], sigma 0-d): something for the denoiser to look at, halfway through the noise levels."""
+        """(x [1, C, H, W], sigma 0-d): something for the denoiser to look at, halfway through the noise
+        levels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Preferences:
     """One judged set: its candidates, and what was said of them.
 
     pairs   the strict ones, (winner, loser), for losses of pairs
-    scores  one for each candidate, higher is better, None where there is none; () where only comparisons are known
+    scores  one for each candidate, higher is better, None where there is none; () where only comparisons are
+            known
     liked   True (thumb up), False (thumb down) or None for each candidate; () where nobody said
     """
 
@@ -60,8 +62,8 @@ class Preferences:
 
     @property
     def rewards(self):
-        """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it wins
-        minus how many it loses."""
+        """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it
+        wins minus how many it loses."""
         if self.scores:
             return {i: float(score) for i, score in enumerate(self.scores) if score is not None}
         wins = dict.fromkeys(sorted({candidate for pair in self.pairs for candidate in pair}), 0.0)
@@ -72,8 +74,8 @@ class Preferences:
 
     @property
     def labels(self):
-        """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below the set's
-        mean; who has no thumb and equals the mean has no label."""
+        """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below
+        the set's mean; who has no thumb and equals the mean has no label."""
         rewards = self.rewards
         usual = mean(rewards.values()) if rewards else 0.0  # exact, so that equal rewards equal it
         thumbs = {i: liked for i, liked in enumerate(self.liked) if liked is not None}

@@ -1,7 +1,8 @@
 """An adapter inside somebody else's network, by PEFT, and out again without a trace; its file formats.
 
-LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The frozen
-reference is the same network with the adapter off, or with other weights that are held beside the trained ones.
+LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The
+frozen reference is the same network with the adapter off, or with other weights that are held beside the
+trained ones.
 """
 
 import json
@@ -49,7 +50,8 @@ NORM_RATIO = "norm_ratio"
 
 
 def target_modules(root, targets="attention"):
-    """Paths of the layers of `root` that a plain name stands for (one of TARGETS). Raises ValueError if there are none."""
+    """Paths of the layers of `root` that a plain name stands for (one of TARGETS). Raises ValueError if there
+    are none."""
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}, but must be one of: {', '.join(TARGETS)}")
     kinds = (torch.nn.Linear, torch.nn.Conv2d) if targets.endswith("convolutions") else (torch.nn.Linear,)
@@ -93,15 +95,17 @@ def _peft():
 
 
 class Adapter:
-    """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as before.
+    """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as
+    before.
 
-    rank, alpha  LoRA's update is (alpha / rank) B A, rsLoRA's (alpha / sqrt(rank)) B A; B starts at 0, so that at first
-                 policy and reference are one. So does a factor of the others
+    rank, alpha  LoRA's update is (alpha / rank) B A, rsLoRA's (alpha / sqrt(rank)) B A; B starts at 0, so
+                 that at first policy and reference are one. So does a factor of the others
     targets      which layers, one of TARGETS
-    dropout      share of a layer's inputs that its update does not see while training; LoHa and LoKr have none
+    dropout      share of a layer's inputs that its update does not see while training; LoHa and LoKr have
+                 none
     seed         makes the first weights repeatable
-    device       where the adapter's weights live (default: with the layers they adapt); they are float32, unless the
-                 layers are float64
+    device       where the adapter's weights live (default: with the layers they adapt); they are float32,
+                 unless the layers are float64
     adapter      its kind, one of ADAPTERS
 
     Raises ValueError where the model has no such layers, or the adapter cannot be on them.
@@ -163,8 +167,9 @@ class Adapter:
         return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, tuner)}
 
     def named_parameters(self, name: str = ADAPTER) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight, which is A,
-        and lora_up.weight, which is B. Of the trained weights, or of those that are held under a name."""
+        """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight,
+        which is A, and lora_up.weight, which is B. Of the trained weights, or of those that are held under a
+        name."""
         places = {part: where.format(name) for part, where in PARTS.items()}
         for path, layer in self.layers.items():
             own = dict(layer.named_parameters())
@@ -186,8 +191,8 @@ class Adapter:
                 layer.enable_adapters(not off)
 
     def hold(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-        """Keep other weights of this adapter (a `weights()` of it) beside the trained ones, frozen, under a name; what it
-        held before goes. Raises ValueError as `load`."""
+        """Keep other weights of this adapter (a `weights()` of it) beside the trained ones, frozen, under a
+        name; what it held before goes. Raises ValueError as `load`."""
         try:
             if name not in self._held:
                 self._inject(name, _config(self.adapter, self.rank, self.alpha, 0.0, self.layers))
@@ -198,7 +203,8 @@ class Adapter:
 
     @contextmanager
     def acting(self, name: str) -> Iterator[None]:
-        """Inside, the network has the weights that are held under this name, without dropout. No weight is copied."""
+        """Inside, the network has the weights that are held under this name, without dropout. No weight is
+        copied."""
         was = next(iter(self.layers.values())).active_adapters
         try:
             self._switch(name)
@@ -211,8 +217,8 @@ class Adapter:
             layer.set_adapter(name)
 
     def weights(self, name: str = ADAPTER) -> dict[str, torch.Tensor]:
-        """A copy of the trained weights, or of those that are held under a name, on the CPU. For DoRA with each layer's
-        norm_ratio, which its files need and `load` has no use for."""
+        """A copy of the trained weights, or of those that are held under a name, on the CPU. For DoRA with
+        each layer's norm_ratio, which its files need and `load` has no use for."""
         copied = {part: p.detach().to("cpu", copy=True) for part, p in self.named_parameters(name)}
         if self.adapter == "DoRA":
             copied |= {
@@ -221,8 +227,8 @@ class Adapter:
         return copied
 
     def load(self, weights: Mapping[str, torch.Tensor], name: str = ADAPTER) -> None:
-        """Take up weights, as the trained ones or as those that are held under a name. Raises ValueError if they are of
-        another rank or kind, or for other layers."""
+        """Take up weights, as the trained ones or as those that are held under a name. Raises ValueError if
+        they are of another rank or kind, or for other layers."""
         mine = dict(self.named_parameters(name))
         given = {part: tensor for part, tensor in weights.items() if not part.endswith(NORM_RATIO)}
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in given.items()}:
@@ -236,8 +242,9 @@ class Adapter:
                 parameter.copy_(given[part])
 
     def begin_from(self, initial):
-        """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in], alpha); its
-        further rank learns from there. Convolutions have two more axes; without an alpha the scale is 1.
+        """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in],
+        alpha); its further rank learns from there. Convolutions have two more axes; without an alpha the
+        scale is 1.
 
         Raises ValueError, before anything changes, if it does not go into this adapter.
         """
@@ -333,11 +340,12 @@ def _norm_ratio(layer: torch.nn.Module, name: str) -> torch.Tensor:
 def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
     """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
 
-    rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host reads.
-    For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with underscores.
+    rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host
+    reads. For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with
+    underscores.
 
-    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper (and PEFT)
-    divide by |W + dW|.
+    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper
+    (and PEFT) divide by |W + dW|.
     """
     rename = rename or (lambda path: f"diffusion_model.{path}")
     out = {}
@@ -355,8 +363,8 @@ def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
 
 
 def file_alpha(alpha, rank, adapter):
-    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its alpha is
-    one that comes to alpha / sqrt(rank)."""
+    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its
+    alpha is one that comes to alpha / sqrt(rank)."""
     return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
 
 

@@ -21,8 +21,8 @@ RANKING = METHODS["D3PO"]  # what held-out pairs are measured with, whatever is 
 def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) -> dict[str, float]:
     """How well what a trainer has arrived at ranks pairs, by the margin of its implicit rewards.
 
-    A pair's margin is the mean over every random step of its trajectory, or over `draws` noised draws, which are
-    the same at every call and in every run. Nothing changes, and no gradient is made.
+    A pair's margin is the mean over every random step of its trajectory, or over `draws` noised draws, which
+    are the same at every call and in every run. Nothing changes, and no gradient is made.
 
     "held-out accuracy"  share of the pairs with a margin above 0, ties counting half
     "held-out margin"    mean of the margins; also by quarter of the noise schedule

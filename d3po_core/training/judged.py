@@ -1,4 +1,5 @@
-"""A judged set on its way to the loss: what a method learns from of it, worked out once, and the terms of its loss."""
+"""A judged set on its way to the loss: what a method learns from of it, worked out once, and the terms of its
+loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +23,8 @@ class Example:
 
     Diffusion-DPO is meant without guidance: where the set has no trajectory, denoise under the prompt alone.
     unconditional denoises without the prompt, for caption dropout; without it the prompt is never dropped.
-    own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA as it is when
-    training begins is taken for that policy.
+    own_sampler: the recorded x0 is what this denoiser gave under the policy that sampled. Otherwise the LoRA
+    as it is when training begins is taken for that policy.
     """
 
     preferences: Preferences
@@ -90,7 +91,8 @@ class JudgedSet(ABC):
 
     @abstractmethod
     def measured(self, draws: int) -> Iterator[Term]:
-        """The terms that it is measured by: every random step, or `draws` noised draws that are always the same."""
+        """The terms that it is measured by: every random step, or `draws` noised draws that are always the
+        same."""
 
 
 class RecordedSet(JudgedSet):
@@ -161,8 +163,8 @@ def require_kind(method: str, sets: Iterable[Candidates]) -> None:
     terms, recorded = METHODS[method].terms, {candidates.recorded for candidates in sets}
     if terms == RECORDED and False in recorded:
         raise ValueError(
-            f"method: {method} learns from recorded steps, and some of these candidates are images alone. Choose "
-            "another method, such as Diffusion-DPO, or record candidates with D3PO KSampler"
+            f"method: {method} learns from recorded steps, and some of these candidates are images alone. "
+            "Choose another method, such as Diffusion-DPO, or record candidates with D3PO KSampler"
         )
     if terms == NOISED and True in recorded:
         raise ValueError(f"method: {method} learns from noised images, not from recorded steps")

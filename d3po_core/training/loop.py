@@ -1,5 +1,5 @@
-"""The training loop: a method of preference tuning over judged trajectories and judged images, through a denoiser, on a
-LoRA adapter."""
+"""The training loop: a method of preference tuning over judged trajectories and judged images, through a
+denoiser, on a LoRA adapter."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -33,13 +33,14 @@ class Trainer:
     """An optimizer on an adapter's parameters; one `update` is one of its steps.
 
     reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
-    reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as it is when
-    training begins.
+    reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as
+    it is when training begins.
 
-    loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they overflow.
+    loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they
+    overflow.
 
-    Wherever examples are asked for, a sequence will do that makes an example when it is indexed: they are used one
-    update at a time, and none is kept.
+    Wherever examples are asked for, a sequence will do that makes an example when it is indexed: they are
+    used one update at a time, and none is kept.
     """
 
     def __init__(
@@ -73,18 +74,20 @@ class Trainer:
         stop=None,
         round_start=None,
     ):
-        """Use every example `epochs` times. Calls on_step() after each denoising step; returns the updates' metrics.
+        """Use every example `epochs` times. Calls on_step() after each denoising step; returns the updates'
+        metrics.
 
-        history       metrics of the updates of this fit that were made before: `load_state` took up the state after them
-        held_out      examples that are not trained on: their figures (`evaluate`) are put to the metrics of every
-                      `evaluate_every`-th update (0: none) and of the last
+        history       metrics of the updates of this fit that were made before: `load_state` took up the state
+                      after them
+        held_out      examples that are not trained on: their figures (`evaluate`) are put to the metrics of
+                      every `evaluate_every`-th update (0: none) and of the last
         after_update  after_update(metrics of all updates so far) after each update
         stop          stop(metrics of all updates so far) -> true ends training early
-        round_start   the LoRA's weights when this fit began, as the `round_start` of the trainer that began it:
-                      needed where updates were made before and these weights are held against
+        round_start   the LoRA's weights when this fit began, as the `round_start` of the trainer that began
+                      it: needed where updates were made before and these weights are held against
 
-        Raises ValueError if no example has what the method learns from, NonFiniteLoss before a step that would spoil
-        the LoRA.
+        Raises ValueError if no example has what the method learns from, NonFiniteLoss before a step that
+        would spoil the LoRA.
         """
         history, learnable = list(history), self._learnable(examples)
         updates = self.settings.epochs * self._updates_per_epoch(len(learnable))
@@ -108,8 +111,9 @@ class Trainer:
     def update(self, batch, on_step=lambda: None):
         """One optimizer step over a batch of examples: its metrics, floats by name.
 
-        Every pair (or candidate, where the method learns from single ones) weighs alike, with or without a trajectory.
-        terms.py says what the log-ratios and the KL of examples without one are; none of these is clipped.
+        Every pair (or candidate, where the method learns from single ones) weighs alike, with or without a
+        trajectory. terms.py says what the log-ratios and the KL of examples without one are; none of these is
+        clipped.
         """
         metrics, norm = self._gradient(batch, on_step)
         while (
@@ -122,8 +126,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(
                 f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient "
-                f"{metrics['gradient norm']:g}. Training stopped before this update and kept the LoRA as it was. Lower "
-                "learning_rate or beta, or run the model in bf16 or fp32"
+                f"{metrics['gradient norm']:g}. Training stopped before this update and kept the LoRA as it "
+                "was. Lower learning_rate or beta, or run the model in bf16 or fp32"
             )
         self.optimizer.step()
         self.step += 1
@@ -138,7 +142,8 @@ class Trainer:
             group["lr"] = factor * self.settings.learning_rate
 
     def _gradient(self, batch: Sequence[Example], on_step: Callable) -> tuple[dict, torch.Tensor]:
-        """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before clipping)."""
+        """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before
+        clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
         settings, sums, shares = self.settings, defaultdict(float), defaultdict(float)
         sets = [self.judged(example) for example in batch]
@@ -166,7 +171,8 @@ class Trainer:
             values = term.values(slice(None))
             value = term.loss(values)
             (self.loss_scale * share * value).backward()
-        else:  # the loss joins candidates that do not fit together: first its slope in each, then each one's gradient
+        else:
+            # the loss joins candidates that do not fit together: first its slope in each, then the gradients
             first = int(torch.randint(2**62, ()))  # so that a chunk's dropout is the same both times
             values = term.all_values(first)
             inputs = [value.requires_grad_() for value in values[:3] if value is not None]
@@ -200,7 +206,8 @@ class Trainer:
         return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
     def _require_fit(self, examples, learnable, history, updates, round_start):
-        """Raise ValueError where there is nothing to learn from, or no telling how a fit that was stopped goes on."""
+        """Raise ValueError where there is nothing to learn from, or no telling how a fit that was stopped
+        goes on."""
         if not learnable:
             raise ValueError(f"preferences: there is nothing to learn from: {self.method.wanted}")
         require_kind(self.settings.method, (examples[i].candidates for i in learnable))
@@ -237,8 +244,8 @@ class Trainer:
     # --- a run's state ---
 
     def begin_round(self, weights=None):
-        """Hold the LoRA against these weights, or its present ones, where the method or the reference wants the round's
-        start."""
+        """Hold the LoRA against these weights, or its present ones, where the method or the reference wants
+        the round's start."""
         if not self._needs_round_start:
             return
         self.sampler.become(weights or self.trained())
@@ -253,7 +260,8 @@ class Trainer:
         return self.method.sampler or self.settings.reference == "round start"
 
     def trained(self):
-        """The LoRA that training has arrived at, by name: its weights, or their average where there is one."""
+        """The LoRA that training has arrived at, by name: its weights, or their average where there is
+        one."""
         average = self.ema.weights() if self.ema else {}
         if not average and averages(self.optimizer):
             average = trained_weights(self.optimizer, self.adapter.named_parameters())
@@ -263,7 +271,8 @@ class Trainer:
         return self.adapter.weights(TRAINED)
 
     def state(self):
-        """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would have.
+        """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would
+        have.
 
         "lora.NAME" is the LoRA that training has arrived at, whatever else it goes on from.
         """

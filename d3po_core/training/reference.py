@@ -21,16 +21,17 @@ APART = 10  # times the tolerance: what no rounding explains
 class Reference:
     """The network without its LoRA, or with weights that the LoRA had before.
 
-    policy   names it (trajectory.py): a trajectory whose policy has this name was sampled by it, and brings its x0 along
+    policy   names it (trajectory.py): a trajectory whose policy has this name was sampled by it, and brings
+             its x0 along
     device   where the network is
     per_pass how many candidates go through it together, 0: all
     weights  the LoRA's weights in the reference; None: without the LoRA
     budget   bytes of computed x0 to keep for the next time; the least recently used go first
     apart    names of the sets that were sampled by these weights, and yet not by this denoiser
 
-    A name may stay while what is on the model changes, at some steps alone: so one candidate is denoised again the first
-    time that a step of a set is used, which is 1/N of a pass of the reference. Where it gives something else, all of the
-    set is computed from there on.
+    A name may stay while what is on the model changes, at some steps alone: so one candidate is denoised
+    again the first time that a step of a set is used, which is 1/N of a pass of the reference. Where it gives
+    something else, all of the set is computed from there on.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class Reference:
         return x0
 
     def _gave(self, example: "Example", i: int) -> bool:
-        """Whether one candidate of a step, denoised again, is as it was recorded, and so were those of other steps."""
+        """Whether one candidate of a step, denoised again, is as it was recorded, and so were those of other
+        steps."""
         trajectory = example.candidates
         given = self._given.setdefault(trajectory.ending, {})
         if i not in given and all(given.values()):

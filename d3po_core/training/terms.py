@@ -1,10 +1,10 @@
-"""The terms whose mean is an update's loss, whatever the method: a step of a trajectory (as in D3PO), a noised draw of
-clean candidates (as in Diffusion-DPO).
+"""The terms whose mean is an update's loss, whatever the method: a step of a trajectory (as in D3PO), a
+noised draw of clean candidates (as in Diffusion-DPO).
 
-Both hold a policy against the reference by log-ratios. Diffusion-DPO's is that of unit Gaussians around the two
-predictions of the target, (reference error - error) / 2 with errors as mean squares over the latent; the margin inside
-its sigmoid is then beta (log-ratio of the winner - log-ratio of the loser), as in D3PO. The KL is that of the same
-Gaussians.
+Both hold a policy against the reference by log-ratios. Diffusion-DPO's is that of unit Gaussians around the
+two predictions of the target, (reference error - error) / 2 with errors as mean squares over the latent; the
+margin inside its sigmoid is then beta (log-ratio of the winner - log-ratio of the loser), as in D3PO. The KL
+is that of the same Gaussians.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Values(NamedTuple):
     log_ratio          [n] log-ratio to the reference
     kl                 [n] KL to the reference; None where the method has no reference
     sampler_log_ratio  [n] log-ratio to the policy that sampled; None where the method does not ask for it
-    direction          [n, C, H, W] gradient of log_ratio with respect to x0, up to a factor that is the same for all
-                       candidates; None where the method does not ask for it
+    direction          [n, C, H, W] gradient of log_ratio with respect to x0, up to a factor that is the same
+                       for all candidates; None where the method does not ask for it
     """
 
     log_ratio: torch.Tensor
@@ -78,7 +78,8 @@ class Term:
         raise NotImplementedError
 
     def all_values(self, first: int = 0) -> Values:
-        """The Values of all members without gradients; chunk after chunk has its own dropout, seeded from `first` on."""
+        """The Values of all members without gradients; chunk after chunk has its own dropout, seeded from
+        `first` on."""
         parts = []
         with torch.no_grad():
             for number, chunk in enumerate(self.chunks()):
@@ -132,8 +133,8 @@ class Term:
 
 
 class TrajectoryStep(Term):
-    """Step i of a trajectory under D3PO (arXiv 2311.13231). sampled_x0 is that of the policy which sampled, where the
-    method asks for it."""
+    """Step i of a trajectory under D3PO (arXiv 2311.13231). sampled_x0 is that of the policy which sampled,
+    where the method asks for it."""
 
     def __init__(
         self, judged: "JudgedSet", i: int, ref_x0: torch.Tensor, sampled_x0: torch.Tensor | None
@@ -167,7 +168,8 @@ class TrajectoryStep(Term):
 
 
 class NoisedDraw(Term):
-    """Clean candidates at one noise level under Diffusion-DPO (arXiv 2311.12908): one noise for all of them."""
+    """Clean candidates at one noise level under Diffusion-DPO (arXiv 2311.12908): one noise for all of
+    them."""
 
     def __init__(
         self, judged: "JudgedSet", sigma: torch.Tensor, noise: torch.Tensor, denoise: Callable

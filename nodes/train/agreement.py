@@ -6,15 +6,18 @@ from .report import listed
 
 
 def require_repeatable(session, candidates, guidance):
-    """Raise ValueError where the session's model does not give the same twice, as patches.require_repeatable."""
+    """Raise ValueError where the session's model does not give the same twice, as
+    patches.require_repeatable."""
     x, sigma = (one.to(session.device) for one in candidates.looked_at())
     host.require_repeatable(session.denoiser(candidates, guidance), x, sigma.expand(1))
 
 
 def sampled_otherwise(judged, policy, trainer, guidance):
-    """A warning of recordings that were made with something else on the model than the train step has, in a list.
+    """A warning of recordings that were made with something else on the model than the train step has, in a
+    list.
 
-    Where their x0 can be compared, it tells, as a trainer has seen it on its way; elsewhere the policies' names do.
+    Where their x0 can be compared, it tells, as a trainer has seen it on its way; elsewhere the policies'
+    names do.
     """
     apart = trainer.reference.apart | trainer.sampler.apart
 

@@ -18,8 +18,8 @@ from .schema import RECORDED_NOISE
 
 
 class Outcome(NamedTuple):
-    """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and of all that
-    were made; what there is to tell and to warn of, in lines."""
+    """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and
+    of all that were made; what there is to tell and to warn of, in lines."""
 
     weights: dict
     tensors: dict
@@ -31,11 +31,12 @@ class Outcome(NamedTuple):
 
 
 class Policies(NamedTuple):
-    """Names of the weights at hand, each with what else is on the model, and which of them this network can be trusted with.
+    """Names of the weights at hand, each with what else is on the model, and which of them this network can
+    be trusted with.
 
     base   the base model's; start: of the LoRA as it is when training begins
-    exact  whether a LoRA on this network gives what it gave while sampling: merged into half-precision weights it was
-           rounded
+    exact  whether a LoRA on this network gives what it gave while sampling: merged into half-precision
+           weights it was rounded
     guidance_kept  whether the network is trained with the guidance of the recordings
     """
 
@@ -59,8 +60,8 @@ class Policies(NamedTuple):
 
 
 def train(session, plan, start, before, preferences, held_out, policy, progress):
-    """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model; before is
-    earlier history whose KL is to the same reference."""
+    """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model;
+    before is earlier history whose KL is to the same reference."""
     _, space, beside = policy.partition(" ")
     began = weights_of(start.policy) + space + beside if start.step or start.initial else policy
     policies = Policies(policy, began, session.dtype == torch.float32, plan.guidance is None)
@@ -107,7 +108,8 @@ def _trainer(session, plan, adapter, policies):
 
 
 def _fit(trainer, plan, start, before, examples, held_out, progress):
-    """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to tell)."""
+    """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to
+    tell)."""
     total = trainer.steps_in(examples)
     bar, stopped = comfy.utils.ProgressBar(total), ""
 
