@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -133,7 +134,8 @@ class Adapter:
 
     def _inject(self, name: str, config: "peft.PeftConfig", seed: int = 0) -> None:
         """Put an adapter into the layers under this name, for PEFT, and make it the active one."""
-        with forked(self._place):
+        with forked(self._place), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
             seed_draws(seed % 2**63, self._place)
             _peft().inject_adapter_in_model(config, self.root, adapter_name=name)
         for parameter in self.parameters(name):

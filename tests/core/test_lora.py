@@ -182,10 +182,10 @@ def test_held_weights_are_copies_and_may_be_replaced(toy, setup, kind):
     assert mine.keys() == others.keys() and all(torch.equal(mine[part], others[part]) for part in mine)
 
 
-def test_weights_of_another_shape_are_not_held(toy, setup, kind):
+def test_weights_for_other_layers_are_not_held(toy, setup, kind):
     _, adapter = setup(adapter=kind)
-    other = Adapter(toy.net(), rank=3, targets=WIDEST, adapter=kind).weights()
-    with pytest.raises(ValueError, match="another rank"):
+    other = Adapter(toy.net(), rank=2, targets="attention", adapter=kind).weights()
+    with pytest.raises(ValueError, match="other targets"):
         adapter.hold("other", other)
 
 
@@ -221,7 +221,8 @@ def test_weights_that_cannot_be_held_leave_the_adapter_and_the_network_as_they_w
     assert anatomy(net) == before
 
 
-def test_holding_weights_leaves_the_global_random_numbers_alone(toy, setup, kind):
+@pytest.mark.filterwarnings("error")
+def test_holding_weights_warns_of_nothing_and_leaves_the_global_random_numbers_alone(toy, setup, kind):
     _, adapter = setup(adapter=kind)
     before = torch.random.get_rng_state()
     adapter.hold("other", adapter.weights())
