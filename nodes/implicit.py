@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..d3po_core.candidates.images import CleanCandidates
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.training import implicit
 from ..d3po_core.training.randomness import generator_of
@@ -206,7 +207,7 @@ class D3POImplicitPreference(io.ComfyNode):
                 record_judgement(
                     replace(dataset, annotator=JUDGE),
                     candidates.set_id,
-                    {"pairs": [list(pair) for pair in pairs]},
+                    Judgement.of_pairs(pairs, candidates.candidates),
                     JUDGE,
                 )
         best, worst = zip(*(preferred_and_rejected(p, batch) for p, batch in zip(judged, images)))

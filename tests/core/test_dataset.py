@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from d3po_core.dataset.store import Dataset, DatasetError, share
+from d3po_core.dataset.sets import share
+from d3po_core.dataset.store import Dataset, DatasetError
+from tests.core.said import judge
 
 WINNER_0, WINNER_1, TIE = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}, {"ties": [[0, 1]]}
 TREE = {
@@ -221,7 +223,7 @@ def test_a_set_that_does_not_fit_its_name_or_its_first_version_is_refused(datase
 )
 def test_any_text_can_name_a_set_and_none_becomes_a_path(dataset, name):
     dataset.add_set(name, images=torch.rand(2, 4, 4, 3))
-    dataset.judge(name, WINNER_0, name)
+    judge(dataset, name, WINNER_0, name)
     assert dataset.pairs(name) == [(0, 1)] and dataset.find(name).id == name
     assert re.fullmatch(
         r"images/[0-9a-f]{2}/[0-9a-f-]+\.png",
@@ -238,8 +240,8 @@ def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
         dataset.settings,
         dataset.judgements,
         dataset.pairs,
-        lambda name: dataset.judge(name, WINNER_0, "anna"),
-        lambda name: dataset.judge(name, None, "anna"),
+        lambda name: judge(dataset, name, WINNER_0, "anna"),
+        lambda name: judge(dataset, name, None, "anna"),
     ):
         with pytest.raises(DatasetError, match="there is no set 'x'"):
             ask("x")
@@ -251,25 +253,30 @@ def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
 
 def test_the_newest_judgement_of_an_annotator_counts_and_the_history_stays(dataset):
     dataset.add_set("s", candidates=2)
-    dataset.judge("s", WINNER_0, "anna", tool="picker 0.1.0", time=NOON)
-    dataset.judge(
-        "s", WINNER_1, "anna", time=NOON - timedelta(days=1)
+    judge(dataset, "s", WINNER_0, "anna", tool="picker 0.1.0", time=NOON)
+    judge(
+        dataset, "s", WINNER_1, "anna", time=NOON - timedelta(days=1)
     )  # a clock that is slow does not decide
     assert dataset.pairs("s") == [(1, 0)]
-    dataset.judge("s", None, "anna")
+    judge(dataset, "s", None, "anna")
     assert dataset.pairs("s") == [] and dataset.sets(judged=True) == []
-    dataset.judge("s", WINNER_0, "anna")
+    judge(dataset, "s", WINNER_0, "anna")
     assert dataset.pairs("s") == [(0, 1)] and dataset.find("s").judged_by == 1
     history = dataset.judgements("s")
-    assert [entry.judgement for entry in history] == [WINNER_0, WINNER_1, None, WINNER_0]
+    assert [entry.judgement and entry.judgement.as_json for entry in history] == [
+        WINNER_0,
+        WINNER_1,
+        None,
+        WINNER_0,
+    ]
     assert (history[0].annotator, history[0].time, history[0].tool) == ("anna", NOON, "picker 0.1.0")
 
 
 def test_an_unfinished_judgement_is_kept_but_does_not_count(dataset):
     dataset.add_set("s", candidates=3)
-    dataset.judge("s", {"pairs": [[0, 1]], "open": True}, "anna")
+    judge(dataset, "s", {"pairs": [[0, 1]], "open": True}, "anna")
     assert dataset.pairs("s") == [] and not dataset.sets(judged=True) and len(dataset.sets(judged=False)) == 1
-    assert dataset.judgements("s")[0].judgement == {"pairs": [[0, 1]], "open": True}
+    assert dataset.judgements("s")[0].judgement.as_json == {"pairs": [[0, 1]], "open": True}
     assert dataset.statistics()["judgements"] == 0
 
 
@@ -290,7 +297,7 @@ def test_an_unfinished_judgement_is_kept_but_does_not_count(dataset):
 def test_a_malformed_judgement_is_refused_and_not_kept(dataset, judgement, message):
     dataset.add_set("s", candidates=2)
     with pytest.raises(ValueError, match=message):
-        dataset.judge("s", judgement, "anna")
+        judge(dataset, "s", judgement, "anna")
     assert dataset.judgements("s") == []
 
 
@@ -304,11 +311,11 @@ def ids(rows):
 def test_sets_are_found_by_who_judged_them(dataset):
     for name in "abcd":
         dataset.add_set(name, candidates=2)
-    dataset.judge("a", WINNER_0, "anna")
-    dataset.judge("b", TIE, "anna")
-    dataset.judge("b", WINNER_0, "ben")
-    dataset.judge("c", WINNER_0, "ben")
-    dataset.judge("c", None, "ben")
+    judge(dataset, "a", WINNER_0, "anna")
+    judge(dataset, "b", TIE, "anna")
+    judge(dataset, "b", WINNER_0, "ben")
+    judge(dataset, "c", WINNER_0, "ben")
+    judge(dataset, "c", None, "ben")
     assert ids(dataset.sets()) == list("abcd")
     assert ids(dataset.sets(judged=True)) == ["a", "b"] and ids(dataset.sets(judged=False)) == ["c", "d"]
     assert (
@@ -393,12 +400,12 @@ def test_statistics_add_up(dataset, trajectory):
     )
     for i in range(9):
         dataset.add_set(f"s{i}", candidates=3, model="xl", created=NOON + timedelta(days=i))
-    dataset.judge("set 7", {"ranking": [0, [1, 2]]}, "anna")
-    dataset.judge("set 7", {"pairs": [[0, 1]], "scores": [1.0, 2.0, 1.0]}, "ben")
-    dataset.judge("s1", {"pairs": [[0, 1]]}, "ben")
-    dataset.judge("s1", {"ties": [[0, 1], [1, 0], [1, 2]], "ranking": [2, 1]}, "ben")
-    dataset.judge("s2", {"pairs": [[0, 1]]}, "ben")
-    dataset.judge("s2", None, "ben")
+    judge(dataset, "set 7", {"ranking": [0, [1, 2]]}, "anna")
+    judge(dataset, "set 7", {"pairs": [[0, 1]], "scores": [1.0, 2.0, 1.0]}, "ben")
+    judge(dataset, "s1", {"pairs": [[0, 1]]}, "ben")
+    judge(dataset, "s1", {"ties": [[0, 1], [1, 0], [1, 2]], "ranking": [2, 1]}, "ben")
+    judge(dataset, "s2", {"pairs": [[0, 1]]}, "ben")
+    judge(dataset, "s2", None, "ben")
     figures = dataset.statistics(held_out=0.5)
     assert (figures["sets"], figures["judged"], figures["unjudged"], figures["judgements"]) == (10, 2, 8, 3)
     assert figures["annotators"] == {"anna": 1, "ben": 2}
@@ -455,8 +462,8 @@ def test_deleting_removes_rows_and_files_but_not_what_others_need(dataset, traje
     dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=TREE)
     dataset.add_set("b", images=torch.rand(2, 4, 4, 3), conditioning=TREE)
     dataset.add_set("c", candidates=2, conditioning={"x": torch.ones(2)})
-    dataset.judge("set 7", WINNER_0, "anna")
-    dataset.judge("b", WINNER_0, "anna")
+    judge(dataset, "set 7", WINNER_0, "anna")
+    judge(dataset, "b", WINNER_0, "anna")
     assert dataset.delete(["set 7", "c", "unknown"]) == 2
     assert ids(dataset.sets()) == ["b"] and not files_of(dataset, "sets")
     assert len(files_of(dataset, "images")) == 2 and len(files_of(dataset, "conditioning")) == 1
@@ -473,7 +480,7 @@ def test_many_threads_may_share_a_dataset(dataset):
     def work(i):
         try:
             for _ in range(5):
-                dataset.judge(f"s{i}", WINNER_0, "anna")
+                judge(dataset, f"s{i}", WINNER_0, "anna")
                 assert dataset.pairs(f"s{i}") == [(0, 1)] and len(dataset.sets()) >= 4
                 dataset.add_set(f"more {i}", images=torch.rand(2, 4, 4, 3))
         except BaseException as error:

@@ -19,6 +19,7 @@ from d3po_core.candidates.trajectory import LazyTensor, Trajectory
 from d3po_core.dataset import index as dataset_index
 from d3po_core.dataset.store import Dataset, DatasetError
 from d3po_core.training.loop import Example, Settings, Trainer
+from tests.core.said import judge
 
 WINNER_0 = {"pairs": [[0, 1]]}
 
@@ -35,7 +36,7 @@ def folder(tmp_path, trajectory):
             "set 7", trajectory=trajectory, images=torch.rand(3, 8, 8, 3), conditioning={"c": torch.rand(9)}
         )
         dataset.add_set("other", images=torch.rand(2, 8, 8, 3), conditioning={"c": torch.rand(9)})
-        dataset.judge("set 7", WINNER_0, "anna")
+        judge(dataset, "set 7", WINNER_0, "anna")
     return tmp_path / "taste"
 
 

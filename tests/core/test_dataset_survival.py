@@ -23,6 +23,7 @@ from d3po_core.dataset import store as dataset_module
 from d3po_core.dataset.index import BUSY
 from d3po_core.dataset.store import Dataset, DatasetError
 from tests.core.children import finish, start
+from tests.core.said import judge
 
 WINNER_0 = {"pairs": [[0, 1]]}
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that starts at once needs fork")
@@ -74,7 +75,7 @@ def test_every_acknowledged_judgement_survives_fifty_kills(folder):
     def judge_on(tell):
         with Dataset(folder) as dataset:
             for i in range(1000):
-                dataset.judge("s", WINNER_0 | {"log": {"i": len(acknowledged) + i}}, "anna")
+                judge(dataset, "s", WINNER_0 | {"log": {"i": len(acknowledged) + i}}, "anna")
                 tell(b"%d\n" % (len(acknowledged) + i))
 
     for _ in range(50):
@@ -87,7 +88,7 @@ def test_every_acknowledged_judgement_survives_fifty_kills(folder):
         acknowledged += (first + told).split(b"\n")[:-1]
         assert integrity(folder) == [("ok",)]
     with Dataset(folder) as dataset:
-        kept = {entry.judgement["log"]["i"] for entry in dataset.judgements("s")}
+        kept = {entry.judgement.as_json["log"]["i"] for entry in dataset.judgements("s")}
     assert len(acknowledged) >= 50 and {int(number) for number in acknowledged} <= kept
 
 
@@ -206,7 +207,7 @@ def test_what_cannot_be_tidied_is_in_nobodys_way(folder, monkeypatch):
     monkeypatch.setattr(Dataset, "tidy", lambda *_: (_ for _ in ()).throw(OSError("no")))
     with Dataset(folder) as dataset:
         dataset.tidy_daily()
-        dataset.judge("s", WINNER_0, "anna")
+        judge(dataset, "s", WINNER_0, "anna")
 
 
 def test_a_power_cut_finds_files_and_names_on_disk_before_the_index_names_them(folder, monkeypatch):
@@ -252,14 +253,16 @@ def test_two_processes_that_judge_at_once_lose_nothing(folder):
         def work(tell):
             with Dataset(folder) as dataset:
                 for i in range(200):
-                    dataset.judge("s", WINNER_0 | {"log": {"i": i}}, annotator)
+                    judge(dataset, "s", WINNER_0 | {"log": {"i": i}}, annotator)
 
         return work
 
     for status, told in [finish(*child) for child in [start(judge_as("anna")), start(judge_as("ben"))]]:
         assert status == 0, told
     with Dataset(folder) as dataset:
-        history = [(entry.annotator, entry.judgement["log"]["i"]) for entry in dataset.judgements("s")]
+        history = [
+            (entry.annotator, entry.judgement.as_json["log"]["i"]) for entry in dataset.judgements("s")
+        ]
     assert len(history) == 400 and set(history) == {(name, i) for name in ("anna", "ben") for i in range(200)}
     assert [i for name, i in history if name == "anna"] == list(range(200))
 
@@ -288,10 +291,10 @@ def test_a_writer_waits_for_another_and_then_says_who_is_in_its_way(folder, monk
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         with pytest.raises(DatasetError, match="index.sqlite is held by another program.*close that program"):
-            dataset.judge("s", WINNER_0, "anna")
+            judge(dataset, "s", WINNER_0, "anna")
         assert time.monotonic() - began > 0.25
         other.rollback()
-        dataset.judge("s", WINNER_0, "anna")
+        judge(dataset, "s", WINNER_0, "anna")
         assert len(dataset.judgements("s")) == 1
 
 
@@ -337,13 +340,13 @@ def test_a_full_disk_stops_a_set_as_a_whole_and_leaves_the_others(small_disk):
 def test_a_full_disk_stops_a_judgement_and_the_earlier_ones_stay(small_disk):
     with Dataset(small_disk / "taste") as dataset:
         dataset.add_set("s", candidates=2)
-        dataset.judge("s", WINNER_0, "anna")
+        judge(dataset, "s", WINNER_0, "anna")
         fill(small_disk)
         with pytest.raises(DatasetError, match="index.sqlite: the disk is full"):
-            dataset.judge("s", {"pairs": [[1, 0]]}, "anna")
+            judge(dataset, "s", {"pairs": [[1, 0]]}, "anna")
         assert dataset.pairs("s") == [(0, 1)]
         (small_disk / "filler").unlink()
-        dataset.judge("s", {"pairs": [[1, 0]]}, "anna")
+        judge(dataset, "s", {"pairs": [[1, 0]]}, "anna")
         assert dataset.pairs("s") == [(1, 0)]
 
 
@@ -402,7 +405,7 @@ def test_a_folder_that_may_not_be_written_can_be_read_and_says_what_to_do(trajec
         folder = Path(parent) / "taste"
         with Dataset(folder) as dataset:
             dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[1])
-            dataset.judge("set 7", WINNER_0, "anna")
+            judge(dataset, "set 7", WINNER_0, "anna")
         everything = [folder, *folder.rglob("*")]
         for path in everything:
             os.chmod(path, 0o555 if path.is_dir() else 0o444)
@@ -415,7 +418,7 @@ def test_a_folder_that_may_not_be_written_can_be_read_and_says_what_to_do(trajec
                 assert dataset.pairs("set 7") == [(0, 1)] and len(dataset.images("set 7")) == 3
                 assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.statistics()["sets"] == 1
                 for write in (
-                    lambda: dataset.judge("set 7", WINNER_0, "anna"),
+                    lambda: judge(dataset, "set 7", WINNER_0, "anna"),
                     lambda: dataset.delete("set 7"),
                     lambda: dataset.add_set("t", candidates=2),
                     lambda: dataset.add_set("t", images=torch.rand(2, 4, 4, 3)),

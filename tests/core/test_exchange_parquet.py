@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d3po_core.candidates.judgement import pairs_from_judgement
+from d3po_core.candidates.judgement import Judgement
 from d3po_core.exchange import json_text
 from d3po_core.exchange.formats import (
     WRITERS,
@@ -69,7 +69,7 @@ def test_pickapic_rows_are_read_with_ties_and_without_what_nobody_judged(pickapi
     assert recognise(pickapic) == "pickapic"
     cat, dog, cow = read(pickapic)
     assert outcomes([cat, dog, cow]) == [("cat", 1, 0), ("dog", 2, 3)]
-    assert cow.judgement == {"ties": [[0, 1]]} and cow.annotator == "7"
+    assert cow.judgement.as_json == {"ties": [[0, 1]]} and cow.annotator == "7"
     assert dog.source == "data/train-00000-of-00001.parquet, row 2"
 
 
@@ -164,7 +164,7 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install_and_the_rest_works(
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    record = Record("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]})
+    record = Record.of("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]})
     with pytest.raises(ExchangeError, match="pip install pyarrow"):
         read(tmp_path)
     with pytest.raises(ExchangeError, match="pip install pyarrow"):
@@ -183,7 +183,7 @@ def test_a_pyarrow_that_runs_code_out_of_files_is_refused(tmp_path, monkeypatch)
 
 def test_pickapic_export_has_the_columns_that_trainers_read(tmp_path):
     summary = write_pickapic(
-        [Record("p", [encoded(i) for i in range(3)], {"ranking": [2, 0, 1]}, "me")], tmp_path / "out"
+        [Record.of("p", [encoded(i) for i in range(3)], {"ranking": [2, 0, 1]}, "me")], tmp_path / "out"
     )
     table = pq.read_table(tmp_path / "out" / "data")
     assert table["caption"].to_pylist() == ["p"] * 3 and table["has_label"].to_pylist() == [True] * 3
@@ -230,7 +230,7 @@ def hps(tmp_path):
 def test_hps_the_lowest_rank_is_the_best(hps):
     assert recognise(hps) == recognise(hps / "test.json") == "hps"
     cat, dog = read(hps)
-    assert set(outcomes([cat])) == {("cat", 1, 0), ("cat", 1, 2), ("cat", 0, 2)} and dog.pairs == []
+    assert set(outcomes([cat])) == {("cat", 1, 0), ("cat", 1, 2), ("cat", 0, 2)} and dog.pairs == ()
     assert dog.source == "test.json, line 1, entry 2" and cat.annotator is None
 
 
@@ -306,9 +306,9 @@ def test_hps_export_ranks_what_is_a_ranking_and_pairs_what_is_not(tmp_path):
     images = [encoded(i) for i in range(4)]
     write_hps(
         [
-            Record("all", images, {"ranking": [3, [0, 1], 2]}, "me"),
-            Record("some", images, {"pairs": [[3, 1]]}),
-            Record("circle", images[:3], {"pairs": [[0, 1], [1, 2], [2, 0]]}),
+            Record.of("all", images, {"ranking": [3, [0, 1], 2]}, "me"),
+            Record.of("some", images, {"pairs": [[3, 1]]}),
+            Record.of("circle", images[:3], {"pairs": [[0, 1], [1, 2], [2, 0]]}),
         ],
         tmp_path / "out",
     )
@@ -324,7 +324,7 @@ def test_hps_export_ranks_what_is_a_ranking_and_pairs_what_is_not(tmp_path):
 
 def test_hps_train_export_has_every_strict_pair(tmp_path):
     write_hps(
-        [Record("p", [encoded(i) for i in range(3)], {"ranking": [1, [0, 2]]})],
+        [Record.of("p", [encoded(i) for i in range(3)], {"ranking": [1, [0, 2]]})],
         tmp_path / "out",
         split="train",
     )
@@ -361,7 +361,7 @@ def test_a_json_list_read_in_small_pieces_is_what_the_json_module_reads(
 
 def test_prompts_and_annotators_survive_every_format_that_has_them(tmp_path):
     prompts = ["plain", 'Hüte, "rot"; 猫\t🎩', "two\nlines", "=1+1", None]
-    records = [Record(prompt, [encoded(0), encoded(1)], {"pairs": [[1, 0]]}, "me") for prompt in prompts]
+    records = [Record.of(prompt, [encoded(0), encoded(1)], {"pairs": [[1, 0]]}, "me") for prompt in prompts]
     for name, export in WRITERS.items():
         export(records, tmp_path / name)
         back = list(read(tmp_path / name))
@@ -395,9 +395,9 @@ EXPORTS = {**WRITERS, "d3po": lambda records, folder: write_d3po(records, folder
 @settings(max_examples=15, deadline=None)
 @given(st.lists(judgements, min_size=1, max_size=3))
 def test_an_export_and_an_import_give_the_same_prompts_pairs_and_pixels(name, tmp_path_factory, given):
-    given = [judgement for judgement in given if pairs_from_judgement(judgement, candidates)]
+    given = [judgement for judgement in given if Judgement.parse(judgement, candidates).pairs]
     records = [
-        Record(f"prompt {n}", [encoded(4 * n + i) for i in range(candidates)], judgement)
+        Record.of(f"prompt {n}", [encoded(4 * n + i) for i in range(candidates)], judgement)
         for n, judgement in enumerate(given)
     ]
     folder = tmp_path_factory.mktemp("round") / "trip"
@@ -415,6 +415,6 @@ def test_d3po_scores_survive_as_they_are(tmp_path_factory, given):
     if given:
         folder = tmp_path_factory.mktemp("round") / "trip"
         write_d3po(
-            [Record("p", [encoded(i) for i in range(3)], {"scores": scores}) for scores in given], folder
+            [Record.of("p", [encoded(i) for i in range(3)], {"scores": scores}) for scores in given], folder
         )
-        assert [record.judgement["scores"] for record in read(folder)] == given
+        assert [record.judgement.as_json["scores"] for record in read(folder)] == given
