@@ -9,7 +9,7 @@ import torch
 from ...d3po_core.candidates.images import CleanCandidates
 from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.runs.tensorboard import Events
-from ...d3po_core.training import loop, monitor
+from ...d3po_core.training import loop, metrics, monitor
 from ...d3po_core.training.adapter import Adapter
 from ...d3po_core.training.methods import RECORDED
 from ...d3po_core.training.reference import weights_of
@@ -94,7 +94,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
             if not plan.evaluate_every or len(made) % plan.evaluate_every:
                 last = made[-1]
                 if resumed < len(made):  # the rest of the last update's is written
-                    last = {name: value for name, value in last.items() if name.startswith("held-out")}
+                    last = {name: value for name, value in last.items() if metrics.held_out(name)}
                 events.write(steps.step, last)
         history = progress.back_to_best(steps, made)
         told = [
