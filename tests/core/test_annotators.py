@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from d3po_core.dataset.annotators import join_liked
 from d3po_core.dataset.store import Dataset
-from tests.core.said import judge
+from tests.core.datasets import judge
 
 
 @pytest.fixture

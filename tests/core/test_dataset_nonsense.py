@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from d3po_core.dataset import tree
 from d3po_core.dataset.store import Dataset, DatasetError
-from tests.core.said import judge
+from tests.core.datasets import judge
 
 DEEP = "[" * 100_000 + "]" * 100_000
 NONSENSE = [

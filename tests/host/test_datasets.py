@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from d3po_core.dataset.store import Dataset
-from tests.core.said import judge
+from tests.core.datasets import judge
 from tests.host.graphs import found, judged, node, picked, probe, recording, train_node, unique, with_prompts
 
 
