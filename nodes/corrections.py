@@ -1,34 +1,28 @@
 """Answers that were changed after a run was trained on them."""
 
-import json
-
 from comfy_execution.graph_utils import is_link
 
-from ..d3po_core.candidates.judgement import (
-    is_finished,
-    liked_from_judgement,
-    pairs_from_judgement,
-    scores_from_judgement,
-)
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.runs import store
 from ..d3po_core.runs.progress import said
 from .library import runs_root
 
 
-def corrections(graph, node_id, picks):
-    """What to say of the sets whose finished judgements in a picks value are others than those that a run was trained on,
-    whose D3PO Load Run is above the node: a sentence or two for each set."""
-    sets = json.loads(picks or "{}").get("sets", {})
-    judged = {name: judgement for name, judgement in sets.items() if is_finished(judgement)}
+def corrections(graph, node_id, sets):
+    """What to say of the sets whose finished judgements are others than those that a run was trained on,
+    whose D3PO Load Run is above the node: a sentence or two for each set.
+
+    sets  what a picks value says of each set; how many candidates it has, only the run knows
+    """
     return [
         sentence
         for run, checkpoint in runs_above(graph, node_id).items()
-        if judged
-        for sentence in _of_run(run, checkpoint, judged)
+        if sets
+        for sentence in _of_run(run, checkpoint, sets)
     ]
 
 
-def _of_run(run, checkpoint, judged):
+def _of_run(run, checkpoint, sets):
     try:
         folder = store.run_folder(runs_root(), run)
         record, kept = store.load_record(folder, checkpoint), store.steps_kept(folder)
@@ -39,22 +33,18 @@ def _of_run(run, checkpoint, judged):
     return [
         _sentence(name, number, rounds, run, kept)
         for name, (number, noted) in last.items()
-        if name in judged
-        and "candidates" in noted
-        and _said(judged[name], noted["candidates"]) not in (None, noted["said"])
+        if "candidates" in noted and _said(sets.get(name), noted["candidates"]) not in (None, noted["said"])
     ]
 
 
-def _said(judgement, candidates):
-    """As a round notes it; None for a judgement that cannot be read, which its own set's turn will tell."""
+def _said(of_set, candidates):
+    """As a round notes it; None while there is no finished judgement, and for one that cannot be read, which
+    its own set's turn will tell."""
     try:
-        return said(
-            pairs_from_judgement(judgement, candidates),
-            scores_from_judgement(judgement),
-            liked_from_judgement(judgement, candidates),
-        )
+        judgement = Judgement.parse_finished(of_set, candidates)
     except ValueError:
         return None
+    return judgement and said(judgement.pairs, judgement.scores, judgement.liked)
 
 
 def _sentence(name, number, rounds, run, kept):
@@ -63,14 +53,15 @@ def _sentence(name, number, rounds, run, kept):
     which = "the state before it" if step == start else "the last state before it that is kept"
     left = " What was trained after that round is left behind." if rounds[number + 1 :] else ""
     return (
-        f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA keeps to "
-        f"those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, and press Run. "
-        f"Then set it back to {store.LATEST}.{left}"
+        f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA "
+        f"keeps to those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, "
+        f"and press Run. Then set it back to {store.LATEST}.{left}"
     )
 
 
 def runs_above(graph, node_id):
-    """{run: checkpoint} of the Load Run nodes above a node, as far as what they are set to is written in the graph."""
+    """{run: checkpoint} of the Load Run nodes above a node, as far as what they are set to is written in the
+    graph."""
     found, todo, seen = {}, [node_id], {node_id}
     while todo:
         node = graph.get_node(todo.pop())

@@ -12,7 +12,9 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
-from ..d3po_core.dataset.store import INDEX, Dataset, DatasetError
+from ..d3po_core.dataset.index import DatasetError
+from ..d3po_core.dataset.sets import INDEX
+from ..d3po_core.dataset.store import Dataset
 from ..d3po_core.runs.store import run_folder
 from . import host
 from .types import CATEGORY, PreferencesType, Trajectories
@@ -103,12 +105,12 @@ def require_sets(store, name, set_ids):
 
 
 def record_judgement(handle, set_id, judgement, tool):
-    """Keep a judgement in a dataset, unless its annotator's last one says the same."""
+    """Keep a Judgement in a dataset, unless its annotator's last one says the same."""
     record_judgements(handle, {set_id: judgement}, tool)
 
 
 def record_judgements(handle, judgements, tool):
-    """As record_judgement, {set: judgement}; all are on disk when this returns."""
+    """As record_judgement, {set: Judgement}; all are on disk when this returns."""
     with handle.open() as dataset:
         require_sets(dataset, handle.name, judgements)
         for set_id, judgement in judgements.items():

@@ -227,7 +227,7 @@ def records_of(store, annotator, left_out):
         comfy.model_management.throw_exception_if_processing_interrupted()
         newest = {entry.annotator: entry.judgement for entry in said}
         for who, judgement in newest.items():
-            if files and judgement and not judgement.get("open") and (not annotator or who == annotator):
+            if files and judgement and judgement.is_finished and (not annotator or who == annotator):
                 yield Record(row.prompt, tuple(files), judgement, who, row.id)
 
 

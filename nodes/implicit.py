@@ -6,12 +6,14 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
-from ..d3po_core.training import implicit
+from ..d3po_core.training import implicit, metrics
 from ..d3po_core.training.randomness import generator_of
 from . import host
 from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
+from .train.report import as_data
 from .train.rounds import require_same_model
 from .types import CATEGORY, PreferencesType, Trajectories
 
@@ -205,7 +207,7 @@ class D3POImplicitPreference(io.ComfyNode):
                 record_judgement(
                     replace(dataset, annotator=JUDGE),
                     candidates.set_id,
-                    {"pairs": [list(pair) for pair in pairs]},
+                    Judgement.of_pairs(pairs, candidates.count),
                     JUDGE,
                 )
         best, worst = zip(*(preferred_and_rejected(p, batch) for p, batch in zip(judged, images)))
@@ -271,8 +273,11 @@ class D3POImplicitAccuracy(io.ComfyNode):
             for values, (w, l) in zip(rewards, (zip(*p.pairs) for p in judged))
         ]
         result = implicit.accuracy(margins)
-        text = "\n".join(accuracy_report(result, margins, any(values.any() for values in rewards)))
-        return io.NodeOutput(result.share, result.margin, text, ui={"text": [text]})
+        figures = accuracy_figures(result, margins)
+        text = "\n".join(accuracy_report(figures, any(values.any() for values in rewards)))
+        return io.NodeOutput(
+            result.share, result.margin, text, ui={"text": [text], "figures": [as_data(figures)]}
+        )
 
 
 def require_tuned(model, tuned):
@@ -346,12 +351,27 @@ def report(rewards, noun):
     return "\n".join(lines)
 
 
-def accuracy_report(result, margins, differ):
-    pairs = sum(map(len, margins))
-    yield f"implicit accuracy: {result.share:.3g} (95% interval {result.low:.2g} to {result.high:.2g})"
-    yield f"margin: {result.margin:.4g}"
-    yield f"{pairs} pairs in {len(margins)} sets, worth {result.worth:.0f} independent ones"
+def accuracy_figures(result, margins):
+    """{name: number} of all that the report says in numbers; low and high are the accuracy's 95% interval."""
+    return {
+        metrics.ACCURACY: result.share,
+        "low": result.low,
+        "high": result.high,
+        metrics.MARGIN: result.margin,
+        "pairs": sum(map(len, margins)),
+        "sets": len(margins),
+        "worth": result.worth,
+    }
+
+
+def accuracy_report(figures, differ):
+    low, high = figures["low"], figures["high"]
+    yield f"implicit accuracy: {figures[metrics.ACCURACY]:.3g} (95% interval {low:.2g} to {high:.2g})"
+    yield f"margin: {figures[metrics.MARGIN]:.4g}"
+    yield (
+        f"{figures['pairs']} pairs in {figures['sets']} sets, worth {figures['worth']:.0f} independent ones"
+    )
     if not differ:
         yield SAME
-    elif result.low <= 0.5 <= result.high:
+    elif low <= 0.5 <= high:
         yield "Not beyond chance: 0.5 lies in the interval. More sets make it narrower"

@@ -6,7 +6,7 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..d3po_core.candidates import objectives
-from ..d3po_core.candidates.judgement import pairs_from_scores
+from ..d3po_core.candidates.judgement import Judgement, pairs_from_scores
 from ..d3po_core.candidates.preferences import Preferences
 from .datasets import DatasetType, record_judgement
 from .types import CATEGORY, PreferencesType, Trajectories
@@ -115,7 +115,7 @@ class D3POObjectivePreference(io.ComfyNode):
         single = scores[:, 0].tolist() if len(names) == 1 else ()
         preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names), scores=tuple(single))
         if dataset:
-            judgement = {"pairs": [list(pair) for pair in pairs]}
+            judgement = Judgement.of_pairs(pairs, trajectory.count)
             record_judgement(
                 replace(dataset, annotator=preferences.source), trajectory.set_id, judgement, "objective"
             )

@@ -14,12 +14,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..d3po_core.candidates.judgement import (
-    is_finished,
-    liked_from_judgement,
-    pairs_from_judgement,
-    scores_from_judgement,
-)
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
 from . import routes
 from .corrections import corrections
@@ -32,16 +27,16 @@ TOOL = f"picker, picks version {PICKS_VERSION}"
 STOP, WAIT = "stop here", "wait"
 LOOK_EVERY = 0.05  # seconds between two looks at the interrupt and the answer while waiting
 
-# How often a node with these picks has waited to its end. The cache must not answer for the person the next time.
+# How often a node with these picks has waited to its end. The cache must not answer for the person next time.
 _waited = Counter()
 _previews = WeakTensorKeyDictionary()  # by a batch itself, not by its values
 
 
-def judgement_of(picks, set_id):
-    """The finished judgement of one candidate set in a picks value, or None if there is none yet.
+def sets_in(picks):
+    """{set: what was said of it, as Judgement.parse reads it} of a picks value.
 
-    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...} or
-    {"good": ..., "bad": ...}}}. Raises ValueError if it is anything else.
+    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...}
+    or {"good": ..., "bad": ...}}}. Raises ValueError if it is anything else.
     """
     try:
         value = json.loads(picks or "{}")
@@ -57,8 +52,15 @@ def judgement_of(picks, set_id):
             f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
             "not know; update the pack"
         )
-    judgement = value.get("sets", {}).get(set_id)
-    return judgement if is_finished(judgement) else None
+    return value.get("sets", {})
+
+
+def finished(said, trajectory):
+    """The Judgement of a set that a picks value has; None while there is none that is finished."""
+    try:
+        return Judgement.parse_finished(said.get(trajectory.set_id), trajectory.count)
+    except ValueError as error:
+        raise ValueError(f"picks: set {trajectory.set_id}: {error}") from error
 
 
 class D3POPairPreference(io.ComfyNode):
@@ -157,7 +159,8 @@ class D3POPairPreference(io.ComfyNode):
             )
         for recorded, batch in zip(trajectory, images):
             require_one_image_each(recorded, batch)
-        judgements = {recorded.set_id: judgement_of(picks[0], recorded.set_id) for recorded in trajectory}
+        said = sets_in(picks[0])
+        judgements = {recorded.set_id: finished(said, recorded) for recorded in trajectory}
         shown = [
             {"set": recorded.set_id, "candidates": recorded.count, "images": cls.previews(batch)}
             for recorded, batch in zip(trajectory, images)
@@ -172,7 +175,7 @@ class D3POPairPreference(io.ComfyNode):
         ]
         if dataset[0]:
             record_judgements(
-                dataset[0], {name: said for name, said in judgements.items() if said is not None}, TOOL
+                dataset[0], {name: each for name, each in judgements.items() if each is not None}, TOOL
             )
         workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
         told = {
@@ -181,14 +184,14 @@ class D3POPairPreference(io.ComfyNode):
                 told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown
             ],
         }
-        if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, picks[0]):
+        if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, said):
             told |= {"text": warned, "warnings": warned}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
 
     @classmethod
     def previews(cls, batch):
-        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache hands the same
-        batch over each time, and writing PNGs takes as long as anything here."""
+        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache
+        hands the same batch over each time, and writing PNGs takes as long as anything here."""
         made = _previews.get(batch)
         if made is None or not all(
             Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
@@ -199,8 +202,8 @@ class D3POPairPreference(io.ComfyNode):
 
     @classmethod
     async def wait_for(cls, missing, limit, dataset):
-        """The judgements that a person gives to the missing sets, kept in the dataset, if there is one, before they are
-        acknowledged; none if `limit` seconds pass first (0: no limit)."""
+        """The judgements that a person gives to the missing sets, kept in the dataset, if there is one,
+        before they are acknowledged; none if `limit` seconds pass first (0: no limit)."""
         context, server, extra = get_executing_context(), PromptServer.instance, cls.hidden.extra_pnginfo
         if server.client_id is None or not (routes.workflow_of(extra) or server.client_id in server.sockets):
             raise ValueError(
@@ -231,15 +234,7 @@ class D3POPairPreference(io.ComfyNode):
         name = trajectory.set_id
         if judgement is None:
             return *[ExecutionBlocker(None)] * 4, name
-        try:
-            pairs = pairs_from_judgement(judgement, trajectory.count)
-        except ValueError as error:
-            raise ValueError(f"picks: set {name}: {error}") from error
         preferences = Preferences(
-            trajectory,
-            tuple(pairs),
-            source=PICKS,
-            scores=scores_from_judgement(judgement),
-            liked=liked_from_judgement(judgement, trajectory.count),
+            trajectory, judgement.pairs, source=PICKS, scores=judgement.scores, liked=judgement.liked
         )
-        return preferences, *preferred_and_rejected(preferences, images), len(pairs), name
+        return preferences, *preferred_and_rejected(preferences, images), len(judgement.pairs), name

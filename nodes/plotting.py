@@ -5,8 +5,8 @@ import re
 import torch
 from comfy_api.latest import io, ui
 
-from ..d3po_core.runs.history import METRICS
 from ..d3po_core.runs.store import list_runs, load_curves, run_folder, run_version
+from ..d3po_core.training.metrics import QUARTER, SHOWN
 from .library import runs_root
 from .types import CATEGORY, LossMap
 
@@ -38,7 +38,7 @@ class D3POPlot(io.ComfyNode):
                 ),
                 io.String.Input(
                     "metrics",
-                    default=", ".join(METRICS),
+                    default=", ".join(SHOWN),
                     multiline=True,
                     tooltip="What to draw, separated by commas: any metric of the runs, as 'held-out "
                     "accuracy', 'gradient norm' or 'margin by noise quarter'. Each gets a panel.",
@@ -102,7 +102,7 @@ def names_in(text):
 
 def metrics_in(text):
     """As `names_in`, where the comma in "margin, noise quarter 1" separates nothing."""
-    names = re.split(r",(?! noise quarter [1-4])|\n", text.replace("_", " "))
+    names = re.split(rf",(?!{QUARTER[1:]}[1-4])|\n", text.replace("_", " "))
     return list(dict.fromkeys(filter(None, map(str.strip, names))))
 
 

@@ -1,8 +1,10 @@
 """What the picker's widget asks of the server, and the runs that wait for its answer.
 
-    GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the history
-    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the reply says
-                          that they are where the node keeps them, or why they cannot be: then it goes on waiting
+    GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the
+                          history
+    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the
+                          reply says that they are where the node keeps them, or why they cannot be: then it
+                          goes on waiting
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from server import PromptServer
 
-from ..d3po_core.candidates.judgement import is_finished, pairs_from_judgement
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.dataset.index import DiskFull
 
 LARGEST_BODY = 2**20  # bytes
@@ -39,7 +41,9 @@ class Refused(Exception):
 class Wait:
     """One node that waits for the picks of its sets.
 
-    keep  puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it cannot
+    picks  {set: Judgement}, once they came
+    keep   puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it
+           cannot
     """
 
     prompt_id: str
@@ -102,7 +106,7 @@ def waiting(wait):
                 "prompt_id": wait.prompt_id,
                 "node": wait.node,
                 "workflow": wait.workflow,
-                "picks": wait.picks or {},
+                "picks": {name: judgement.as_json for name, judgement in (wait.picks or {}).items()},
             },
         )
 
@@ -133,7 +137,7 @@ def _no_constant(name):
 
 
 def asked_for(body):
-    """(Wait, picks) of a request's body, whose picks fit the sets that are waited for. Raises Refused."""
+    """(Wait, {set: Judgement}) of a request's body, of the sets that are waited for. Raises Refused."""
     if body.keys() != {"prompt_id", "node", "picks"}:
         raise Refused(400, "the body must have prompt_id, node and picks, and nothing else")
     prompt_id, node, picks = body["prompt_id"], body["node"], body["picks"]
@@ -146,19 +150,23 @@ def asked_for(body):
     candidates = {told["set"]: told["candidates"] for told in wait.sets}
     if picks.keys() != candidates.keys():
         raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
-    for name, judgement in picks.items():
-        if not is_finished(judgement):
-            raise Refused(400, f"set {name}: it is not finished")
-        try:
-            pairs_from_judgement(judgement, candidates[name])
-        except ValueError as error:
-            raise Refused(400, f"set {name}: {error}") from error
-    return wait, picks
+    return wait, {name: judgement_of(name, said, candidates[name]) for name, said in picks.items()}
+
+
+def judgement_of(name, said, candidates):
+    """A set's Judgement out of a request. Raises Refused."""
+    try:
+        judgement = Judgement.parse_finished(said, candidates)
+    except ValueError as error:
+        raise Refused(400, f"set {name}: {error}") from error
+    if judgement is None:
+        raise Refused(400, f"set {name}: it is not finished")
+    return judgement
 
 
 def stopped():
-    """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run that showed
-    it. Whatever else the history holds is passed over."""
+    """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run
+    that showed it. Whatever else the history holds is passed over."""
     # by reference: the queue cannot go on while its history is walked
     history = PromptServer.instance.prompt_queue.get_history(map_function=lambda run: run)
     found, seen = [], set()
@@ -208,7 +216,8 @@ def _is_ours(told):
 
 
 def workflow_of(extra_pnginfo):
-    """The workflow that ComfyUI's page sends along with a run, or None. Other programs send there what they like."""
+    """The workflow that ComfyUI's page sends along with a run, or None. Other programs send there what they
+    like."""
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     return workflow if isinstance(workflow, dict) else None
 

@@ -17,7 +17,8 @@ from torch import nn
 from d3po_core.candidates.kernels import Ancestral
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.candidates.trajectory import Trajectory
-from d3po_core.dataset.store import Dataset, share
+from d3po_core.dataset.sets import share
+from d3po_core.dataset.store import Dataset
 from tools.host import ROOT
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 

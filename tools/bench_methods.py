@@ -9,7 +9,6 @@ of images that the stock nodes sample. The result goes to bench_output/methods.j
 import json
 import os
 import queue
-import re
 import statistics
 import threading
 import time
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 from scipy import stats
 
+from d3po_core.training import metrics
 from tools.demo import WORKFLOW, evaluate, measure, node_of
 from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import CHECKPOINT
@@ -155,12 +155,6 @@ class Cost(threading.Thread):
         self.seconds += self._used()
 
 
-def figures(entry, node_id):
-    """The numbers of a train step's report, by name."""
-    told = re.findall(r"^([^:]+): ([-+.\de]+)$", entry["outputs"][node_id]["text"][0], re.M)
-    return {name: float(value) for name, value in told}
-
-
 def trial(host, prompt, dataset, name, changes, seed, before):
     """One training of one method: its figures."""
     run = f"bench {time.time_ns()}"
@@ -170,16 +164,15 @@ def trial(host, prompt, dataset, name, changes, seed, before):
             {key: each for key, each in graph.items() if key not in ("measure", "look", "implicit")},
             timeout=1800,
         )
-    entry = host.run(graph, timeout=1800)
-    held = figures(entry, "measure")
-    implicit = float(re.search("accuracy: ([\\d.]+)", entry["outputs"]["implicit"]["text"][0])[1])
+    outputs = host.run(graph, timeout=1800)["outputs"]
+    held, implicit = (outputs[name]["figures"][0] for name in ("measure", "implicit"))
     gained = (measure(evaluate(host, prompt, EVALUATED, f"d3po/{run}.safetensors")) - before).mean()
     return {
-        "accuracy": held["held-out accuracy"],
-        "implicit": implicit,
-        "pairs": held["held-out pairs"],
+        "accuracy": held[metrics.HELD_OUT_ACCURACY],
+        "implicit": implicit[metrics.ACCURACY],
+        "pairs": held[metrics.HELD_OUT_PAIRS],
         "gained": float(gained),
-        "kl": held["held-out KL to reference"],
+        "kl": held[metrics.HELD_OUT_KL],
         "seconds": cost.seconds,
         "peak": cost.bytes,
     }

@@ -22,6 +22,7 @@ import time
 import numpy as np
 
 from d3po_core.candidates import objectives
+from d3po_core.training import metrics
 from tools import sheet
 from tools.demo import node_of
 from tools.host import BASE, ROOT, Host, make_base
@@ -121,7 +122,7 @@ def pick(host, prompt, template, artist, seed):
 
 
 def loop(host, template, artist, run, seed):
-    """Two rounds of a template that records, judges and trains in one go: the train step's reports."""
+    """Two rounds of a template that records, judges and trains in one go: what the train step tells of each."""
     told = []
     for round_ in range(ROUNDS):
         prompt = to_api(load(ROOT / "example_workflows" / f"{template}.json"), host.object_info())
@@ -132,7 +133,7 @@ def loop(host, template, artist, run, seed):
             elif node["class_type"] == "D3POKSampler" and not isinstance(node["inputs"]["seed"], list):
                 node["inputs"]["seed"] += 10 * seed
         outputs = pick(host, prompt, template, artist, 10 * seed + round_)
-        told.append(outputs[node_of(prompt, "D3POTrainStep")]["text"][0])
+        told.append(outputs[node_of(prompt, "D3POTrainStep")])
     return told
 
 
@@ -183,7 +184,7 @@ def from_dataset(host, template, artist, run, seed):
         }
         for node in train.values():
             node["inputs"] |= {"dataset": run} if "dataset" in node["inputs"] else {}
-        told.append(host.run(train, timeout=1800)["outputs"][node_of(train, "D3POTrainStep")]["text"][0])
+        told.append(host.run(train, timeout=1800)["outputs"][node_of(train, "D3POTrainStep")])
     return told
 
 
@@ -207,7 +208,7 @@ def from_pairs(host, template, artist, run, seed):
         prompt = to_api(load(ROOT / "example_workflows" / f"{template}.json"), host.object_info())
         named_run(prompt, run)
         prompt[node_of(prompt, "D3POImportPreferences")]["inputs"] |= {"source": run, "dataset": run}
-        told.append(host.run(prompt, timeout=1800)["outputs"][node_of(prompt, "D3POTrainStep")]["text"][0])
+        told.append(host.run(prompt, timeout=1800)["outputs"][node_of(prompt, "D3POTrainStep")])
     return told
 
 
@@ -262,15 +263,10 @@ def sample(host, words, lora=None):
     return stock_images(host, [prompt_of(words)], [FIRST_SEED], lora=lora, batch=SEEDS)
 
 
-def figures(report):
-    found = dict(re.findall(r"^([^:\n]+): ([-+.\de]+)$", report, re.M))
-    return {name: float(value) for name, value in found.items()}
-
-
 def trial(host, base, template, artist, seed):
     """One artist's two rounds of one template: what is left of its two prompts, and a picture of it."""
     run, began = f"{template} {artist} {time.time_ns()}", time.monotonic()
-    reports = ROUNDS_OF.get(template, loop)(host, template, artist, run, seed)
+    outputs = ROUNDS_OF.get(template, loop)(host, template, artist, run, seed)
     seconds, row, pictures = time.monotonic() - began, {}, ([], [])
     for kind, words in zip(("trained", "untrained"), TRAINED[template]):
         before, after = base.pictures(words), sample(host, words, f"d3po/{run}.safetensors")
@@ -286,7 +282,7 @@ def trial(host, base, template, artist, seed):
         pictures[0].extend(before)
         pictures[1].extend(after)
     sheet.before_after(*pictures, OUT / f"{template} {artist} {seed}.png", columns=SEEDS)
-    rounds = [figures(report) | {"first line": report.splitlines()[0]} for report in reports]
+    rounds = [output["figures"][0] | {"first line": output["text"][0].splitlines()[0]} for output in outputs]
     return row | {"template": template, "artist": artist, "seed": seed, "seconds": seconds, "rounds": rounds}
 
 
@@ -311,7 +307,7 @@ def told(row):
         for kind in ("trained", "untrained")
     )
     return (
-        f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get('KL to reference', 0):.3g}; "
+        f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get(metrics.KL) or 0:.3g}; "
         f"{row['seconds']:.0f} s"
     )
 

@@ -1,10 +1,11 @@
 """Judgements of the candidates of one set, and the strict preference pairs that they imply.
 
-Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties make no pair: their D3PO loss is a
-constant.
+Candidates are named by their index, 0 to N - 1. A pair is (winner, loser). Ties make no pair: their D3PO loss
+is a constant.
 """
 
 import math
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
 
@@ -15,8 +16,95 @@ LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
 DEEPEST = 100  # lists and objects inside one another in a log: far from where Python's JSON gives up
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge said of the N candidates of one set. `parse` makes one of a mapping with any of
+
+    - "pairs": [[winner, loser], ...]
+    - "ties": [[a, b], ...]            (kept for the record; no pair)
+    - "ranking": [best, ..., worst]    (an entry may be a list of candidates that tie)
+    - "scores": [s0, ..., sN-1]        (higher is better; null where there is none)
+    - "good": [a, ...] and "bad": [b, ...]    (thumbs up and down, whatever they are compared with: each good
+                                               one is preferred to each bad one)
+
+    in that order of precedence for a pair judged twice, and of these, which make no pair,
+
+    - "open": true                     (not finished yet)
+    - "log": {...}                     (the answers as they were given; the judge's own notes: JSON that can
+                                        be written down again as it was read)
+
+    as_json  this mapping as it was given: files, names and workflows keep it to the byte
+    pairs    the strict ones, (winner, loser), each once
+    scores   one for each candidate, or None; () where it has none at all, or several for a candidate
+    liked    True (thumb up), False (thumb down) or None for each candidate; () where it has no thumbs
+    """
+
+    as_json: dict
+    candidates: int
+    pairs: tuple[tuple[int, int], ...]
+    scores: tuple[float | None, ...]
+    liked: tuple[bool | None, ...]
+
+    @classmethod
+    def parse(cls, said, candidates):
+        """The judgement that a mapping makes of a set with so many candidates.
+
+        Raises ValueError where it is malformed, names a candidate that does not exist, scores another number
+        of candidates, or calls one both good and bad.
+        """
+        _check_fields(said)
+        _check_log(said.get("log"))
+        scores, levels = said.get("scores", []), _levels(said.get("ranking", []))
+        if scores and len(scores) != candidates:
+            raise ValueError(f"{len(scores)} scores for {candidates} candidates")
+        placed = [candidate for level in levels for candidate in level]
+        _check_numbers(placed, candidates)
+        liked = _thumbs(said.get("good", []), said.get("bad", []), candidates)
+        if len(set(placed)) < len(placed):
+            raise ValueError("the ranking places a candidate twice, as if it were two different ones")
+        try:
+            given = [tuple(pair) for pair in said.get("pairs", [])]
+            ties = [tuple(pair) for pair in said.get("ties", [])]
+            scored = _scored_pairs(scores)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the picks cannot be read: {error}") from error
+        check_candidates(given + ties, candidates)
+        ranked = pairs_from_ranking([level for level in levels if level])
+        good, bad = ([i for i, thumb in enumerate(liked) if thumb is wanted] for wanted in (True, False))
+        pairs = _by_precedence(given, ties, [*ranked, *scored, *product(good, bad)])
+        return cls(said, candidates, pairs, _single(scores), liked)
+
+    @classmethod
+    def parse_finished(cls, said, candidates):
+        """As `parse`; None where nothing was said yet, or not all: what is still open is not looked at."""
+        unfinished = said is None or isinstance(said, dict) and said.get("open")
+        return None if unfinished else cls.parse(said, candidates)
+
+    @classmethod
+    def of_pairs(cls, pairs, candidates):
+        """The judgement that says just these strict pairs."""
+        return cls.parse({"pairs": [list(pair) for pair in pairs]}, candidates)
+
+    @property
+    def is_finished(self):
+        """Whether its judge has answered all they meant to."""
+        return not self.as_json.get("open")
+
+    @property
+    def ties(self):
+        """The pairs of candidates that it calls equal, {frozenset, ...}: its "ties", those who share a place
+        in its "ranking" and equal "scores", but none that it judges strictly."""
+        scores = self.as_json.get("scores", [])
+        equal = [(a, b) for a, b in combinations(range(len(scores)), 2) if None is not scores[a] == scores[b]]
+        level = [
+            pair for level in _levels(self.as_json.get("ranking", [])) for pair in combinations(level, 2)
+        ]
+        called = {*map(frozenset, [*self.as_json.get("ties", []), *level, *equal])}
+        return called - {*map(frozenset, self.pairs)}
+
+
 def dominates(a, b):
-    """a is at least as good as b in every objective and better in one (Pareto; arXiv 2311.13231, section 5)."""
+    """a is no worse than b in any objective and better in one (Pareto; arXiv 2311.13231, section 5)."""
     a, b = np.atleast_1d(a), np.atleast_1d(b)
     return bool((a >= b).all() and (a > b).any())
 
@@ -44,8 +132,8 @@ def pairs_from_ranking(ranking):
 
 
 def cycle_in(pairs):
-    """Candidates [a, b, ..., z] of which each is picked over the next and z over a, from the lowest number on; [] where the
-    pairs contradict themselves nowhere."""
+    """Candidates [a, b, ..., z], from the lowest number on, of which each is picked over the next and z over
+    a; [] where the pairs contradict themselves nowhere."""
     winners = {}
     for winner, loser in pairs:
         winners.setdefault(loser, []).append(winner)
@@ -58,13 +146,8 @@ def cycle_in(pairs):
     return []
 
 
-def is_finished(judgement):
-    """Whether there is a judgement and its judge has answered all they meant to."""
-    return judgement is not None and not (isinstance(judgement, dict) and judgement.get("open"))
-
-
 def is_text(value):
-    """Whether a string can be written as UTF-8. JSON can name half a character, a lone surrogate, which cannot."""
+    """Whether a string can be written as UTF-8. A lone surrogate, half a character, is JSON but cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -72,89 +155,68 @@ def is_text(value):
     return True
 
 
+def check_candidates(pairs, candidates):
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise ValueError(f"{list(pair)} is not a pair of two different candidates")
+        _check_numbers(pair, candidates)
+
+
+# --- the parts of a judgement ---
+
+
 def _levels(ranking):
     return [level if isinstance(level, (list, tuple)) else [level] for level in ranking]
 
 
-def pairs_from_judgement(judgement, candidates):
-    """Strict pairs of one set's judgement, a mapping with any of
+def _thumbs(good, bad, candidates):
+    """A thumb, up, down or None, for each of N candidates; () where there is none."""
+    _check_numbers([*good, *bad], candidates)
+    if both := {*good} & {*bad}:
+        raise ValueError(f"candidate {min(both)} is called both good and bad")
+    thumbs = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
+    return tuple(map(thumbs.get, range(candidates))) if thumbs else ()
 
-    - "pairs": [[winner, loser], ...]
-    - "ties": [[a, b], ...]            (kept for the record; no pair)
-    - "ranking": [best, ..., worst]    (an entry may be a list of candidates that tie)
-    - "scores": [s0, ..., sN-1]        (higher is better; null where there is none)
-    - "good": [a, ...] and "bad": [b, ...]    (thumbs up and down, whatever they are compared with: each good one is
-                                               preferred to each bad one)
 
-    in that order of precedence for a pair judged twice, and of these, which make no pair,
+def _single(scores):
+    several = any(isinstance(score, (list, tuple)) for score in scores)
+    return () if several or not any(score is not None for score in scores) else tuple(scores)
 
-    - "open": true                     (not finished yet)
-    - "log": {...}                     (the answers as they were given; the judge's own notes: JSON that can be written
-                                        down again as it was read)
 
-    Raises ValueError where the judgement is malformed, names a candidate that does not exist, scores another number of
-    candidates, or calls one both good and bad.
-    """
-    if not isinstance(judgement, dict) or not judgement:
-        raise ValueError(
-            'a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"'
-        )
-    unknown = set(judgement) - {*LISTS, "open", "log"}
-    if unknown:
-        raise ValueError(
-            f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad"
-        )
-    for field in LISTS:
-        if not isinstance(judgement.get(field, []), (list, tuple)):
-            raise ValueError(f"the picks cannot be read: {field} is not a list")
-    _check_log(judgement.get("log"))
-    scores, levels = judgement.get("scores", []), _levels(judgement.get("ranking", []))
-    if scores and len(scores) != candidates:
-        raise ValueError(f"{len(scores)} scores for {candidates} candidates")
-    placed = [candidate for level in levels for candidate in level]
-    _check_numbers(placed, candidates)
-    liked = liked_from_judgement(judgement, candidates)
-    if len(set(placed)) < len(placed):
-        raise ValueError("the ranking places a candidate twice, as if it were two different ones")
-    try:
-        given = [tuple(pair) for pair in judgement.get("pairs", [])]
-        ties = [tuple(pair) for pair in judgement.get("ties", [])]
-        rated = [i for i, score in enumerate(scores) if score is not None]
-        scored = [(rated[w], rated[l]) for w, l in pairs_from_scores([_number(scores[i]) for i in rated])]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"the picks cannot be read: {error}") from error
-    check_candidates(given + ties, candidates)
-    ranked = pairs_from_ranking([level for level in levels if level])
-    good, bad = ([i for i, thumb in enumerate(liked) if thumb is wanted] for wanted in (True, False))
+def _scored_pairs(scores):
+    rated = [i for i, score in enumerate(scores) if score is not None]
+    return [(rated[w], rated[l]) for w, l in pairs_from_scores([_number(scores[i]) for i in rated])]
+
+
+def _by_precedence(given, ties, others):
+    """Each strict pair once: those given as such, then of two that do not tie what is said first."""
     judged = {}
     for pair in given:
         if judged.setdefault(frozenset(pair), pair) != pair:
             raise ValueError(f"candidates {pair[0]} and {pair[1]} are each picked over the other")
     for tie in ties:
         judged.setdefault(frozenset(tie), None)
-    for pair in [*ranked, *scored, *product(good, bad)]:
+    for pair in others:
         judged.setdefault(frozenset(pair), pair)
-    return [pair for pair in judged.values() if pair is not None]
+    return tuple(pair for pair in judged.values() if pair is not None)
 
 
-def scores_from_judgement(judgement):
-    """Its "scores" as Preferences has them; () where it has none, or has several for a candidate."""
-    scores = judgement.get("scores", [])
-    several = any(isinstance(score, (list, tuple)) for score in scores)
-    return () if several or not any(score is not None for score in scores) else tuple(scores)
+# --- what cannot be read ---
 
 
-def liked_from_judgement(judgement, candidates):
-    """Its thumbs, up (True) for "good" and down (False) for "bad", for each of N candidates; () where it has none.
-
-    Raises ValueError where they name a candidate that does not exist, or one is both.
-    """
-    good, bad = judgement.get("good", []), judgement.get("bad", [])
-    _check_numbers([*good, *bad], candidates)
-    if both := {*good} & {*bad}:
-        raise ValueError(f"candidate {min(both)} is called both good and bad")
-    thumbs = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
-    return tuple(map(thumbs.get, range(candidates))) if thumbs else ()
+def _check_fields(said):
+    if not isinstance(said, dict) or not said:
+        raise ValueError(
+            'a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"'
+        )
+    unknown = set(said) - {*LISTS, "open", "log"}
+    if unknown:
+        raise ValueError(
+            f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad"
+        )
+    for field in LISTS:
+        if not isinstance(said.get(field, []), (list, tuple)):
+            raise ValueError(f"the picks cannot be read: {field} is not a list")
 
 
 def _check_log(log):
@@ -183,13 +245,6 @@ def _number(score):
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ValueError(f"the score {value!r} is not a number")
     return score
-
-
-def check_candidates(pairs, candidates):
-    for pair in pairs:
-        if len(pair) != 2 or pair[0] == pair[1]:
-            raise ValueError(f"{list(pair)} is not a pair of two different candidates")
-        _check_numbers(pair, candidates)
 
 
 def _check_numbers(indices, candidates):

@@ -1,7 +1,6 @@
 """Several annotators' judgements of the same candidates: joined, and how far they agree."""
 
 from collections import Counter
-from itertools import combinations
 from math import comb
 
 JOININGS = ("all", "majority", "unanimous")
@@ -34,11 +33,11 @@ def join(judged, joining="all"):
 
 
 def join_liked(judged, joining="all"):
-    """One thumb for each of N candidates, True, False or None, of several annotators' such N-tuples, each () without
-    any thumb; () if all are.
+    """One thumb for each of N candidates, True, False or None, of several annotators' such N-tuples, each ()
+    without any thumb; () if all are.
 
-    A candidate has but one label: "all" and "majority" take what more annotators said, and None where they are equally
-    many; "unanimous" takes what nobody contradicts.
+    A candidate has but one label: "all" and "majority" take what more annotators said, and None where they
+    are equally many; "unanimous" takes what nobody contradicts.
     """
     _require_joining(joining)
 
@@ -51,8 +50,8 @@ def join_liked(judged, joining="all"):
 
 
 def agreement(sets):
-    """Share, 0 to 1, of the pairs of annotators who agree, over all pairs of candidates that two or more of them judged
-    strictly; None if there are none. `sets` holds for each set its annotators' lists of pairs."""
+    """Share, 0 to 1, of the pairs of annotators who agree, over all pairs of candidates that two or more of
+    them judged strictly; None if there are none. `sets` holds for each set its annotators' lists of pairs."""
     agreeing = all_pairs = 0
     for judged in sets:
         votes = Counter(tuple(pair) for pairs in judged for pair in pairs)
@@ -62,19 +61,3 @@ def agreement(sets):
                 agreeing += comb(votes_for, 2) + comb(against, 2)
                 all_pairs += comb(votes_for + against, 2)
     return agreeing / all_pairs if all_pairs else None
-
-
-def count_ties(judgement, strict):
-    """How many pairs of candidates a judgement (as in preference.pairs_from_judgement) calls equal, where `strict` are
-    the strict pairs it implies: its ties, those who share a place in its ranking, and equal scores."""
-    scores = judgement.get("scores", [])
-    equal = [
-        pair for pair in combinations(range(len(scores)), 2) if None is not scores[pair[0]] == scores[pair[1]]
-    ]
-    level = [
-        pair
-        for place in judgement.get("ranking", [])
-        if isinstance(place, (list, tuple))
-        for pair in combinations(place, 2)
-    ]
-    return len({*map(frozenset, [*judgement.get("ties", []), *level, *equal])} - {*map(frozenset, strict)})

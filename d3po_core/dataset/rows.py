@@ -1,10 +1,11 @@
-"""Rows of a preference dataset's index, held against what they may be: any program can write to an SQLite file."""
+"""Rows of a preference dataset's index, held against what they may be: any program can write to an SQLite
+file."""
 
 import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..candidates.judgement import pairs_from_judgement
+from ..candidates.judgement import Judgement
 
 MOST_CANDIDATES = 2**16  # in a set; lists of as many are made
 
@@ -27,11 +28,11 @@ class SetRow:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One entry of a set's history; `judgement` is None where it was withdrawn."""
+class HistoryEntry:
+    """What an annotator said of a set at a time; `judgement` is None where it was withdrawn."""
 
     annotator: str
-    judgement: dict | None
+    judgement: Judgement | None
     time: datetime
     tool: str
 
@@ -61,15 +62,13 @@ def require_count(candidates):
 
 
 def judgement_in(text, candidates):
-    """A judgement as the index has it. Raises ValueError or the like where it is none of such a set."""
+    """A Judgement as the index has it. Raises ValueError or the like where it is none of such a set."""
     require_count(candidates)
-    judgement = json.loads(text)
-    pairs_from_judgement(judgement, candidates)
-    return judgement
+    return Judgement.parse(json.loads(text), candidates)
 
 
 def pairs_in(text, candidates):
-    """The strict pairs that the index has of a judgement. Raises ValueError or the like where they are none."""
+    """The strict pairs that the index has of a judgement. Raises ValueError or the like for anything else."""
     pairs = [tuple(pair) for pair in json.loads(text)]
     if not all(
         len(pair) == 2 and all(type(i) is int and 0 <= i < candidates for i in pair) for pair in pairs

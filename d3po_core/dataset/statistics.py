@@ -3,14 +3,14 @@
 import json
 from itertools import groupby
 
-from ..candidates.judgement import liked_from_judgement
 from .annotators import agreement
 from .index import PAYLOAD, each_readable
 from .rows import judgement_in
 
 
 def statistics(index, held_out):
-    """As Dataset.statistics says, over a connection to the index. Judgements of which it says nonsense are left out."""
+    """As Dataset.statistics says, over a connection to the index. Judgements of which it says nonsense are
+    left out."""
     sets, held, oldest, newest = index.execute(
         "SELECT count(*), count(CASE WHEN share < ? THEN 1 END), min(created), max(created) FROM sets",
         [held_out],
@@ -36,9 +36,7 @@ def statistics(index, held_out):
             "SELECT judgement, candidates FROM counting JOIN sets ON sets.id = set_id "
             """WHERE judgement LIKE '%"good"%' OR judgement LIKE '%"bad"%'"""
         ),
-        lambda row: liked_from_judgement(
-            judgement_in(row["judgement"], row["candidates"]), row["candidates"]
-        ),
+        lambda row: judgement_in(row["judgement"], row["candidates"]).liked,
     )
     thumbs = [thumb for each in liked for thumb in each]
     judged_by_several = (rows for rows in (list(rows) for _, rows in by_set) if len(rows) > 1)

@@ -10,12 +10,12 @@ and its training script reads a folder of scores, made by hand from the judge's 
 
     *.json                             [[score, ... K of them], ... one list a prompt], higher is better
 
-K is 7 in their scripts. Several score files are several judges: they are cut to the shortest and averaged. Their
-published data set (huggingface.co/datasets/yangkaiSIGS/d3po_datasets) calls the folders all_img/ and json/ and has
-copies of the bad images in deformed_img/, which say no more than the scores.
+K is 7 in their scripts. Several score files are several judges: they are cut to the shortest and averaged.
+Their published data set (huggingface.co/datasets/yangkaiSIGS/d3po_datasets) calls the folders all_img/ and
+json/ and has copies of the bad images in deformed_img/, which say no more than the scores.
 
-sample.pkl is not opened, because a pickle can run code, and not written: without its latents an image set serves
-Diffusion-DPO, and their own train.py wants latents that only their own sampling can make.
+sample.pkl is not opened, because a pickle can run code, and not written: without its latents an image set
+serves Diffusion-DPO, and their own train.py wants latents that only their own sampling can make.
 """
 
 import math
@@ -63,8 +63,8 @@ def read_d3po(path, on_problem="raise", scores=None):
 
 
 def write_d3po(records, folder, on_problem="raise", pairwise=False):
-    """Images, prompt.json and json/data.json with the scores. All sets must be of one size and wholly ranked, which
-    scores can say; with `pairwise` each strict pair becomes a set of two, which always works."""
+    """Images, prompt.json and json/data.json with the scores. All sets must be of one size and wholly ranked,
+    which scores can say; with `pairwise` each strict pair becomes a set of two, which always works."""
     width = 2 if pairwise else None
 
     def check(record):
@@ -154,7 +154,7 @@ def _record(folder, numbered, prompts, number, width, rows, judges, place):
         raise ValueError(f"the image {missing[0]:05}.png is not in {' or '.join(IMAGE_FOLDERS)}")
     # fsum rounds once, so that the same scores in another order still tie.
     scores = rows[0] if len(rows) == 1 else [math.fsum(values) / len(rows) for values in zip(*rows)]
-    return Record(
+    return Record.of(
         prompt_or_none(prompts[number]) if prompts else None,
         tuple(folder.image(numbered[i]) for i in wanted),
         {"scores": list(scores)},
@@ -165,12 +165,8 @@ def _record(folder, numbered, prompts, number, width, rows, judges, place):
 
 def _scores(record):
     """One number for each image that gives just the record's pairs; None where there are none such."""
-    given = record.judgement.get("scores", [])
-    if (
-        len(given) == len(record.images)
-        and all(map(_is_number, given))
-        and set(pairs_from_scores(given)) == set(record.pairs)
-    ):
+    given = record.judgement.scores
+    if given and None not in given and set(pairs_from_scores(given)) == set(record.pairs):
         return list(given)
     levels = weak_order(record.pairs)
     if levels is None or sum(map(len, levels)) != len(record.images):

@@ -111,7 +111,7 @@ def _record(folder, stem, winner, loser, captions):
         ),
         None,
     )
-    return Record(
+    return Record.of(
         _caption(folder, name) if name else None,
         (folder.image(winner), folder.image(loser)),
         {"pairs": [[0, 1]]},

@@ -147,7 +147,7 @@ def _record(folder, row, stem, place, annotator=None):
         numbers if key == "human_preference" else [-number for number in numbers]
     )  # the lowest rank is the best
     prompt = next((row[key] for key in PROMPT if key in row), None)
-    return Record(
+    return Record.of(
         prompt_or_none(prompt),
         [image_source(folder, image, stem, "images") for image in images],
         {"scores": scores},

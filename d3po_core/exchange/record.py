@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..candidates.judgement import is_text, pairs_from_judgement, pairs_from_ranking
+from ..candidates.judgement import Judgement, is_text, pairs_from_ranking
 
 # Not all that Pillow can open: its EPS reader, for one, runs another program on the file.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -28,7 +28,8 @@ ZIP_START = b"PK\x03\x04"
 
 
 class ExchangeError(ValueError):
-    """Preference data that cannot be read or written. The message names the file and, where there is one, the line."""
+    """Preference data that cannot be read or written. The message names the file and, where there is one, the
+    line."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Record:
 
     prompt     None where the format knows none; an empty prompt is read as None
     images     each a Path to an image file, or the bytes of one
-    judgement  what preference.pairs_from_judgement reads
+    judgement  what was said of them; `of` reads it from JSON
     annotator  who judged, where the format knows it
     source     where it was read: file and line, row or entry
     """
 
     prompt: str | None
     images: tuple[Path | bytes, ...]
-    judgement: dict
+    judgement: Judgement
     annotator: str | None = None
     source: str = ""
 
@@ -53,15 +54,24 @@ class Record:
         require_few(len(self.images))
         if not all(map(is_text, filter(None, (self.prompt, self.annotator)))):
             raise ValueError("its text has half a character in it, as \\ud800 is: write it again")
-        pairs_from_judgement(self.judgement, len(self.images))
+        if self.judgement.candidates != len(self.images):
+            raise ValueError(
+                f"{self.judgement.candidates} candidates were judged, and {len(self.images)} are there"
+            )
+
+    @classmethod
+    def of(cls, prompt, images, said, annotator=None, source=""):
+        """The record of a judgement that is given as a mapping. Raises ValueError as Judgement.parse does."""
+        return cls(prompt, images, Judgement.parse(said, len(images)), annotator, source)
 
     @property
     def pairs(self):
         """The strict pairs of the judgement, (winner, loser)."""
-        return pairs_from_judgement(self.judgement, len(self.images))
+        return self.judgement.pairs
 
     def check_size(self):
-        """Raises ExchangeError where the images are too large together to be held at once. Looks at how each begins."""
+        """Raises ExchangeError where the images are too large together to be held at once. Looks at how each
+        begins."""
         total = 0
         for i in range(len(self.images)):
             with self._named(i), open_image(self.images[i]) as image:
@@ -73,8 +83,9 @@ class Record:
             )
 
     def pixels(self, i):
-        """Image i, uint8 [H, W, 3]: upright by its EXIF, on white where it is transparent. Its numbers are taken as sRGB;
-        a colour profile is not applied. Raises ExchangeError, naming the file, for a damaged one."""
+        """Image i, uint8 [H, W, 3]: upright by its EXIF, on white where it is transparent. Its numbers are
+        taken as sRGB; a colour profile is not applied. Raises ExchangeError, naming the file, for a damaged
+        one."""
         with self._named(i):
             return pixels(self.images[i])
 
@@ -100,7 +111,8 @@ def require_few(candidates):
 
 
 def made(entries, on_problem):
-    """Records out of (place, function) entries; a function raises ValueError, or returns None where nobody judged.
+    """Records out of (place, function) entries; a function raises ValueError, or returns None where nobody
+    judged.
 
     on_problem is "raise", or is called with each ExchangeError; its record is then left out. What the entries
     themselves raise, because a file is damaged as a whole, always stops the import.
@@ -126,7 +138,8 @@ def report(problem, on_problem, cause=None):
 
 
 def readable(names, look, on_problem):
-    """Those of the names for which look(name) says yes. One that cannot be looked at is reported, and no hindrance."""
+    """Those of the names for which look(name) says yes. One that cannot be looked at is reported, and no
+    hindrance."""
     for name in names:
         try:
             if look(name):
@@ -142,7 +155,8 @@ def prompt_or_none(value):
 
 
 def weak_order(pairs):
-    """The judged candidates as a ranking, lists of ties, best first; None where no ranking means just these pairs."""
+    """The judged candidates as a ranking, lists of ties, best first; None where no ranking means just these
+    pairs."""
     judged = {i for pair in pairs for i in pair}
     wins = {i: sum(winner == i for winner, _ in pairs) for i in judged}
     levels = [[i for i in sorted(judged) if wins[i] == n] for n in sorted(set(wins.values()), reverse=True)]
@@ -225,7 +239,8 @@ def pixels(source):
 
 
 def top_level(image):
-    """What is white in a grey image of other than 8 bits, and the type that its numbers are to be read as, or None."""
+    """What is white in a grey image of other than 8 bits, and the type that its numbers are to be read as, or
+    None."""
     if image.mode == "F":
         return 1, None
     tags = getattr(image, "tag_v2", {})  # of a TIFF; where there are none it is a PNG of 16 bits

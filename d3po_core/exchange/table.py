@@ -104,7 +104,7 @@ def columns(names):
 
 
 def judgement(label_0, label_1):
-    """Of two images by their labels, as a Record has it; either label may be None."""
+    """Of two images by their labels, as Record.of reads it; either label may be None."""
     labels = [_number(label) for label in (label_0, label_1)]
     if labels == [None, None]:
         raise ValueError("label_0 and label_1 are empty: put 1 for the better image, 0.5 for a tie")
@@ -225,7 +225,7 @@ def pair_record(value, image, place):
     if "winner" in value and not any(label not in (None, "") for label in labels):
         labels = 1, 0
     annotator = value.get("annotator")
-    return Record(
+    return Record.of(
         prompt_or_none(value.get("prompt")),
         (image(value["first"]), image(value["second"])),
         judgement(*labels),

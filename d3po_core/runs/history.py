@@ -1,13 +1,12 @@
 """A run's metrics over its updates: as a list of {metric: float}, as one table, as curves.
 
-The table is float64 [updates, metrics]. Not every metric is measured at every update, and one that is may be infinite or
-NaN: what was not measured is a NaN of its own, told by its bits, as R tells NA (its payload is R's, 1954).
+The table is float64 [updates, metrics]. Not every metric is measured at every update, and one that is may be
+infinite or NaN: what was not measured is a NaN of its own, told by its bits, as R tells NA (its payload is
+R's, 1954).
 """
 
 import numpy as np
 
-# what a picture of a run shows first
-METRICS = ("loss", "margin", "implicit accuracy", "winner log-ratio", "loser log-ratio", "KL to reference")
 NOT_MEASURED = np.uint64(0x7FF8_0000_0000_07A2).view(np.float64)
 
 
@@ -21,7 +20,8 @@ def to_table(history):
 
 
 def from_table(names, table):
-    """The list that `to_table` was given. Raises ValueError where the table has not one column for each name."""
+    """The list that `to_table` was given. Raises ValueError where the table has not one column for each
+    name."""
     rows, measured = table.tolist(), is_measured(table)
     history = [dict(zip(names, row, strict=True)) for row in rows]
     for update, column in zip(*np.nonzero(~measured)):

@@ -1,11 +1,10 @@
 """Curves of runs in one picture: a panel for each metric, a colour for each run.
 
-Drawn with matplotlib's objects alone: they share nothing between threads, and leave alone what other packs draw.
-Colours, lines and letters are given here, so that a style which another pack has set does not show.
+Drawn with matplotlib's objects alone: they share nothing between threads, and leave alone what other packs
+draw. Colours, lines and letters are given here, so that a style which another pack has set does not show.
 """
 
 import math
-import re
 from itertools import accumulate
 
 import numpy as np
@@ -15,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .history import METRICS
+from ..training import metrics as named
 
 QUARTERS = " by noise quarter"
 # Okabe and Ito's colours for every kind of colour vision, but for their yellow, which is too pale for a line on white
@@ -28,15 +27,16 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DPI = 128  # a power of two: a size in pixels is exact in inches
 
 
-def draw(runs, metrics=METRICS, size=(1200, 800), smoothing=0.0):
+def draw(runs, metrics=named.SHOWN, size=(1200, 800), smoothing=0.0):
     """A picture of {run: {metric: [updates]}}, uint8 [height, width, 3]; the same input gives the same bits.
 
     metrics    names, a panel for each, see `panels`
     size       (width, height) in pixels
-    smoothing  weight of the past in the exponential moving average that is drawn over the faint curve, 0 to below 1
+    smoothing  weight of the past in the exponential moving average that is drawn over the faint curve, 0 to
+               below 1
 
-    Values that are NaN (not measured at that update) or infinite are left out; a curve joins those beside them.
-    Held-out metrics are points at the updates after which they were measured, joined and not smoothed.
+    Values that are NaN (not measured at that update) or infinite are left out; a curve joins those beside
+    them. Held-out metrics are points at the updates after which they were measured, joined and not smoothed.
     Raises ValueError as `panels` does.
     """
     drawn = panels(runs, metrics)
@@ -59,12 +59,12 @@ def draw(runs, metrics=METRICS, size=(1200, 800), smoothing=0.0):
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def panels(runs, metrics=METRICS):
+def panels(runs, metrics=named.SHOWN):
     """{title: [metrics that its curves are]} of the panels that are asked for.
 
-    "X by noise quarter" are the metrics "X, noise quarter 1" to 4. Upper and lower case are the same. Of METRICS those
-    that no run has are left out, as long as one panel is left. Raises ValueError, naming the metrics there are, where
-    any other is not in any run.
+    "X by noise quarter" are the metrics "X, noise quarter 1" to 4. Upper and lower case are the same. Of
+    those that are shown by default, those that no run has are left out, as long as one panel is left. Raises
+    ValueError, naming the metrics there are, where any other is not in any run.
     """
     there = {
         name.casefold(): name
@@ -75,13 +75,13 @@ def panels(runs, metrics=METRICS):
     found, missing = {}, []
     for metric in metrics:
         whole, quarters, _ = metric.casefold().partition(QUARTERS)
-        wanted = [f"{whole}, noise quarter {k}" for k in (1, 2, 3, 4)] if quarters else [whole]
+        wanted = [named.of_quarter(whole, k) for k in named.QUARTERS] if quarters else [whole]
         names = [there[name] for name in wanted if name in there]
         if names:
             found[_of_all_quarters(names[0]) if quarters else names[0]] = names
         else:
             missing.append(metric)
-    unknown = [metric for metric in missing if metric not in METRICS] or ([] if found else missing)
+    unknown = [metric for metric in missing if metric not in named.SHOWN] or ([] if found else missing)
     if unknown or not found:
         wrong = (
             f"{', '.join(unknown)} cannot be drawn, as it was not measured"
@@ -94,13 +94,15 @@ def panels(runs, metrics=METRICS):
 
 
 def smooth(values, weight):
-    """Exponential moving average, [n] -> [n], the bias of its start taken out (Adam, arXiv 1412.6980, section 3)."""
+    """Exponential moving average, [n] -> [n], the bias of its start taken out (Adam, arXiv 1412.6980, section
+    3)."""
     sums = accumulate(values, lambda past, value: weight * past + (1 - weight) * value, initial=0.0)
     return np.array([total / (1 - weight**n) for n, total in enumerate(sums) if n])
 
 
 def thin(x, y, most):
-    """No more than about `most` points of a curve that look like all of them: every stretch's least and greatest."""
+    """No more than about `most` points of a curve that look like all of them: every stretch's least and
+    greatest."""
     if len(x) <= most:
         return x, y
     stretches = np.array_split(np.arange(len(x)), most // 2)
@@ -121,7 +123,7 @@ def _panel(axis, title, names, runs, width, smoothing, scale):
                 axis,
                 curves[name],
                 _style(number, _paleness(title, name)),
-                name.startswith("held-out"),
+                named.held_out(name) is not None,
                 2 * width,
                 smoothing,
                 scale,
@@ -259,7 +261,8 @@ def _columns(count, aspect):
 
 def _of_all_quarters(metric):
     """ "X, noise quarter 1" -> "X by noise quarter"; any other name as it is."""
-    return re.sub(r", noise quarter [1-4]$", QUARTERS, metric)
+    whole, quarter = named.parted(metric)
+    return whole + QUARTERS if quarter else metric
 
 
 def _paler(colour, by):

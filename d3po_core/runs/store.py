@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..training import metrics
 from . import progress
 from .files import NotOurs, Unsound, leftovers, read, read_curves, read_record, unsound, write
 from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401 (SHAPE is of the runs' face)
@@ -261,8 +262,8 @@ def best_of(found):
 def held_out(record):
     """(accuracy, margin) on the held-out sets when a state was saved, or None."""
     last = (record.get("history") or [{}])[-1]
-    accuracy = last.get("held-out accuracy")
-    return None if accuracy is None else (accuracy, last.get("held-out margin", 0.0))
+    accuracy = last.get(metrics.HELD_OUT_ACCURACY)
+    return None if accuracy is None else (accuracy, last.get(metrics.HELD_OUT_MARGIN, 0.0))
 
 
 def _checkpoint_files(folder):

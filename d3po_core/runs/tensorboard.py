@@ -1,10 +1,9 @@
 """A run's metrics for TensorBoard, where the package tensorboard is installed; nothing at all elsewhere."""
 
 import logging
-import re
 from contextlib import contextmanager, suppress
 
-QUARTER = re.compile(r"(.+), noise quarter (\d)")
+from ..training import metrics
 
 
 class Events:
@@ -12,11 +11,11 @@ class Events:
 
     folder  where `tensorboard --logdir` finds them; made at the first update. None: nothing is written
 
-    What the folder has of the first update that is written and later ones is of training that was stopped or gone back
-    on, and is not shown any more.
+    What the folder has of the first update that is written and later ones is of training that was stopped or
+    gone back on, and is not shown any more.
 
-    What was written stays when the process is killed. An error in writing is told once in the log and ends the writing,
-    never the training.
+    What was written stays when the process is killed. An error in writing is told once in the log and ends
+    the writing, never the training.
     """
 
     def __init__(self, folder):
@@ -30,13 +29,13 @@ class Events:
             if self._writer:
                 self._writer.close()
 
-    def write(self, step, metrics):
+    def write(self, step, measured):
         """Add an update's metrics, {name: float}; `step` counts the run's updates from 1."""
         with self._told_once():
             if self._folder and not self._writer:
                 self._open(step)
             if self._writer:
-                for name, value in metrics.items():
+                for name, value in measured.items():
                     self._writer.add_scalar(tag(name), value, step)
                 self._writer.flush()
 
@@ -66,8 +65,9 @@ class Events:
 
 def tag(metric):
     """TensorBoard's name of a metric: what is before the slash is a section of its page."""
-    if quarter := QUARTER.fullmatch(metric):
-        return f"{quarter[1]} by noise quarter/{quarter[2]}"
-    if metric.startswith("held-out "):
-        return f"held-out/{metric.removeprefix('held-out ')}"
+    whole, quarter = metrics.parted(metric)
+    if quarter:
+        return f"{whole} by noise quarter/{quarter}"
+    if held_out := metrics.held_out(metric):
+        return f"held-out/{held_out}"
     return f"train/{metric}"

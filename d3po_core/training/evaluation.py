@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import metrics
 from .judged import Example
 from .methods import METHODS
 from .randomness import forked
@@ -41,14 +42,14 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
                 kls.append(values.kl.mean().cpu())
         margins.append(torch.stack(of_terms).mean(0))
     if not margins:
-        return {"held-out pairs": 0}
+        return {metrics.HELD_OUT_PAIRS: 0}
     margins = torch.cat(margins)
     return {
-        "held-out accuracy": float(accuracy(margins).mean()),
-        "held-out margin": float(margins.mean()),
-        "held-out KL to reference": float(torch.stack(kls).mean()),
-        "held-out pairs": len(margins),
+        metrics.HELD_OUT_ACCURACY: float(accuracy(margins).mean()),
+        metrics.HELD_OUT_MARGIN: float(margins.mean()),
+        metrics.HELD_OUT_KL: float(torch.stack(kls).mean()),
+        metrics.HELD_OUT_PAIRS: len(margins),
     } | {
-        f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
+        metrics.of_quarter(metrics.HELD_OUT_MARGIN, quarter): float(torch.cat(by_quarter[quarter]).mean())
         for quarter in sorted(by_quarter)
     }

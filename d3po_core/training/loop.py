@@ -10,6 +10,7 @@ from .evaluation import TRAINED, evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
 from .methods import METHODS, Method
+from .metrics import GRADIENT_NORM, HELD_OUT_PAIRS, LOSS, MARGIN
 from .optimizers import (
     Ema,
     averages,
@@ -104,7 +105,7 @@ class Trainer:
                 history[-1] |= evaluate(self, held_out)
             if after_update:
                 after_update(history)
-        if held_out and "held-out pairs" not in history[-1]:
+        if held_out and HELD_OUT_PAIRS not in history[-1]:
             history[-1] = history[-1] | evaluate(self, held_out)
         return history
 
@@ -117,23 +118,23 @@ class Trainer:
         """
         metrics, norm = self._gradient(batch, on_step)
         while (
-            torch.isfinite(metrics["loss"]) and not torch.isfinite(norm) and self.loss_scale > 1
+            torch.isfinite(metrics[LOSS]) and not torch.isfinite(norm) and self.loss_scale > 1
         ):  # half precision overflowed
             self.loss_scale /= 2
             metrics, norm = self._gradient(batch, lambda: None)
-        metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
-        if not all(torch.isfinite(torch.tensor([metrics["loss"], metrics["gradient norm"]]))):
+        metrics = {name: float(value) for name, value in metrics.items()} | {GRADIENT_NORM: float(norm)}
+        if not all(torch.isfinite(torch.tensor([metrics[LOSS], metrics[GRADIENT_NORM]]))):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(
-                f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient "
-                f"{metrics['gradient norm']:g}. Training stopped before this update and kept the LoRA as it "
+                f"update {self.step + 1}: the loss is {metrics[LOSS]:g} and its gradient "
+                f"{metrics[GRADIENT_NORM]:g}. Training stopped before this update and kept the LoRA as it "
                 "was. Lower learning_rate or beta, or run the model in bf16 or fp32"
             )
         self.optimizer.step()
         self.step += 1
         if self.ema:
             self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
-        self.usual_margin = moving_average(self.usual_margin, metrics.get("margin", 0.0))
+        self.usual_margin = moving_average(self.usual_margin, metrics.get(MARGIN, 0.0))
         return metrics
 
     def _set_learning_rate(self, done, total):

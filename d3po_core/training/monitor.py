@@ -1,36 +1,42 @@
-"""Looks at a run's history while it trains: when to stop, and what goes wrong in the ways known for preference tuning.
+"""Looks at a run's history while it trains: when to stop, and what goes wrong in the ways known for
+preference tuning.
 
-A history is a list of dicts, oldest first: the metrics of each update by name. Any metric may be missing in any entry;
-an update after which held-out sets were evaluated has their figures as well. Updates are counted from 1.
+A history is a list of dicts, oldest first: the metrics of each update by name. Any metric may be missing in
+any entry; an update after which held-out sets were evaluated has their figures as well. Updates are counted
+from 1.
 """
 
 import math
 from statistics import fmean, median, stdev
 
+from . import metrics
+
 SMOOTH = 5  # updates whose mean is the present KL to the reference
 ENOUGH = 8  # updates that a warning takes at least
 WINDOW = 100  # updates that it looks back at most
 SIGMAS = 4.0  # standard errors that chance does not make: of eight numbers in 0.4 % of all cases
-QUARTERS = [f"margin, noise quarter {k}" for k in range(1, 5)]
+QUARTERS = [metrics.of_quarter(metrics.MARGIN, k) for k in metrics.QUARTERS]
 
 
 def best_update(history):
-    """The update with the best held-out accuracy, of equals the first with the highest held-out margin; 0 where nothing
-    was measured."""
+    """The update with the best held-out accuracy, of equals the first with the highest held-out margin; 0
+    where nothing was measured."""
     return max(_evaluated(history), key=lambda e: e[1:], default=(0,))[0]
 
 
 def stop_reason(history, stop_kl=0.0, patience=0, before=()):
     """Why training should end after the last update, as a sentence; "" where it should go on.
 
-    stop_kl   the mean KL to the reference of the last five updates may not be above this; 0: it may be anything
+    stop_kl   the mean KL to the reference of the last five updates may not be above this; 0: it may be
+              anything
     before    earlier history, whose KL is that of the same LoRA to the same reference
-    patience  so many evaluations in a row may not all be without a new best held-out accuracy; 0: they may. Of equal
-              accuracies the one with the higher held-out margin is better
+    patience  so many evaluations in a row may not all be without a new best held-out accuracy; 0: they may.
+              Of equal accuracies the one with the higher held-out margin is better
     """
     evaluated, best = _evaluated(history), best_update(history)
     best_words = (
-        f" The best held-out accuracy was {history[best - 1]['held-out accuracy']:.3g}, after update {best}."
+        f" The best held-out accuracy was {history[best - 1][metrics.HELD_OUT_ACCURACY]:.3g}, "
+        f"after update {best}."
         if best
         else ""
     )
@@ -49,17 +55,19 @@ def stop_reason(history, stop_kl=0.0, patience=0, before=()):
 
 
 def kl_above(stop_kl, history):
-    """The mean KL to the reference of the last five updates where it is above stop_kl, else None; with stop_kl 0 always."""
-    kl = _values(history, "KL to reference")[-SMOOTH:]
+    """The mean KL to the reference of the last five updates where it is above stop_kl, else None; with
+    stop_kl 0 always."""
+    kl = _values(history, metrics.KL)[-SMOOTH:]
     return fmean(kl) if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl else None
 
 
 def warnings(history, before=0):
-    """What goes wrong, a sentence each with what to do about it; [] where nothing does as far as the figures can tell.
-    The history begins `before` updates into the run.
+    """What goes wrong, a sentence each with what to do about it; [] where nothing does as far as the figures
+    can tell. The history begins `before` updates into the run.
 
-    Each looks at the last 100 updates, and takes eight at least. A figure rises or falls where the means of the two
-    halves differ by four standard errors (Welch's t), which noise alone does in less than 1 % of all cases.
+    Each looks at the last 100 updates, and takes eight at least. A figure rises or falls where the means of
+    the two halves differ by four standard errors (Welch's t), which noise alone does in less than 1 % of all
+    cases.
     """
     recent = history[-WINDOW:]
     found = [
@@ -76,10 +84,11 @@ def warnings(history, before=0):
 
 
 def _both_less_likely(history):
-    """The winner's log-ratio, below 0, falls while the margin rises (likelihood displacement, arXiv 2410.08847)."""
-    winner = _values(history, "winner log-ratio")
+    """The winner's log-ratio, below 0, falls while the margin rises (likelihood displacement, arXiv
+    2410.08847)."""
+    winner = _values(history, metrics.WINNER)
     if (
-        _trend(_values(history, "margin")) > SIGMAS
+        _trend(_values(history, metrics.MARGIN)) > SIGMAS
         and _trend(winner) < -SIGMAS
         and fmean(_halves(winner)[1]) < 0
     ):
@@ -93,7 +102,7 @@ def _both_less_likely(history):
 
 def _clamp_saturates(history):
     """The mean clip fraction of the last eight updates is above 0.8."""
-    clipped = _values(history, "clip fraction")[-ENOUGH:]
+    clipped = _values(history, metrics.CLIP_FRACTION)[-ENOUGH:]
     if len(clipped) == ENOUGH and fmean(clipped) > 0.8:
         return (
             f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach nothing: "
@@ -105,10 +114,10 @@ def _clamp_saturates(history):
 def _over_optimised(history, before):
     """Since the best evaluation KL and the margin or accuracy in training rise, and a held-out figure fell.
 
-    Evaluations are smoothed over three. A fall is one by four standard errors, by how much they scatter from one to
-    the next; of the accuracy also by two of those that n held-out pairs leave, sqrt(a (1 - a) / n).
+    Evaluations are smoothed over three. A fall is one by four standard errors, by how much they scatter from
+    one to the next; of the accuracy also by two of those that n held-out pairs leave, sqrt(a (1 - a) / n).
     """
-    for name in ("held-out accuracy", "held-out margin"):
+    for name in (metrics.HELD_OUT_ACCURACY, metrics.HELD_OUT_MARGIN):
         series = _series(history, name)
         if len(series) < 6:
             continue
@@ -118,13 +127,13 @@ def _over_optimised(history, before):
         fall = smooth[best] - smooth[-1]
         scatter = math.sqrt(fmean((b - a) ** 2 for a, b in zip(values, values[1:])) / 2)
         limit = SIGMAS * scatter * math.sqrt(2 / 3)
-        if name == "held-out accuracy":
-            a, pairs = (smooth[best] + smooth[-1]) / 2, _values(history, "held-out pairs")
+        if name == metrics.HELD_OUT_ACCURACY:
+            a, pairs = (smooth[best] + smooth[-1]) / 2, _values(history, metrics.HELD_OUT_PAIRS)
             limit = max(limit, 2 * math.sqrt(a * (1 - a) / pairs[-1]) if pairs else 0.0)
         update = series[best + 1][0]
         since = history[update - 1 :]
-        learns = max(_trend(_values(since, "margin")), _trend(_values(since, "implicit accuracy"))) > SIGMAS
-        if fall > limit and learns and _trend(_values(since, "KL to reference")) > SIGMAS:
+        learns = max(_trend(_values(since, gained)) for gained in (metrics.MARGIN, metrics.ACCURACY)) > SIGMAS
+        if fall > limit and learns and _trend(_values(since, metrics.KL)) > SIGMAS:
             return (
                 f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} while training "
                 "went on to gain: the LoRA learns the judged images by heart or finds a way around the taste "
@@ -133,7 +142,8 @@ def _over_optimised(history, before):
 
 
 def _only_noisy_steps(history):
-    """The noisiest quarter's mean margin is above 0 and more than 0.8 of the sum of all four quarters' sizes."""
+    """The noisiest quarter's mean margin is above 0 and more than 0.8 of the sum of all four quarters'
+    sizes."""
     quarters = [_values(history, name) for name in QUARTERS]
     if min(map(len, quarters)) < ENOUGH:
         return None
@@ -148,8 +158,9 @@ def _only_noisy_steps(history):
 
 
 def _margin_explodes(history):
-    """Margin and gradient norm both have a median over the last ninth of the updates that is ten times that of all."""
-    growth = [_growth(_values(history, name)) for name in ("margin", "gradient norm")]
+    """Margin and gradient norm both have a median over the last ninth of the updates that is ten times that
+    of all."""
+    growth = [_growth(_values(history, name)) for name in (metrics.MARGIN, metrics.GRADIENT_NORM)]
     if min(growth) > 10:
         return (
             f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the last "
@@ -174,9 +185,9 @@ def _evaluated(history):
     """(update, held-out accuracy, held-out margin) of every evaluation. One that overflowed tells nothing."""
     return [
         (update, accuracy, margin)
-        for update, accuracy in _series(history, "held-out accuracy")
+        for update, accuracy in _series(history, metrics.HELD_OUT_ACCURACY)
         if math.isfinite(accuracy)
-        and math.isfinite(margin := history[update - 1].get("held-out margin", 0.0))
+        and math.isfinite(margin := history[update - 1].get(metrics.HELD_OUT_MARGIN, 0.0))
     ]
 
 
@@ -190,7 +201,8 @@ def _error(values):
 
 
 def _trend(values):
-    """Welch's t of the later half against the earlier: how many standard errors it is higher; 0 for too few values."""
+    """Welch's t of the later half against the earlier: how many standard errors it is higher; 0 for too few
+    values."""
     if len(values) < ENOUGH:
         return 0.0
     early, late = _halves(values)

@@ -14,7 +14,7 @@ import torch
 
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
-from . import losses
+from . import losses, metrics
 from .randomness import seed
 
 if TYPE_CHECKING:
@@ -105,30 +105,30 @@ class Term:
 
     def metrics(self, value, values):
         """What to log of the term, 0-d tensors by name."""
-        told, log_ratio = {"loss": value}, values.log_ratio
+        figures, log_ratio = {metrics.LOSS: value}, values.log_ratio
         if len(self.judged.places):
             (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
-            told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
+            figures |= {metrics.MARGIN: margin.mean(), metrics.ACCURACY: accuracy(margin).mean()}
             if self.clip:
-                told["clip fraction"] = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
-            told |= (
-                {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
-            )
+                clipped = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
+                figures[metrics.CLIP_FRACTION] = clipped
+            if self.method.reference:
+                figures |= {metrics.WINNER: w.mean(), metrics.LOSER: l.mean()}
         else:
-            sides = {"winner log-ratio": self.judged.liked, "loser log-ratio": self.judged.disliked}
-            told |= {name: log_ratio[of].mean() for name, of in sides.items() if of.any()}
+            sides = {metrics.WINNER: self.judged.liked, metrics.LOSER: self.judged.disliked}
+            figures |= {name: log_ratio[of].mean() for name, of in sides.items() if of.any()}
         if values.sampler_log_ratio is not None:
-            told["clip fraction"] = losses.ratio_clip_fraction(
+            figures[metrics.CLIP_FRACTION] = losses.ratio_clip_fraction(
                 self.weight * values.sampler_log_ratio,
                 losses.advantages(self.judged.rewards),
                 self.settings.ratio_clip,
             )
         if values.kl is not None:
-            told["KL to reference"] = values.kl.mean()
-        return told | {
-            f"{name}, noise quarter {self.quarter}": told[name]
-            for name in ("margin", "implicit accuracy", "winner log-ratio", "KL to reference")
-            if name in told
+            figures[metrics.KL] = values.kl.mean()
+        return figures | {
+            metrics.of_quarter(name, self.quarter): figures[name]
+            for name in metrics.BY_QUARTER
+            if name in figures
         }
 
 

@@ -55,5 +55,5 @@ def round_of_nothing(model, start, settings, round_, why, losses):
         losses if start.history else ExecutionBlocker(None),
         state.step,
         text,
-        ui={"text": [text], "warnings": [text]},
+        ui={"text": [text], "warnings": [text], "figures": [{}]},
     )

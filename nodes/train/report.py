@@ -1,10 +1,20 @@
-"""What a train step tells of what it did, in words and numbers."""
+"""What a train step tells of what it did: figures as data, and the words that are written of them."""
+
+import math
 
 from ...d3po_core.candidates.judgement import cycle_in
+from ...d3po_core.training import metrics
 from ...d3po_core.training.methods import METHODS
 from .. import host
 
 MOST_NAMED = 3  # sets in a line
+TRAINED = (*metrics.SHOWN, metrics.CLIP_FRACTION, metrics.GRADIENT_NORM)
+HELD_OUT = (
+    metrics.HELD_OUT_ACCURACY,
+    metrics.HELD_OUT_MARGIN,
+    metrics.HELD_OUT_KL,
+    metrics.HELD_OUT_PAIRS,
+)
 
 
 def listed(names):
@@ -15,27 +25,41 @@ def listed(names):
     )
 
 
-def report(preferences, out, seconds):
-    last, pairs = out.history[-1], sum(len(p.pairs) for p in preferences)
-    kept = f", of which {len(out.history)} are kept" if len(out.history) < len(out.made) else ""
-    lines = [
-        f"{pairs} pairs in {len(preferences)} sets, {len(out.made)} updates{kept} ({out.step} in all), {seconds:.0f} s"
-    ]
-    lines += [
-        f"{name}: {last[name]:.4g}"
-        for name in (
-            "loss",
-            "margin",
-            "implicit accuracy",
-            "winner log-ratio",
-            "loser log-ratio",
-            "KL to reference",
-            "clip fraction",
-            "gradient norm",
-        )
-        if name in last
-    ]
-    return "\n".join(lines)
+def figures_of(preferences, out, seconds):
+    """{name: number} of all that the report says of this train step in numbers.
+
+    "updates" were made, of which "kept" led to the LoRA; "step" counts the run's; the metrics are those of the
+    last update that is kept
+    """
+    last = out.history[-1]
+    return {
+        "pairs": sum(len(p.pairs) for p in preferences),
+        "sets": len(preferences),
+        "updates": len(out.made),
+        "kept": len(out.history),
+        "step": out.step,
+        "seconds": seconds,
+    } | {name: last[name] for name in (*TRAINED, *HELD_OUT) if name in last}
+
+
+def as_data(figures):
+    """Figures as every reader of JSON takes them: null for what is not a finite number."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def report(figures):
+    made = f"{figures['updates']} updates"
+    if figures["kept"] < figures["updates"]:
+        made += f", of which {figures['kept']} are kept"
+    first = (
+        f"{figures['pairs']} pairs in {figures['sets']} sets, {made} ({figures['step']} in all), "
+        f"{figures['seconds']:.0f} s"
+    )
+    return "\n".join([first, *lines_of(figures, TRAINED)])
+
+
+def lines_of(figures, names):
+    return [f"{name}: {figures[name]:.4g}" for name in names if name in figures]
 
 
 def sets_report(preferences, settings):
@@ -80,15 +104,11 @@ def named(preferences):
     return "set " + listed([p.candidates.set_id for p in preferences])
 
 
-def held_out_report(last, preferences, held_out, before):
+def held_out_report(figures, preferences, held_out, before):
     known = {p.candidates.set_id for p in preferences} & {p.candidates.set_id for p in held_out}
-    lines = [
-        f"{name}: {last[name]:.4g}"
-        for name in ("held-out accuracy", "held-out margin", "held-out KL to reference", "held-out pairs")
-        if name in last
-    ]
-    came_in = before[-1].get("held-out accuracy", 0) if before else 0
-    if came_in > last.get("held-out accuracy", came_in):
+    lines = lines_of(figures, HELD_OUT)
+    came_in = before[-1].get(metrics.HELD_OUT_ACCURACY, 0) if before else 0
+    if came_in > figures.get(metrics.HELD_OUT_ACCURACY, came_in):
         lines.append(f"the LoRA that came in ranked held_out better: {came_in:.4g}")
     if known:
         lines.append(f"{len(known)} of the held-out sets are trained on as well, so they say little")
@@ -97,7 +117,5 @@ def held_out_report(last, preferences, held_out, before):
 
 def loss_map(history):
     """Every metric of a run by update, as the host's loss graph reads it; nan where one was not measured."""
-    names = dict.fromkeys(name for metrics in history for name in metrics)
-    return {
-        name.replace(" ", "_"): [metrics.get(name, float("nan")) for metrics in history] for name in names
-    }
+    names = dict.fromkeys(name for update in history for name in update)
+    return {name.replace(" ", "_"): [update.get(name, float("nan")) for update in history] for name in names}

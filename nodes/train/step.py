@@ -15,7 +15,7 @@ from .. import host
 from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import GUIDANCE, Plan
-from .report import held_out_report, loss_map, passed_over_report, report, sets_report
+from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
 from .rounds import alike, figures_names, require_continuable, require_same_model, round_of
 from .schema import METHOD
 from .training import learnable, train
@@ -414,12 +414,13 @@ class D3POTrainStep(io.ComfyNode):
         warned = out.warned + monitor.warnings(
             before["figures"] + out.history, start.step - len(before["figures"])
         )
+        figures = figures_of(preferences, out, time.monotonic() - began)
         text = "\n".join(
             [
-                report(preferences, out, time.monotonic() - began),
+                report(figures),
                 *passed_over_report(passed, preferences, described),
                 *sets_report(preferences, plan.settings),
-                *held_out_report(out.history[-1], preferences, held_out, before["figures"]),
+                *held_out_report(figures, preferences, held_out, before["figures"]),
                 *out.told,
                 *(f"Warning: {one}" for one in warned),
             ]
@@ -430,5 +431,5 @@ class D3POTrainStep(io.ComfyNode):
             loss_map(start.history + out.made),
             out.step,
             text,
-            ui={"text": [text], "warnings": warned},
+            ui={"text": [text], "warnings": warned, "figures": [as_data(figures)]},
         )

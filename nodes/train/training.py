@@ -7,7 +7,7 @@ import comfy.utils
 import torch
 
 from ...d3po_core.runs.tensorboard import Events
-from ...d3po_core.training import loop, monitor
+from ...d3po_core.training import loop, metrics, monitor
 from ...d3po_core.training.adapter import Adapter
 from ...d3po_core.training.methods import RECORDED
 from ...d3po_core.training.reference import weights_of
@@ -132,7 +132,7 @@ def _fit(trainer, plan, start, before, examples, held_out, progress):
         if not plan.evaluate_every or len(made) % plan.evaluate_every:
             last = made[-1]
             if resumed < len(made):  # the rest of the last update's is written
-                last = {name: value for name, value in last.items() if name.startswith("held-out")}
+                last = {name: value for name, value in last.items() if metrics.held_out(name)}
             events.write(trainer.step, last)
     went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
     return made, resumed, list(filter(None, [went_on, warning, stopped]))

@@ -4,6 +4,8 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 
@@ -29,6 +31,12 @@ def save(folder, *names):
 def write(path, text, encoding="utf-8"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes((text if isinstance(text, str) else json.dumps(text)).encode(encoding))
+    return path
+
+
+def parquet(path, **cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(cells), path)
     return path
 
 

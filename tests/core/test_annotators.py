@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from d3po_core.dataset.annotators import join_liked
 from d3po_core.dataset.store import Dataset
+from tests.core.datasets import judge
 
 
 @pytest.fixture
@@ -17,9 +18,9 @@ def dataset(tmp_path):
 
 def test_annotators_are_joined_as_asked(dataset):
     dataset.add_set("s", candidates=4)
-    dataset.judge("s", {"pairs": [[0, 1], [2, 3], [0, 2]]}, "anna")
-    dataset.judge("s", {"pairs": [[0, 1], [3, 2]], "ties": [[0, 2]]}, "ben")
-    dataset.judge("s", {"pairs": [[1, 0], [3, 2]]}, "cleo")
+    judge(dataset, "s", {"pairs": [[0, 1], [2, 3], [0, 2]]}, "anna")
+    judge(dataset, "s", {"pairs": [[0, 1], [3, 2]], "ties": [[0, 2]]}, "ben")
+    judge(dataset, "s", {"pairs": [[1, 0], [3, 2]]}, "cleo")
     assert dataset.pairs("s") == [(0, 1), (0, 2), (1, 0), (2, 3), (3, 2)]
     assert dataset.pairs("s", joining="majority") == [(0, 1), (0, 2), (3, 2)]
     assert dataset.pairs("s", joining="unanimous") == [(0, 2)]
@@ -41,11 +42,11 @@ def test_annotators_are_joined_as_asked(dataset):
 )
 def test_thumbs_are_joined_as_asked(dataset, joining, liked):
     dataset.add_set("s", candidates=5)
-    dataset.judge("s", {"good": [0, 1, 2], "bad": []}, "anna")
-    dataset.judge("s", {"good": [0], "bad": [1, 2]}, "ben")
-    dataset.judge("s", {"good": [4], "bad": [1]}, "cleo")
-    dataset.judge("s", {"pairs": [[3, 0]]}, "dora")
-    dataset.judge("s", {"good": [3], "open": True}, "emil")
+    judge(dataset, "s", {"good": [0, 1, 2], "bad": []}, "anna")
+    judge(dataset, "s", {"good": [0], "bad": [1, 2]}, "ben")
+    judge(dataset, "s", {"good": [4], "bad": [1]}, "cleo")
+    judge(dataset, "s", {"pairs": [[3, 0]]}, "dora")
+    judge(dataset, "s", {"good": [3], "open": True}, "emil")
     assert dataset.liked("s", joining=joining) == liked
     assert dataset.liked("s", "anna", joining) == (True, True, True, None, None)
     assert dataset.liked("s", ["dora", "emil"], joining) == () == dataset.liked("s", [], joining)
@@ -77,9 +78,9 @@ def test_a_joined_thumb_is_the_sign_of_the_votes_or_what_nobody_contradicts(judg
 def test_scores_are_those_of_the_one_annotator_who_counts(dataset):
     dataset.add_set("s", candidates=3)
     assert dataset.scores("s") == ()
-    dataset.judge("s", {"scores": [5, None, 1]}, "anna")
+    judge(dataset, "s", {"scores": [5, None, 1]}, "anna")
     assert dataset.scores("s") == (5, None, 1) and dataset.scores("s", ["ben"]) == ()
-    dataset.judge("s", {"scores": [1, 2, 3]}, "ben")
+    judge(dataset, "s", {"scores": [1, 2, 3]}, "ben")
     assert dataset.scores("s") == () and dataset.scores("s", "ben") == (1, 2, 3)
 
 
@@ -99,29 +100,29 @@ def test_scores_are_those_of_the_one_annotator_who_counts(dataset):
 )
 def test_ties_are_the_pairs_that_a_judgement_calls_equal(dataset, judgement, ties):
     dataset.add_set("s", candidates=4)
-    dataset.judge("s", judgement, "anna")
+    judge(dataset, "s", judgement, "anna")
     assert dataset.statistics()["ties"] == ties
 
 
 def test_thumbs_are_counted_by_what_each_annotator_said_last(dataset):
     for name in "ab":
         dataset.add_set(name, candidates=4)
-    dataset.judge("a", {"good": [0, 1, 2, 3]}, "anna")
-    dataset.judge("a", {"good": [1, 1], "bad": [0, 2]}, "anna")
-    dataset.judge("a", {"pairs": [[0, 1]], "ties": [[2, 3]], "bad": [2, 3]}, "ben")
-    dataset.judge("b", {"good": [0], "open": True}, "ben")
-    dataset.judge("b", {"pairs": [[0, 1]], "log": {"good": "bad"}}, "anna")
+    judge(dataset, "a", {"good": [0, 1, 2, 3]}, "anna")
+    judge(dataset, "a", {"good": [1, 1], "bad": [0, 2]}, "anna")
+    judge(dataset, "a", {"pairs": [[0, 1]], "ties": [[2, 3]], "bad": [2, 3]}, "ben")
+    judge(dataset, "b", {"good": [0], "open": True}, "ben")
+    judge(dataset, "b", {"pairs": [[0, 1]], "log": {"good": "bad"}}, "anna")
     assert dataset.statistics()["thumbs"] == {"up": 1, "down": 4}
 
 
 def test_agreement_is_the_share_of_annotator_pairs_that_agree(dataset):
     for name in "ab":
         dataset.add_set(name, candidates=4)
-    dataset.judge("a", {"pairs": [[0, 1], [2, 3]]}, "anna")
-    dataset.judge("a", {"pairs": [[0, 1]], "ties": [[2, 3]]}, "ben")
+    judge(dataset, "a", {"pairs": [[0, 1], [2, 3]]}, "anna")
+    judge(dataset, "a", {"pairs": [[0, 1]], "ties": [[2, 3]]}, "ben")
     assert dataset.statistics()["agreement"] == 1.0, "a tie neither agrees nor disagrees"
-    dataset.judge("a", {"pairs": [[1, 0]]}, "cleo")
-    dataset.judge("b", {"pairs": [[0, 1]]}, "anna")
+    judge(dataset, "a", {"pairs": [[1, 0]]}, "cleo")
+    judge(dataset, "b", {"pairs": [[0, 1]]}, "anna")
     assert dataset.statistics()["agreement"] == 1 / 3, "anna and ben, anna and cleo, ben and cleo"
-    dataset.judge("b", {"pairs": [[0, 1]]}, "cleo")
+    judge(dataset, "b", {"pairs": [[0, 1]]}, "cleo")
     assert dataset.statistics()["agreement"] == 2 / 4

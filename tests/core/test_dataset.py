@@ -1,23 +1,21 @@
 import re
-import threading
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 
-from d3po_core.dataset.store import Dataset, DatasetError, share
-
-WINNER_0, WINNER_1, TIE = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}, {"ties": [[0, 1]]}
-TREE = {
-    "positive": [[torch.arange(6.0).view(2, 3), {"area": (1, 2), "strength": 0.5, "mask": None}]],
-    "negative": [],
-    "cfg": 7.5,
-    "seed": 2**64 - 1,
-    "name": "ein Bär",
-    "on": True,
-}
-NOON = datetime(2025, 1, 31, 12, tzinfo=timezone.utc)
+from d3po_core.candidates.judgement import Judgement
+from d3po_core.dataset.store import Dataset, DatasetError
+from tests.core.datasets import (
+    NOON,
+    TREE,
+    WINNER_0,
+    WINNER_1,
+    equal,
+    files_of,
+    judge,
+)
 
 
 @pytest.fixture
@@ -29,20 +27,6 @@ def dataset(tmp_path):
 @pytest.fixture
 def trajectory(toy):
     return toy.record(toy.Denoiser(toy.net()), seed=7)
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
-    return type(a) is type(b) and (a == b or a != a)
-
-
-def files_of(dataset, kind):
-    return sorted((dataset.folder / kind).glob("*/*"))
 
 
 # --- what a set holds ---
@@ -221,7 +205,7 @@ def test_a_set_that_does_not_fit_its_name_or_its_first_version_is_refused(datase
 )
 def test_any_text_can_name_a_set_and_none_becomes_a_path(dataset, name):
     dataset.add_set(name, images=torch.rand(2, 4, 4, 3))
-    dataset.judge(name, WINNER_0, name)
+    judge(dataset, name, WINNER_0, name)
     assert dataset.pairs(name) == [(0, 1)] and dataset.find(name).id == name
     assert re.fullmatch(
         r"images/[0-9a-f]{2}/[0-9a-f-]+\.png",
@@ -238,8 +222,8 @@ def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
         dataset.settings,
         dataset.judgements,
         dataset.pairs,
-        lambda name: dataset.judge(name, WINNER_0, "anna"),
-        lambda name: dataset.judge(name, None, "anna"),
+        lambda name: judge(dataset, name, WINNER_0, "anna"),
+        lambda name: judge(dataset, name, None, "anna"),
     ):
         with pytest.raises(DatasetError, match="there is no set 'x'"):
             ask("x")
@@ -251,25 +235,30 @@ def test_a_set_that_is_not_there_is_an_error_that_names_it(dataset):
 
 def test_the_newest_judgement_of_an_annotator_counts_and_the_history_stays(dataset):
     dataset.add_set("s", candidates=2)
-    dataset.judge("s", WINNER_0, "anna", tool="picker 0.1.0", time=NOON)
-    dataset.judge(
-        "s", WINNER_1, "anna", time=NOON - timedelta(days=1)
+    judge(dataset, "s", WINNER_0, "anna", tool="picker 0.1.0", time=NOON)
+    judge(
+        dataset, "s", WINNER_1, "anna", time=NOON - timedelta(days=1)
     )  # a clock that is slow does not decide
     assert dataset.pairs("s") == [(1, 0)]
-    dataset.judge("s", None, "anna")
+    judge(dataset, "s", None, "anna")
     assert dataset.pairs("s") == [] and dataset.sets(judged=True) == []
-    dataset.judge("s", WINNER_0, "anna")
+    judge(dataset, "s", WINNER_0, "anna")
     assert dataset.pairs("s") == [(0, 1)] and dataset.find("s").judged_by == 1
     history = dataset.judgements("s")
-    assert [entry.judgement for entry in history] == [WINNER_0, WINNER_1, None, WINNER_0]
+    assert [entry.judgement and entry.judgement.as_json for entry in history] == [
+        WINNER_0,
+        WINNER_1,
+        None,
+        WINNER_0,
+    ]
     assert (history[0].annotator, history[0].time, history[0].tool) == ("anna", NOON, "picker 0.1.0")
 
 
 def test_an_unfinished_judgement_is_kept_but_does_not_count(dataset):
     dataset.add_set("s", candidates=3)
-    dataset.judge("s", {"pairs": [[0, 1]], "open": True}, "anna")
+    judge(dataset, "s", {"pairs": [[0, 1]], "open": True}, "anna")
     assert dataset.pairs("s") == [] and not dataset.sets(judged=True) and len(dataset.sets(judged=False)) == 1
-    assert dataset.judgements("s")[0].judgement == {"pairs": [[0, 1]], "open": True}
+    assert dataset.judgements("s")[0].judgement.as_json == {"pairs": [[0, 1]], "open": True}
     assert dataset.statistics()["judgements"] == 0
 
 
@@ -290,205 +279,12 @@ def test_an_unfinished_judgement_is_kept_but_does_not_count(dataset):
 def test_a_malformed_judgement_is_refused_and_not_kept(dataset, judgement, message):
     dataset.add_set("s", candidates=2)
     with pytest.raises(ValueError, match=message):
-        dataset.judge("s", judgement, "anna")
+        judge(dataset, "s", judgement, "anna")
     assert dataset.judgements("s") == []
 
 
-# --- queries ---
-
-
-def ids(rows):
-    return [row.id for row in rows]
-
-
-def test_sets_are_found_by_who_judged_them(dataset):
-    for name in "abcd":
-        dataset.add_set(name, candidates=2)
-    dataset.judge("a", WINNER_0, "anna")
-    dataset.judge("b", TIE, "anna")
-    dataset.judge("b", WINNER_0, "ben")
-    dataset.judge("c", WINNER_0, "ben")
-    dataset.judge("c", None, "ben")
-    assert ids(dataset.sets()) == list("abcd")
-    assert ids(dataset.sets(judged=True)) == ["a", "b"] and ids(dataset.sets(judged=False)) == ["c", "d"]
-    assert (
-        ids(dataset.sets(annotator="anna")) == ids(dataset.sets(judged=True, annotator="anna")) == ["a", "b"]
-    )
-    assert ids(dataset.sets(judged=False, annotator="ben")) == ["a", "c", "d"]
-    assert ids(dataset.sets(judged=False, annotator="ben", limit=1)) == ["a"] and dataset.sets(limit=0) == []
-
-
-def test_sets_are_found_by_time_and_model_oldest_first(dataset):
-    for day, name in ((2, "a"), (0, "c"), (1, "b")):
-        dataset.add_set(name, candidates=2, created=NOON + timedelta(days=day), model="sd" if day else "xl")
-    assert ids(dataset.sets()) == ["c", "b", "a"]
-    assert ids(dataset.sets(since=NOON + timedelta(days=1))) == ["b", "a"]
-    assert ids(dataset.sets(until=NOON + timedelta(days=1))) == ["c"]
-    elsewhere = (NOON + timedelta(days=1)).astimezone(timezone(timedelta(hours=-9)))
-    assert ids(dataset.sets(since=elsewhere, until=elsewhere + timedelta(seconds=1))) == ["b"]
-    assert ids(dataset.sets(model="sd")) == ["b", "a"] and dataset.sets(model="") == []
-
-
-def test_the_split_depends_on_the_id_alone_and_stays_when_sets_are_added(dataset):
-    names = [f"set {i}" for i in range(400)]
-    dataset._index.write(lambda index: [add_row(index, name) for name in names])
-    held = set(ids(dataset.sets(split="held_out")))
-    assert held == {name for name in names if share(name) < 0.1} and 20 < len(held) < 60
-    assert held | set(ids(dataset.sets(split="train"))) == set(names)
-    assert held < set(ids(dataset.sets(split="held_out", held_out=0.3)))
-    assert dataset.sets(split="held_out", held_out=0.0) == [] == dataset.sets(split="train", held_out=1.0)
-    dataset._index.write(lambda index: [add_row(index, f"more {i}") for i in range(400)])
-    assert {name for name in ids(dataset.sets(split="held_out")) if name.startswith("set")} == held
-    assert share("set 7") == 0.01951711888153551, "a split that moves mixes held-out sets into the training"
-    with pytest.raises(ValueError, match="no split 'test'"):
-        dataset.sets(split="test")
-
-
-def add_row(index, name, **values):
-    row = {
-        "id": name,
-        "created": "2025-01-31T12:00:00.000000+00:00",
-        "share": share(name),
-        "candidates": 4,
-        "model": "net",
-        "model_name": "",
-        "settings": "{}",
-        "trajectory_bytes": 0,
-    } | values
-    index.execute(f"INSERT INTO sets ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
-
-
-# --- the whole ---
-
-
-def test_statistics_of_an_empty_dataset_are_zeros(dataset):
-    figures = dataset.statistics()
-    assert figures["bytes"].pop("index") > 0
-    assert figures == {
-        "sets": 0,
-        "judged": 0,
-        "unjudged": 0,
-        "judgements": 0,
-        "annotators": {},
-        "pairs": 0,
-        "ties": 0,
-        "thumbs": {"up": 0, "down": 0},
-        "models": {},
-        "split": {"train": 0, "held_out": 0},
-        "bytes": {"sets": 0, "images": 0, "conditioning": 0},
-        "agreement": None,
-        "oldest": None,
-        "newest": None,
-    }
-
-
-def test_statistics_add_up(dataset, trajectory):
-    dataset.add_set(
-        "set 7",
-        trajectory=trajectory,
-        images=torch.rand(3, 4, 4, 3),
-        conditioning=TREE,
-        created=NOON,
-        model_name="dreams",
-    )
-    for i in range(9):
-        dataset.add_set(f"s{i}", candidates=3, model="xl", created=NOON + timedelta(days=i))
-    dataset.judge("set 7", {"ranking": [0, [1, 2]]}, "anna")
-    dataset.judge("set 7", {"pairs": [[0, 1]], "scores": [1.0, 2.0, 1.0]}, "ben")
-    dataset.judge("s1", {"pairs": [[0, 1]]}, "ben")
-    dataset.judge("s1", {"ties": [[0, 1], [1, 0], [1, 2]], "ranking": [2, 1]}, "ben")
-    dataset.judge("s2", {"pairs": [[0, 1]]}, "ben")
-    dataset.judge("s2", None, "ben")
-    figures = dataset.statistics(held_out=0.5)
-    assert (figures["sets"], figures["judged"], figures["unjudged"], figures["judgements"]) == (10, 2, 8, 3)
-    assert figures["annotators"] == {"anna": 1, "ben": 2}
-    assert (figures["pairs"], figures["ties"]) == (2 + 2, 1 + 1 + 2)
-    assert figures["agreement"] == 1.0
-    assert figures["models"] == {"net": {"name": "dreams", "sets": 1}, "xl": {"name": "", "sets": 9}}
-    assert figures["split"]["held_out"] == len(dataset.sets(split="held_out", held_out=0.5))
-    assert sum(figures["split"].values()) == 10
-    for kind in ("sets", "images", "conditioning"):
-        assert figures["bytes"][kind] == sum(path.stat().st_size for path in files_of(dataset, kind)) > 0
-    assert figures["bytes"]["index"] == (dataset.folder / "index.sqlite").stat().st_size
-    assert (figures["oldest"], figures["newest"]) == (
-        NOON.isoformat(timespec="microseconds"),
-        (NOON + timedelta(days=8)).isoformat(timespec="microseconds"),
-    )
-
-
-def test_ten_thousand_sets_are_counted_and_listed_without_a_look_at_their_files(dataset):
-    def fill(index):
-        for i in range(10_000):
-            name = f"set {i}"
-            add_row(index, name, trajectory=f"sets/00/{i:08x}.safetensors", trajectory_bytes=1000)
-            index.executemany(
-                "INSERT INTO images VALUES (?, ?, ?, 10)",
-                [(name, k, f"images/00/{i:08x}-{k}.png") for k in range(4)],
-            )
-            for annotator in ("anna", "ben")[: i % 3]:
-                index.execute(
-                    "INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
-                    "VALUES (?, ?, '{}', 1, '[[0, 1], [2, 1], [3, 1]]', 3, 0, '', '')",
-                    [name, annotator],
-                )
-
-    dataset._index.write(fill)
-    dataset.close()
-    assert not any((dataset.folder / kind).exists() for kind in ("sets", "images", "conditioning"))
-    with Dataset(dataset.folder) as again:
-        figures = again.statistics()
-        assert (figures["sets"], figures["judged"], figures["pairs"], figures["agreement"]) == (
-            10_000,
-            6666,
-            29_997,
-            1,
-        )
-        assert figures["bytes"]["sets"] == 10_000_000 and figures["bytes"]["images"] == 400_000
-        rows = again.sets(judged=False, annotator="ben", split="train")
-        assert 5000 < len(rows) < 6667 and rows[0].has_images and rows[0].has_trajectory
-        assert again.pairs("set 2") == [(0, 1), (2, 1), (3, 1)]
-        with pytest.raises(DatasetError, match="missing or damaged"):
-            again.trajectory("set 2")
-
-
-def test_deleting_removes_rows_and_files_but_not_what_others_need(dataset, trajectory):
-    dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=TREE)
-    dataset.add_set("b", images=torch.rand(2, 4, 4, 3), conditioning=TREE)
-    dataset.add_set("c", candidates=2, conditioning={"x": torch.ones(2)})
-    dataset.judge("set 7", WINNER_0, "anna")
-    dataset.judge("b", WINNER_0, "anna")
-    assert dataset.delete(["set 7", "c", "unknown"]) == 2
-    assert ids(dataset.sets()) == ["b"] and not files_of(dataset, "sets")
-    assert len(files_of(dataset, "images")) == 2 and len(files_of(dataset, "conditioning")) == 1
-    assert equal(dataset.conditioning("b"), TREE) and dataset.statistics()["judgements"] == 1
-    assert dataset.add_set("set 7", trajectory=trajectory) and dataset.judgements("set 7") == []
-    assert dataset.delete("b") == 1 and not files_of(dataset, "conditioning")
-
-
-def test_many_threads_may_share_a_dataset(dataset):
-    for i in range(4):
-        dataset.add_set(f"s{i}", candidates=2)
-    errors = []
-
-    def work(i):
-        try:
-            for _ in range(5):
-                dataset.judge(f"s{i}", WINNER_0, "anna")
-                assert dataset.pairs(f"s{i}") == [(0, 1)] and len(dataset.sets()) >= 4
-                dataset.add_set(f"more {i}", images=torch.rand(2, 4, 4, 3))
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=[i]) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors and len(dataset.sets()) == 8
-    assert all(len(dataset.judgements(f"s{i}")) == 5 for i in range(4))
-
-
-def test_a_dataset_that_was_closed_says_so(dataset):
-    dataset.close()
-    with pytest.raises(DatasetError, match="index.sqlite.*closed"):
-        dataset.sets()
+def test_a_judgement_of_another_number_of_candidates_is_refused_and_not_kept(dataset):
+    dataset.add_set("s", candidates=2)
+    with pytest.raises(ValueError, match="set 's' has 2 candidates, and 3 were judged"):
+        dataset.judge("s", Judgement.of_pairs([(0, 1)], 3), "anna")
+    assert dataset.judgements("s") == []

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from d3po_core.dataset import tree
 from d3po_core.dataset.store import Dataset, DatasetError
+from tests.core.datasets import judge
 
 DEEP = "[" * 100_000 + "]" * 100_000
 NONSENSE = [
@@ -67,8 +68,8 @@ def folder(tmp_path, toy):
                 images=torch.rand(3, 8, 8, 3),
                 conditioning={"c": [torch.rand(9), (1.5, "x")], "number": seed},
             )
-            dataset.judge(f"set {seed}", {"pairs": [[0, 1]], "good": [0], "bad": [1]}, "anna")
-            dataset.judge(f"set {seed}", {"scores": [1, 2, 3]}, "ben")
+            judge(dataset, f"set {seed}", {"pairs": [[0, 1]], "good": [0], "bad": [1]}, "anna")
+            judge(dataset, f"set {seed}", {"scores": [1, 2, 3]}, "ben")
     return tmp_path / "taste"
 
 

@@ -1,30 +1,28 @@
-"""Writers that are killed, that meet, that have no room and that may not write."""
+"""Writers of datasets that are killed and that meet."""
 
 import contextlib
-import errno
 import os
 import random
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
-import tempfile
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 import torch
 
-from d3po_core import files
-from d3po_core.dataset import files as dataset_files
 from d3po_core.dataset import store as dataset_module
 from d3po_core.dataset.index import BUSY
 from d3po_core.dataset.store import Dataset, DatasetError
 from tests.core.children import finish, start
+from tests.core.datasets import (
+    WINNER_0,
+    integrity,
+    judge,
+    payload,
+)
 
-WINNER_0 = {"pairs": [[0, 1]]}
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that starts at once needs fork")
 
 
@@ -40,11 +38,6 @@ def trajectory(toy):
     return toy.record(toy.Denoiser(toy.net()), seed=7)
 
 
-def integrity(folder):
-    with contextlib.closing(sqlite3.connect(folder / "index.sqlite")) as index:
-        return index.execute("PRAGMA integrity_check").fetchall()
-
-
 def require_whole(folder):
     """Every set of the index loads, and it has no more files than these need: the ids."""
     with Dataset(folder) as dataset:
@@ -58,12 +51,6 @@ def require_whole(folder):
         return [row.id for row in rows]
 
 
-def payload(folder):
-    return sum(
-        path.is_file() for kind in ("sets", "images", "conditioning") for path in (folder / kind).rglob("*")
-    )
-
-
 # --- killed ---
 
 
@@ -74,7 +61,7 @@ def test_every_acknowledged_judgement_survives_fifty_kills(folder):
     def judge_on(tell):
         with Dataset(folder) as dataset:
             for i in range(1000):
-                dataset.judge("s", WINNER_0 | {"log": {"i": len(acknowledged) + i}}, "anna")
+                judge(dataset, "s", WINNER_0 | {"log": {"i": len(acknowledged) + i}}, "anna")
                 tell(b"%d\n" % (len(acknowledged) + i))
 
     for _ in range(50):
@@ -87,7 +74,7 @@ def test_every_acknowledged_judgement_survives_fifty_kills(folder):
         acknowledged += (first + told).split(b"\n")[:-1]
         assert integrity(folder) == [("ok",)]
     with Dataset(folder) as dataset:
-        kept = {entry.judgement["log"]["i"] for entry in dataset.judgements("s")}
+        kept = {entry.judgement.as_json["log"]["i"] for entry in dataset.judgements("s")}
     assert len(acknowledged) >= 50 and {int(number) for number in acknowledged} <= kept
 
 
@@ -206,7 +193,7 @@ def test_what_cannot_be_tidied_is_in_nobodys_way(folder, monkeypatch):
     monkeypatch.setattr(Dataset, "tidy", lambda *_: (_ for _ in ()).throw(OSError("no")))
     with Dataset(folder) as dataset:
         dataset.tidy_daily()
-        dataset.judge("s", WINNER_0, "anna")
+        judge(dataset, "s", WINNER_0, "anna")
 
 
 def test_a_power_cut_finds_files_and_names_on_disk_before_the_index_names_them(folder, monkeypatch):
@@ -252,14 +239,16 @@ def test_two_processes_that_judge_at_once_lose_nothing(folder):
         def work(tell):
             with Dataset(folder) as dataset:
                 for i in range(200):
-                    dataset.judge("s", WINNER_0 | {"log": {"i": i}}, annotator)
+                    judge(dataset, "s", WINNER_0 | {"log": {"i": i}}, annotator)
 
         return work
 
     for status, told in [finish(*child) for child in [start(judge_as("anna")), start(judge_as("ben"))]]:
         assert status == 0, told
     with Dataset(folder) as dataset:
-        history = [(entry.annotator, entry.judgement["log"]["i"]) for entry in dataset.judgements("s")]
+        history = [
+            (entry.annotator, entry.judgement.as_json["log"]["i"]) for entry in dataset.judgements("s")
+        ]
     assert len(history) == 400 and set(history) == {(name, i) for name in ("anna", "ben") for i in range(200)}
     assert [i for name, i in history if name == "anna"] == list(range(200))
 
@@ -288,149 +277,8 @@ def test_a_writer_waits_for_another_and_then_says_who_is_in_its_way(folder, monk
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         with pytest.raises(DatasetError, match="index.sqlite is held by another program.*close that program"):
-            dataset.judge("s", WINNER_0, "anna")
+            judge(dataset, "s", WINNER_0, "anna")
         assert time.monotonic() - began > 0.25
         other.rollback()
-        dataset.judge("s", WINNER_0, "anna")
+        judge(dataset, "s", WINNER_0, "anna")
         assert len(dataset.judgements("s")) == 1
-
-
-# --- no room ---
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 400 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        not sys.platform.startswith("linux")
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("a small disk cannot be made here")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def fill(disk):
-    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
-        while True:
-            file.write(bytes(512))
-
-
-def test_a_full_disk_stops_a_set_as_a_whole_and_leaves_the_others(small_disk):
-    with Dataset(small_disk / "taste") as dataset:
-        with pytest.raises(DatasetError, match=r"(png|safetensors|sqlite): the disk is full. .* make room"):
-            for i in range(100):
-                dataset.add_set(f"s{i}", images=torch.rand(2, 64, 64, 3), conditioning=[torch.rand(900)])
-        assert len(dataset.sets()) == i and payload(small_disk / "taste") == 3 * i > 0
-        assert all(len(dataset.images(row.id)) == 2 for row in dataset.sets())
-        dataset.delete("s0")
-        assert (
-            dataset.add_set("again", images=torch.rand(1, 64, 64, 3)) and dataset.images("again") is not None
-        )
-    assert integrity(small_disk / "taste") == [("ok",)]
-
-
-def test_a_full_disk_stops_a_judgement_and_the_earlier_ones_stay(small_disk):
-    with Dataset(small_disk / "taste") as dataset:
-        dataset.add_set("s", candidates=2)
-        dataset.judge("s", WINNER_0, "anna")
-        fill(small_disk)
-        with pytest.raises(DatasetError, match="index.sqlite: the disk is full"):
-            dataset.judge("s", {"pairs": [[1, 0]]}, "anna")
-        assert dataset.pairs("s") == [(0, 1)]
-        (small_disk / "filler").unlink()
-        dataset.judge("s", {"pairs": [[1, 0]]}, "anna")
-        assert dataset.pairs("s") == [(1, 0)]
-
-
-def test_a_new_dataset_on_a_full_disk_is_an_error_that_says_so(small_disk):
-    fill(small_disk)
-    with pytest.raises(DatasetError, match="the disk is full|could not be read or written"):
-        Dataset(small_disk / "taste")
-    (small_disk / "filler").unlink()
-    Dataset(small_disk / "taste").close()
-
-
-@pytest.mark.parametrize(
-    "error, words",
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
-        (
-            OSError(errno.EROFS, "Read-only file system"),
-            "cannot be opened or written.*allow this program to write",
-        ),
-        (OSError(errno.EIO, "Input/output error"), "could not be read or written.*see whether its disk"),
-    ],
-)
-def test_a_file_that_cannot_be_written_stops_the_set_as_a_whole(folder, monkeypatch, error, words):
-    def fail(*_, **options):
-        raise error
-
-    with Dataset(folder) as dataset:
-        dataset.add_set("t", images=torch.rand(2, 4, 4, 3))
-        before = payload(folder)
-        with monkeypatch.context() as patch, pytest.raises(DatasetError, match=f"{folder}.*{words}"):
-            patch.setattr(dataset_files.Image.Image, "save", fail)
-            dataset.add_set("u", images=torch.rand(2, 4, 4, 3))
-        with monkeypatch.context() as patch, pytest.raises(DatasetError, match=f"{folder}.*{words}"):
-            patch.setattr(files.os, "replace", fail)
-            dataset.add_set("u", candidates=2, conditioning=[1])
-        assert not dataset.find("u") and payload(folder) == before and dataset.images("t") is not None
-        assert dataset.add_set("u", images=torch.rand(2, 4, 4, 3))
-
-
-def test_an_index_that_may_not_grow_is_a_full_disk_and_removes_the_files_of_the_set(folder):
-    with Dataset(folder) as dataset:
-        dataset._index.read("PRAGMA max_page_count = 1")
-        with pytest.raises(DatasetError, match="index.sqlite: the disk is full"):
-            for i in range(200):
-                dataset.add_set(f"t{i}", images=torch.rand(1, 4, 4, 3), prompt="x" * 500)
-        assert payload(folder) == i == len(dataset.sets()) - 1
-
-
-# --- not allowed ---
-
-
-@needs_fork
-def test_a_folder_that_may_not_be_written_can_be_read_and_says_what_to_do(trajectory):
-    with tempfile.TemporaryDirectory() as parent:
-        os.chmod(parent, 0o755)
-        folder = Path(parent) / "taste"
-        with Dataset(folder) as dataset:
-            dataset.add_set("set 7", trajectory=trajectory, images=torch.rand(3, 4, 4, 3), conditioning=[1])
-            dataset.judge("set 7", WINNER_0, "anna")
-        everything = [folder, *folder.rglob("*")]
-        for path in everything:
-            os.chmod(path, 0o555 if path.is_dir() else 0o444)
-        before = {path: path.is_file() and path.read_bytes() for path in everything}
-
-        def look(tell):
-            if os.getuid() == 0:
-                os.setuid(65534)  # nothing is forbidden to root
-            with Dataset(folder) as dataset:
-                assert dataset.pairs("set 7") == [(0, 1)] and len(dataset.images("set 7")) == 3
-                assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.statistics()["sets"] == 1
-                for write in (
-                    lambda: dataset.judge("set 7", WINNER_0, "anna"),
-                    lambda: dataset.delete("set 7"),
-                    lambda: dataset.add_set("t", candidates=2),
-                    lambda: dataset.add_set("t", images=torch.rand(2, 4, 4, 3)),
-                    lambda: Dataset(folder / "inside"),
-                ):
-                    with pytest.raises(
-                        DatasetError, match=f"{folder}.* cannot be .*allow this program to write"
-                    ):
-                        write()
-                assert len(dataset.judgements("set 7")) == 1
-            tell(b"done")
-
-        status, told = finish(*start(look))
-        assert (status, told) == (0, b"done")
-        for path in everything:
-            if path.is_dir():
-                os.chmod(path, 0o755)
-        assert before == {path: path.is_file() and path.read_bytes() for path in [folder, *folder.rglob("*")]}

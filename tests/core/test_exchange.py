@@ -1,9 +1,9 @@
+"""Imports from files of others and exports: what is refused, reported and recognised."""
+
 import io
 import json
 import os
 import pickle
-import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -19,125 +19,7 @@ from d3po_core.exchange.formats import (
     read_table,
     recognise,
 )
-
-
-def picture(seed, size=(5, 4)):
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-
-
-def save(path, seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(seed)).save(path, **options)
-    return path
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    Image.fromarray(picture(seed)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def table(folder, *rows):
-    """A folder with a.png, b.png and a CSV of these rows."""
-    save(folder / "a.png", 1), save(folder / "b.png", 2)
-    (folder / "pairs.csv").write_text("prompt,chosen,rejected\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return folder
-
-
-def chunk(kind, data):
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-def png_that_claims(width, height):
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0"))
-        + chunk(b"IEND", b"")
-    )
-
-
-# --- records and their images ---
-
-
-def test_a_record_gives_its_pairs_and_its_pixels_from_files_and_from_bytes(tmp_path):
-    record = Record("a cat", [save(tmp_path / "a.png", 1), png(2)], {"scores": [0, 1]})
-    assert record.pairs == [(1, 0)]
-    for i, seed in enumerate((1, 2)):
-        pixels = record.load(i)
-        assert pixels.dtype == np.float32 and np.array_equal(pixels, picture(seed).astype(np.float32) / 255)
-
-
-def test_a_record_refuses_a_judgement_of_other_candidates():
-    with pytest.raises(ValueError, match="no candidate 2: this set has 2"):
-        Record(None, [png(1), png(2)], {"pairs": [[0, 2]]})
-
-
-def test_transparent_pixels_are_flattened_on_white():
-    pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    loaded = Record(None, [buffer.getvalue()], {"ties": []}).load(0)
-    assert np.allclose(loaded, [[[1, 0, 0], [1, 1, 1], [0.8, 0.8, 0.8]]], atol=1e-6)
-
-
-def test_a_colour_named_transparent_in_an_rgb_png_is_flattened_on_white():
-    buffer = io.BytesIO()
-    Image.fromarray(np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8)).save(buffer, "PNG", transparency=(0, 0, 0))
-    loaded = Record(None, [buffer.getvalue()], {"ties": []}).load(0)
-    assert np.allclose(loaded[0, 0], 1) and np.allclose(loaded[0, 1], 9 / 255)
-
-
-def test_an_image_is_turned_upright_by_its_exif(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # must be turned a quarter clockwise
-    path = save(tmp_path / "a.png", 3, exif=exif)
-    assert np.array_equal(Record(None, [path], {"ties": []}).load(0) * 255, np.rot90(picture(3), -1))
-
-
-@pytest.mark.parametrize(
-    "mode, value, expected", [("L", 51, 0.2), ("I;16", 65535, 1.0), ("1", 1, 1.0), ("P", 0, 0)]
-)
-def test_grey_and_palette_images_become_rgb(mode, value, expected):
-    buffer = io.BytesIO()
-    Image.new(mode, (3, 2), value).save(buffer, "PNG")
-    assert np.allclose(Record(None, [buffer.getvalue()], {"ties": []}).load(0), np.full((2, 3, 3), expected))
-
-
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-@pytest.mark.parametrize("name", ["cut.png", "cut.jpg"])
-def test_an_image_that_is_cut_off_is_an_error_that_names_it(tmp_path, name, kept):
-    path = tmp_path / name
-    Image.fromarray(picture(1, (64, 64))).save(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
-    with pytest.raises(ExchangeError, match=r"cut\.(png|jpg) is damaged or cut off"):
-        Record(None, [path], {"ties": []}).load(0)
-
-
-def test_bytes_that_are_no_image_are_named_by_where_they_were_read():
-    with pytest.raises(ExchangeError, match="x.parquet, row 3, image 1 is not an image"):
-        Record(None, [b"hello"], {"ties": []}, source="x.parquet, row 3").load(0)
-
-
-@pytest.mark.parametrize("size", [(100_000, 100_000), (10_000, 9_000)])
-def test_an_absurdly_large_image_is_refused_before_it_is_decoded(tmp_path, size):
-    folder = table(tmp_path, "a cat,a.png,b.png")
-    (folder / "b.png").write_bytes(png_that_claims(*size))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ExchangeError, match=r"pairs.csv, line 2: 'b.png' is too large"):
-            list(read(folder))
-        with pytest.raises(ExchangeError, match=r"b\.png is too large"):
-            Record(None, [folder / "b.png"], {"ties": []}).load(0)
-
-
-def test_postscript_is_not_read_because_pillow_runs_another_program_on_it(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
-    with pytest.raises(ExchangeError, match="is not an image"):
-        Record(None, [path], {"ties": []}).load(0)
-
+from tests.core.pictures import picture, png, save, table
 
 # --- pickles ---
 
@@ -183,7 +65,7 @@ def test_a_pickle_under_the_name_of_an_image_is_refused_by_its_content(tmp_path)
     with pytest.raises(ExchangeError, match="pairs.csv, line 2: 'b.png' begins like a pickle"):
         list(read(folder))
     with pytest.raises(ExchangeError, match="begins like a pickle"):
-        Record(None, [pickle.dumps([1])], {"ties": []}).load(0)
+        Record.of(None, [pickle.dumps([1])], {"ties": []}).load(0)
 
 
 def test_a_folder_with_nothing_but_a_pickle_says_why_it_is_not_read(tmp_path):
@@ -338,7 +220,7 @@ def test_a_path_that_is_not_there_is_an_error_at_once(tmp_path):
 
 
 def test_each_export_is_recognised_as_what_it_is(tmp_path):
-    records = [Record("a cat", [png(1), png(2)], {"pairs": [[1, 0]]})]
+    records = [Record.of("a cat", [png(1), png(2)], {"pairs": [[1, 0]]})]
     expected = {"csv": "table", "jsonl": "table", "hps train": "hps"}
     for name, write in WRITERS.items():
         write(records, tmp_path / name)
@@ -358,14 +240,14 @@ def test_an_export_never_writes_into_a_folder_that_has_something(tmp_path, write
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "work.txt").write_text("mine")
     with pytest.raises(ExchangeError, match="is there already: choose a new or an empty folder"):
-        write([Record("", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / "mine")
+        write([Record.of("", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "work.txt"]
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_an_export_that_fails_leaves_nothing(tmp_path, write):
-    good = Record("", [png(1), png(2)], {"pairs": [[0, 1]]})
-    bad = Record("", [png(1), png(2)[:60]], {"pairs": [[0, 1]]}, source="elsewhere")
+    good = Record.of("", [png(1), png(2)], {"pairs": [[0, 1]]})
+    bad = Record.of("", [png(1), png(2)[:60]], {"pairs": [[0, 1]]}, source="elsewhere")
     with pytest.raises(ExchangeError, match="elsewhere, image 2 is damaged"):
         write([good, bad], tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -377,8 +259,8 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, write):
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_sets_without_a_strict_pair_are_left_out_and_counted(tmp_path, write):
-    tie = Record("tie", [png(1), png(2)], {"ties": [[0, 1]]})
-    summary = write([tie, Record("one", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
+    tie = Record.of("tie", [png(1), png(2)], {"ties": [[0, 1]]})
+    summary = write([tie, Record.of("one", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
     assert (summary.records, summary.left_out) == (1, 1)
     assert [record.prompt for record in read(tmp_path / "out")] == ["one"]
     with pytest.raises(ExchangeError, match="nothing was written.*no set has an image that is better"):
@@ -387,7 +269,7 @@ def test_sets_without_a_strict_pair_are_left_out_and_counted(tmp_path, write):
 
 
 def test_an_export_beside_the_remains_of_another_or_under_a_file_says_what_to_do(tmp_path):
-    records = [Record("", [png(1), png(2)], {"pairs": [[0, 1]]})]
+    records = [Record.of("", [png(1), png(2)], {"pairs": [[0, 1]]})]
     (tmp_path / "out.part").mkdir()
     with pytest.raises(ExchangeError, match="out.part is left from an export that was cut off: remove it"):
         WRITERS["csv"](records, tmp_path / "out")
@@ -399,7 +281,7 @@ def test_an_export_beside_the_remains_of_another_or_under_a_file_says_what_to_do
 @pytest.mark.parametrize("name", ["con", "NUL.txt", "lpt1", "what?", "a.", "a:b", "COM¹"])
 def test_an_export_folder_has_a_name_that_every_system_allows(tmp_path, name):
     with pytest.raises(ExchangeError, match="not a folder name on every system"):
-        WRITERS["csv"]([Record("", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / name)
+        WRITERS["csv"]([Record.of("", [png(1), png(2)], {"pairs": [[0, 1]]})], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -407,7 +289,7 @@ def test_an_export_folder_has_a_name_that_every_system_allows(tmp_path, name):
 def test_file_names_of_an_export_are_numbers_whatever_the_prompt_and_the_source_are_called(tmp_path, write):
     image = save(tmp_path / "in" / "secret name.png")
     prompt = "../../etc/passwd\0 con <|>"
-    write([Record(prompt, [image, png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
+    write([Record.of(prompt, [image, png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
     names = {path.stem for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert all(
         name.isdecimal() or name in {"prompt", "data", "pairs", "test", "train", "train-00000-of-00001"}
@@ -422,14 +304,14 @@ def test_an_export_has_the_pixels_and_nothing_else_of_an_image(tmp_path):
     info = PngInfo()
     info.add_text("workflow", "my secret graph")
     image = save(tmp_path / "a.png", 1, pnginfo=info)
-    WRITERS["folders"]([Record(None, [image, png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
+    WRITERS["folders"]([Record.of(None, [image, png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
     assert b"secret" not in (tmp_path / "out" / "w" / "000000.png").read_bytes()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "w" / "000000.png")), picture(1))
 
 
 def test_an_export_rounds_what_eight_bits_cannot_hold(tmp_path):
     Image.new("I;16", (3, 2), 40_000).save(tmp_path / "a.png")
-    WRITERS["folders"]([Record(None, [tmp_path / "a.png", png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
+    WRITERS["folders"]([Record.of(None, [tmp_path / "a.png", png(2)], {"pairs": [[0, 1]]})], tmp_path / "out")
     assert np.asarray(Image.open(tmp_path / "out" / "w" / "000000.png"))[0, 0, 0] == 156  # 155.6
 
 

@@ -34,7 +34,7 @@ def test_d3po_scores_images_and_prompts_are_read_and_the_pickle_is_left_alone(d3
     assert recognise(d3po) == "d3po"
     first, second = read(d3po)
     assert (first.prompt, second.prompt) == ("1 hand", "a cat")
-    assert first.judgement == {"scores": [0, -1, 0]} and first.pairs == [(0, 1), (2, 1)]
+    assert first.judgement.as_json == {"scores": [0, -1, 0]} and first.pairs == ((0, 1), (2, 1))
     assert seeds(first) == [0, 1, 2] and seeds(second) == [3, 4, 5]
     assert second.source == "json/data.json, line 1, list 2"
 
@@ -48,7 +48,7 @@ def test_d3po_the_published_data_set_calls_its_image_folder_all_img(d3po):
 def test_d3po_scores_of_several_judges_are_averaged_up_to_the_shortest(d3po):
     write(d3po / "json" / "more.json", [[1, 0, -1]])
     [record] = read(d3po)
-    assert record.judgement == {"scores": [0.5, -0.5, -0.5]} and record.annotator == "more"
+    assert record.judgement.as_json == {"scores": [0.5, -0.5, -0.5]} and record.annotator == "more"
 
 
 def test_d3po_averages_that_are_equal_tie_whatever_the_order_of_the_judges(d3po):
@@ -56,7 +56,7 @@ def test_d3po_averages_that_are_equal_tie_whatever_the_order_of_the_judges(d3po)
     for name, row in zip("xyz", ([0.1, 0.3, 0.1], [0.2, 0.2, 0.3], [0.3, 0.1, 0.2])):
         write(d3po / "scores" / f"{name}.json", [row])
     [record] = read_d3po(d3po, scores=d3po / "scores")
-    assert record.pairs == []
+    assert record.pairs == ()
 
 
 def test_d3po_numbers_too_long_to_average_are_an_error_that_says_where(d3po):
@@ -103,8 +103,8 @@ def test_d3po_without_scores_says_what_is_missing(d3po):
 def test_d3po_export_has_the_official_layout(tmp_path):
     write_d3po(
         [
-            Record("one", [encoded(0), encoded(1), encoded(2)], {"ranking": [2, [0, 1]]}),
-            Record("two", [encoded(3), encoded(4), encoded(5)], {"scores": [0, -1, 0]}),
+            Record.of("one", [encoded(0), encoded(1), encoded(2)], {"ranking": [2, [0, 1]]}),
+            Record.of("two", [encoded(3), encoded(4), encoded(5)], {"scores": [0, -1, 0]}),
         ],
         tmp_path / "out",
     )
@@ -118,16 +118,16 @@ def test_d3po_export_has_the_official_layout(tmp_path):
 @pytest.mark.parametrize(
     "second, message",
     [
-        (Record("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]}), "2 images where the first set has 3"),
-        (Record("p", [encoded(0), encoded(1), encoded(2)], {"pairs": [[0, 1]]}), "do not rank all images"),
+        (Record.of("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]}), "2 images where the first set has 3"),
+        (Record.of("p", [encoded(0), encoded(1), encoded(2)], {"pairs": [[0, 1]]}), "do not rank all images"),
         (
-            Record("p", [encoded(0), encoded(1), encoded(2)], {"pairs": [[0, 1], [1, 2]]}),
+            Record.of("p", [encoded(0), encoded(1), encoded(2)], {"pairs": [[0, 1], [1, 2]]}),
             "do not rank all images",
         ),
     ],
 )
 def test_d3po_export_of_what_scores_cannot_say_is_refused_and_works_as_pairs(tmp_path, second, message):
-    first = Record("p", [encoded(0), encoded(1), encoded(2)], {"scores": [2, 1, 0]})
+    first = Record.of("p", [encoded(0), encoded(1), encoded(2)], {"scores": [2, 1, 0]})
     with pytest.raises(ExchangeError, match=f"record 2: .*{message}.*export as pairs"):
         write_d3po([first, second], tmp_path / "out")
     write_d3po([first, second], tmp_path / "out", pairwise=True)
@@ -251,7 +251,7 @@ def test_labels_say_which_image_won_and_which_two_tie(tmp_path, header, rows):
     write(tmp_path / "pairs.csv", "\n".join([header, *rows]))
     second, first, tie = read(tmp_path)
     assert outcomes([second]) == [("p", 1, 0)] and outcomes([first]) == [("p", 0, 1)]
-    assert tie.judgement == {"ties": [[0, 1]]}
+    assert tie.judgement.as_json == {"ties": [[0, 1]]}
 
 
 def test_rows_that_nobody_judged_are_passed_over(tmp_path):

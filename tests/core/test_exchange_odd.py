@@ -45,7 +45,7 @@ def test_the_images_of_a_record_may_not_be_huge_together(tmp_path, monkeypatch):
 
 
 def test_the_size_of_a_record_is_known_without_decoding_it():
-    record = Record(None, [encoded(0)[:60]] * 2, {"pairs": [[0, 1]]})
+    record = Record.of(None, [encoded(0)[:60]] * 2, {"pairs": [[0, 1]]})
     record.check_size()
     with pytest.raises(ExchangeError, match="image 1 is damaged"):
         record.pixels(0)
@@ -71,7 +71,7 @@ def test_a_record_of_very_many_candidates_is_refused_before_its_pairs_are_counte
 
 def test_images_are_decoded_to_eight_bits(tmp_path):
     save(tmp_path, "a.png")
-    record = Record(None, [tmp_path / "a.png"] * 2, {"pairs": [[0, 1]]})
+    record = Record.of(None, [tmp_path / "a.png"] * 2, {"pairs": [[0, 1]]})
     assert record.pixels(0).dtype == np.uint8 and np.array_equal(
         record.pixels(0) / np.float32(255), record.load(0)
     )
@@ -101,7 +101,7 @@ def of(*values):
     ids=["float", "float a little outside", "32 bits signed", "16 bits"],
 )
 def test_grey_levels_of_other_than_eight_bits_are_scaled_by_their_range(array, expected):
-    pixels = Record(None, [tiff(array)], {"ties": []}).pixels(0)
+    pixels = Record.of(None, [tiff(array)], {"ties": []}).pixels(0)
     assert pixels.shape == (1, 3, 3) and pixels[0, :, 0].tolist() == expected == pixels[0, :, 2].tolist()
 
 
@@ -112,7 +112,7 @@ def test_unsigned_levels_of_32_bits_are_not_taken_for_negative_ones():
     data = tiff(of(0, 2**30, -1).astype(np.int32)).replace(format_of_samples % 2, format_of_samples % 1)
     with Image.open(io.BytesIO(data)) as image:
         assert image.tag_v2[339] == (1,)
-    assert Record(None, [data], {"ties": []}).pixels(0)[0, :, 0].tolist() == [0, 64, 255]
+    assert Record.of(None, [data], {"ties": []}).pixels(0)[0, :, 0].tolist() == [0, 64, 255]
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_unsigned_levels_of_32_bits_are_not_taken_for_negative_ones():
 )
 def test_levels_whose_meaning_is_not_known_are_refused(array):
     with pytest.raises(ExchangeError, match="x.csv, line 2, image 1 has .*levels.*0 to 1.*save it as PNG"):
-        Record(None, [tiff(array.astype(np.float32))], {"ties": []}, source="x.csv, line 2").load(0)
+        Record.of(None, [tiff(array.astype(np.float32))], {"ties": []}, source="x.csv, line 2").load(0)
 
 
 def test_negative_integer_levels_are_refused():
     with pytest.raises(ExchangeError, match="has levels from -5 to 7"):
-        Record(None, [tiff(of(-5, 7).astype(np.int32))], {"ties": []}).load(0)
+        Record.of(None, [tiff(of(-5, 7).astype(np.int32))], {"ties": []}).load(0)
 
 
 # --- text ---
@@ -206,7 +206,7 @@ def test_one_broken_table_among_good_ones_is_left_out(tmp_path):
 
 
 def test_one_broken_parquet_file_among_good_ones_is_left_out(tmp_path):
-    record = Record("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]})
+    record = Record.of("p", [encoded(0), encoded(1)], {"pairs": [[0, 1]]})
     WRITERS["pickapic"]([record], tmp_path / "out")
     (tmp_path / "out" / "data" / "a.parquet").write_bytes(b"cut off")
     problems = []
@@ -244,8 +244,8 @@ NONSENSE = [
 @pytest.mark.parametrize("kind", WRITERS)
 def test_whatever_is_written_into_a_file_only_exchange_errors_come_of_it(tmp_path, kind):
     records = [
-        Record("a cat", [encoded(i) for i in range(3)], {"ranking": [0, 1, 2]}, annotator="ann"),
-        Record("a dog", [encoded(i) for i in range(3, 6)], {"ranking": [1, 0, 2]}),
+        Record.of("a cat", [encoded(i) for i in range(3)], {"ranking": [0, 1, 2]}, annotator="ann"),
+        Record.of("a dog", [encoded(i) for i in range(3, 6)], {"ranking": [1, 0, 2]}),
     ]
     WRITERS[kind](records, tmp_path / "whole")
     chance, refused = random.Random(0), 0

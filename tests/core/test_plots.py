@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d3po_core.runs import plots
-from d3po_core.runs.plots import METRICS, draw, panels, smooth, thin
+from d3po_core.runs.plots import draw, panels, smooth, thin
+from d3po_core.training.metrics import SHOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 NAN = math.nan
@@ -50,7 +51,7 @@ def where(picture, colour):
 def test_every_metric_asked_for_has_a_panel_in_that_order():
     runs = {"a": curves(), "b": curves(3)}
     assert panels(runs, ("margin", "loss")) == {"margin": ["margin"], "loss": ["loss"]}
-    assert list(panels(runs)) == list(METRICS)
+    assert list(panels(runs)) == list(SHOWN)
 
 
 def test_names_are_known_in_any_case_and_drawn_once():
@@ -229,7 +230,7 @@ def test_a_level_line_is_in_the_middle_of_its_panel():
 def test_many_long_names_and_many_metrics_fit(recwarn):
     runs = {f"run {i} " + "with a rather long name " * 3: curves() for i in range(22)}
     for size in ((840, 520), (1600, 1200)):
-        picture = draw(runs, METRICS[:2], size)
+        picture = draw(runs, SHOWN[:2], size)
         assert (picture[:, -4:] == 255).all() and picture.shape == (size[1], size[0], 3)
     draw(
         {"$a_b$": {f"m{i} $x^2$": [1.0, 2.0] for i in range(13)}},
@@ -268,7 +269,7 @@ def test_every_process_draws_the_same_bits():
 
 
 def test_threads_draw_the_same_bits():
-    jobs = [({f"run {i}": curves(20 + i), "other": curves(9)}, METRICS, (480, 320), 0.5) for i in range(4)]
+    jobs = [({f"run {i}": curves(20 + i), "other": curves(9)}, SHOWN, (480, 320), 0.5) for i in range(4)]
     alone = [draw(*job) for job in jobs]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda job: draw(*job), jobs * 2))
@@ -279,7 +280,7 @@ def test_threads_draw_the_same_bits():
 @pytest.mark.parametrize("style", ["dark_background", "ggplot", "classic", "fivethirtyeight"])
 def test_another_packs_style_neither_shows_nor_changes(style):
     runs = {"a": curves() | quarters(), "b": curves(9)}
-    metrics = (*METRICS, "margin by noise quarter")
+    metrics = (*SHOWN, "margin by noise quarter")
     before = draw(runs, metrics, (840, 520), 0.5)
     from matplotlib import style as styles
 

@@ -6,14 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d3po_core.candidates.judgement import (
+    Judgement,
     cycle_in,
     dominates,
-    is_finished,
-    liked_from_judgement,
-    pairs_from_judgement,
     pairs_from_ranking,
     pairs_from_scores,
-    scores_from_judgement,
 )
 from d3po_core.candidates.preferences import Preferences
 
@@ -105,7 +102,7 @@ def test_candidates_that_tie_in_a_ranking_make_no_pair_among_themselves():
     ],
 )
 def test_each_kind_of_judgement(judgement, pairs):
-    result = pairs_from_judgement(judgement, 3)
+    result = Judgement.parse(judgement, 3).pairs
     assert set(result) == pairs and len(result) == len(pairs)
 
 
@@ -125,7 +122,7 @@ def test_each_kind_of_judgement(judgement, pairs):
     ],
 )
 def test_pairs_go_before_ties_before_ranking_before_scores_before_thumbs(judgement, pairs):
-    result = pairs_from_judgement(judgement, 3)
+    result = Judgement.parse(judgement, 3).pairs
     assert set(result) == pairs and len(result) == len(pairs)
 
 
@@ -162,7 +159,7 @@ def test_pairs_go_before_ties_before_ranking_before_scores_before_thumbs(judgeme
 )
 def test_a_malformed_judgement_is_an_error_that_names_the_problem(judgement, message):
     with pytest.raises(ValueError, match=message):
-        pairs_from_judgement(judgement, 3)
+        Judgement.parse(judgement, 3)
 
 
 def test_preferences_refuse_pairs_of_candidates_that_were_not_recorded(toy):
@@ -173,25 +170,35 @@ def test_preferences_refuse_pairs_of_candidates_that_were_not_recorded(toy):
 
 
 @pytest.mark.parametrize(
-    "judgement, finished",
-    [
-        (None, False),
-        ({"open": True}, False),
-        ({"pairs": [[0, 1]], "open": True}, False),
-        ({"pairs": [[0, 1]], "open": False}, True),
-        ({"pairs": []}, True),
-        ({"bad": [0, 1]}, True),
-    ],
+    "unfinished", [None, {"open": True}, {"pairs": [[0, 1]], "open": True}, {"pairs": 7, "open": 1}]
 )
-def test_a_judgement_is_finished_unless_it_is_missing_or_open(judgement, finished):
-    assert is_finished(judgement) is finished
+def test_what_was_not_said_or_is_still_open_is_no_finished_judgement_whatever_it_is(unfinished):
+    assert Judgement.parse_finished(unfinished, 3) is None
+
+
+@pytest.mark.parametrize("said", [{"pairs": [[0, 1]], "open": False}, {"pairs": []}, {"bad": [0, 1]}])
+def test_what_is_not_open_is_finished(said):
+    assert Judgement.parse_finished(said, 3) == Judgement.parse(said, 3)
+    assert Judgement.parse(said, 3).is_finished and not Judgement.parse(said | {"open": True}, 3).is_finished
 
 
 @pytest.mark.parametrize("malformed", [{}, [], "picks", 0])
 def test_what_is_no_judgement_is_not_taken_for_an_unfinished_one(malformed):
-    assert is_finished(malformed)
     with pytest.raises(ValueError, match="must be an object"):
-        pairs_from_judgement(malformed, 3)
+        Judgement.parse_finished(malformed, 3)
+
+
+def test_a_judgement_keeps_what_was_said_as_it_was_said():
+    said = {"log": {"z": 1, "a": [2]}, "ranking": [2, [0, 1]], "bad": [0], "pairs": []}
+    assert Judgement.parse(said, 3).as_json is said
+    assert list(said) == ["log", "ranking", "bad", "pairs"] and said["ranking"] == [2, [0, 1]]
+
+
+def test_a_judgement_of_pairs_says_just_these():
+    judgement = Judgement.of_pairs([(2, 0), (1, 0)], 3)
+    assert (judgement.pairs, judgement.as_json) == (((2, 0), (1, 0)), {"pairs": [[2, 0], [1, 0]]})
+    with pytest.raises(ValueError, match="no candidate 3"):
+        Judgement.of_pairs([(3, 0)], 3)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_what_is_no_judgement_is_not_taken_for_an_unfinished_one(malformed):
     ],
 )
 def test_bad_candidates_and_the_judges_notes_make_no_pair(judgement, pairs):
-    assert set(pairs_from_judgement(judgement, 3)) == pairs
+    assert set(Judgement.parse(judgement, 3).pairs) == pairs
 
 
 @pytest.mark.parametrize(
@@ -219,7 +226,7 @@ def test_bad_candidates_and_the_judges_notes_make_no_pair(judgement, pairs):
     ],
 )
 def test_a_candidate_without_a_score_is_in_no_pair(scores, pairs):
-    assert set(pairs_from_judgement({"scores": scores}, 4)) == pairs
+    assert set(Judgement.parse({"scores": scores}, 4).pairs) == pairs
 
 
 @pytest.mark.parametrize(
@@ -242,7 +249,7 @@ def test_a_candidate_without_a_score_is_in_no_pair(scores, pairs):
 )
 def test_a_malformed_field_that_makes_no_pair_is_an_error_too(judgement, message):
     with pytest.raises(ValueError, match=message):
-        pairs_from_judgement(judgement, 3)
+        Judgement.parse(judgement, 3)
 
 
 def nested(depth):
@@ -268,29 +275,29 @@ def nested(depth):
 )
 def test_notes_that_could_not_be_written_down_again_are_refused(log, message):
     with pytest.raises(ValueError, match=f"log.*{message}"):
-        pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3)
+        Judgement.parse({"pairs": [[0, 1]], "log": log}, 3)
 
 
 @pytest.mark.parametrize(
     "log", [None, {}, [], "words", 7, 10**400, {"a": [[1.5, None], {"b": True}]}, nested(99), "\U0001f408"]
 )
 def test_any_other_notes_are_the_judges_own(log):
-    assert pairs_from_judgement({"pairs": [[0, 1]], "log": log}, 3) == [(0, 1)]
+    assert Judgement.parse({"pairs": [[0, 1]], "log": log}, 3).pairs == ((0, 1),)
 
 
 @pytest.mark.parametrize("field", ["pairs", "ties", "ranking", "scores", "good", "bad"])
 @pytest.mark.parametrize("value", ["", "012", {}, {"0": 1, "1": 2, "2": 3}])
 def test_text_and_objects_are_not_taken_for_lists(field, value):
     with pytest.raises(ValueError, match="cannot be read"):
-        pairs_from_judgement({field: value}, 3)
+        Judgement.parse({field: value}, 3)
 
 
 @pytest.mark.parametrize("score", ["1", "inf", True])
 def test_only_numbers_are_scores(score):
     with pytest.raises(ValueError, match="cannot be read"):
-        pairs_from_judgement({"scores": [0.5, 1, score]}, 3)
+        Judgement.parse({"scores": [0.5, 1, score]}, 3)
     with pytest.raises(ValueError, match="cannot be read"):
-        pairs_from_judgement({"scores": [[0.5, 1], [1, 2], [1, score]]}, 3)
+        Judgement.parse({"scores": [[0.5, 1], [1, 2], [1, score]]}, 3)
 
 
 @pytest.mark.timeout(5)
@@ -305,7 +312,7 @@ def test_only_numbers_are_scores(score):
 )
 def test_a_judgement_far_too_long_is_refused_at_once(judgement):
     with pytest.raises(ValueError):
-        pairs_from_judgement(judgement, 3)
+        Judgement.parse(judgement, 3)
 
 
 # --- thumbs ---
@@ -325,30 +332,23 @@ def test_a_judgement_far_too_long_is_refused_at_once(judgement):
     ],
 )
 def test_each_good_candidate_is_preferred_to_each_bad_one_and_all_have_labels(judgement, pairs, liked):
-    made = pairs_from_judgement(judgement, 4)
-    assert set(made) == pairs and len(made) == len(pairs)
-    assert liked_from_judgement(judgement, 4) == liked
-
-
-def test_thumbs_that_do_not_fit_the_set_are_refused_where_they_are_asked_for_too():
-    with pytest.raises(ValueError, match="no candidate 4"):
-        liked_from_judgement({"good": [4]}, 4)
-    with pytest.raises(ValueError, match="candidate 1 is called both"):
-        liked_from_judgement({"good": [1], "bad": [1]}, 4)
+    made = Judgement.parse(judgement, 4)
+    assert set(made.pairs) == pairs and len(made.pairs) == len(pairs)
+    assert made.liked == liked
 
 
 @pytest.mark.parametrize(
-    "judgement, scores",
+    "judgement, candidates, scores",
     [
-        ({"scores": [5, None, 2.5]}, (5, None, 2.5)),
-        ({"scores": [None, None]}, ()),
-        ({"scores": []}, ()),
-        ({"scores": [[1, 2], [2, 1]]}, ()),
-        ({"pairs": [[0, 1]]}, ()),
+        ({"scores": [5, None, 2.5]}, 3, (5, None, 2.5)),
+        ({"scores": [None, None]}, 2, ()),
+        ({"scores": []}, 2, ()),
+        ({"scores": [[1, 2], [2, 1]]}, 2, ()),
+        ({"pairs": [[0, 1]]}, 2, ()),
     ],
 )
-def test_scores_are_plain_numbers_or_none_at_all(judgement, scores):
-    assert scores_from_judgement(judgement) == scores
+def test_scores_are_plain_numbers_or_none_at_all(judgement, candidates, scores):
+    assert Judgement.parse(judgement, candidates).scores == scores
 
 
 # --- what losses of single candidates learn from ---

@@ -26,7 +26,8 @@ def kept(base):
         def judged(self):
             with Dataset(self.folder, create=False) as store:
                 return {
-                    row.id: [entry.judgement for entry in store.judgements(row.id)] for row in store.sets()
+                    row.id: [entry.judgement.as_json for entry in store.judgements(row.id)]
+                    for row in store.sets()
                 }
 
     return Name(unique("kept"))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from d3po_core.dataset.store import Dataset
+from tests.core.datasets import judge
 from tests.host.graphs import found, judged, node, picked, probe, recording, train_node, unique, with_prompts
 
 
@@ -96,7 +97,11 @@ def test_sets_are_recorded_now_and_judged_later_by_two_people(host, dataset):
     assert nobody["outputs"]["load"]["text"] == [f"{dataset}: 0 sets to judge"]
     with dataset.open() as store:
         (entry,) = store.judgements(told[0]["set"])
-        assert entry.annotator == "ann" and entry.judgement == {"pairs": [[1, 0]]} and "picker" in entry.tool
+        assert (
+            entry.annotator == "ann"
+            and entry.judgement.as_json == {"pairs": [[1, 0]]}
+            and "picker" in entry.tool
+        )
 
 
 def test_saying_the_same_again_adds_no_judgement_and_another_answer_does(host, dataset):
@@ -106,7 +111,7 @@ def test_saying_the_same_again_adds_no_judgement_and_another_answer_does(host, d
         graph = to_judge(dataset, picks=picks_for(told, {"pairs": pairs}), sets="all")
         host.run(graph | {"look": probe("Preferences", "judge")})
     with dataset.open() as store:
-        assert [entry.judgement["pairs"] for entry in store.judgements(told[0]["set"])] == [
+        assert [entry.judgement.as_json["pairs"] for entry in store.judgements(told[0]["set"])] == [
             [[1, 0]],
             [[0, 1]],
         ]
@@ -397,8 +402,8 @@ def test_encoded_images_carry_thumbs_also_where_they_make_no_pair(host, dataset,
     host.run(brought_in(folder.name, dataset))
     with dataset.open() as store:
         one, other = (row.id for row in store.sets())
-        store.judge(one, {"bad": [0, 1]}, "ann")
-        store.judge(other, {"ties": [[0, 1]]}, "ann")
+        judge(store, one, {"bad": [0, 1]}, "ann")
+        judge(store, other, {"ties": [[0, 1]]}, "ann")
     graph = {
         "loader": recording()["loader"],
         "load": load(dataset, sets="all"),
@@ -424,8 +429,8 @@ def test_an_export_knows_thumbs_and_passes_over_a_set_that_is_all_bad(host, base
     host.run(brought_in(folder.name, dataset))
     with dataset.open() as store:
         one, other = store.sets()
-        store.judge(one.id, {"good": [1], "bad": [0], "log": {"thumbs": [[0, "-"], [1, "+"]]}}, "ann")
-        store.judge(other.id, {"bad": [0, 1]}, "ann")
+        judge(store, one.id, {"good": [1], "bad": [0], "log": {"thumbs": [[0, "-"], [1, "+"]]}}, "ann")
+        judge(store, other.id, {"bad": [0, 1]}, "ann")
     name = unique("export")
     out = node("D3POExportPreferences", dataset=dataset, format="csv", name=name, annotator="ann")
     assert "1 pairs in 1 sets, 2 images" in host.run({"out": out})["outputs"]["out"]["text"][0]

@@ -249,7 +249,9 @@ def test_it_judges_recorded_candidates_in_place_of_a_person(host, base, taught):
     assert float(entry["outputs"]["mean"]["text"][0]) == pytest.approx(scores.mean())
     with Dataset(base / "output" / "d3po" / "datasets" / dataset, create=False) as store:
         (kept,) = store.judgements(seen["set_id"])
-    assert kept.annotator == "implicit reward" and sorted(kept.judgement["pairs"]) == sorted(seen["pairs"])
+    assert kept.annotator == "implicit reward" and sorted(kept.judgement.as_json["pairs"]) == sorted(
+        seen["pairs"]
+    )
     graph["judge"]["inputs"] |= {"least_difference": 100.0, "dataset": ["keep", 2]}
     graph["look"] = probe("Preferences", "judge")
     assert found(host.run(graph), "look")["pairs"] == []

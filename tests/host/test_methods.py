@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 
 import pytest
 
@@ -75,9 +74,8 @@ def trained(clearly, times, **train):
 @pytest.mark.parametrize("name, more, pairs", LEARNING_METHODS, ids=str)
 def test_a_methods_implicit_reward_ranks_held_out_pairs_better_than_chance(host, name, more, pairs):
     entry = host.run(trained(*pairs, **{"method": name} | more))
-    told = entry["outputs"]["accuracy"]["text"][0]
-    low = float(re.search(r"95% interval ([\d.]+) to", told)[1])
-    assert low > 0.5, told
+    (figures,) = entry["outputs"]["accuracy"]["figures"]
+    assert figures["low"] > 0.5, figures
     losses = found(entry, "losses")["loss"]
     assert all(map(math.isfinite, losses)) and len(losses) == 6
 

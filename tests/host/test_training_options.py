@@ -45,6 +45,11 @@ def test_held_out_figures_come_when_asked_for_and_training_stops_without_a_new_b
         and "patience 3" in report
         and "Went back to update 2" in report
     )
+    (figures,) = entry["outputs"]["train"]["figures"]
+    assert (figures["updates"], figures["kept"], figures["step"]) == (8, 2, 2)
+    for name in ("loss", "KL to reference", "gradient norm", "held-out accuracy", "held-out margin"):
+        assert figures[name] == pytest.approx(losses[name.replace(" ", "_")][1])
+        assert f"\n{name}: {figures[name]:.4g}\n" in report
 
 
 def test_with_patience_a_run_is_what_it_was_at_its_best(host):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from d3po_core.candidates.judgement import liked_from_judgement, pairs_from_judgement
+from d3po_core.candidates.judgement import Judgement
 
 
 def only(values):
@@ -18,7 +18,7 @@ def by_number(left, right):
 
 
 def pairs(picker, candidates):
-    return sorted(pairs_from_judgement(only(picker.value.values()), candidates))
+    return sorted(Judgement.parse(only(picker.value.values()), candidates).pairs)
 
 
 def test_a_session_by_mouse_only(picker, renderer):
@@ -148,7 +148,7 @@ def test_thumbs_say_of_each_candidate_whether_it_is_good(picker, renderer, hand)
         said[candidate] = {"up": True, "down": False, "skip": None}[act]
         judgement = only(picker.value.values())
         assert judgement.get("open", False) is (number < 7)
-        assert liked_from_judgement(judgement, 7) == (
+        assert Judgement.parse(judgement, 7).liked == (
             tuple(said.get(i) for i in range(7)) if number > 1 else ()
         )
     assert picker.kind == "done" and sorted(said) == list(range(7))
@@ -164,9 +164,9 @@ def test_a_set_of_which_all_is_good_or_all_is_bad_is_judged_without_a_pair(picke
     for key in ("1", "1", "1", "2", "2", "2"):
         picker.question()
         picker.press(key)
-    judged = list(picker.value.values())
-    assert sorted(liked_from_judgement(judgement, 3) for judgement in judged) == [(False,) * 3, (True,) * 3]
-    assert not any("open" in judgement or pairs_from_judgement(judgement, 3) for judgement in judged)
+    judged = [Judgement.parse(said, 3) for said in picker.value.values()]
+    assert sorted(judgement.liked for judgement in judged) == [(False,) * 3, (True,) * 3]
+    assert not any("open" in judgement.as_json or judgement.pairs for judgement in judged)
     assert "This set is judged" in picker.text
 
 
@@ -191,7 +191,7 @@ def test_a_thumb_can_be_turned_and_thumbs_of_another_hand_are_shown(picker):
     assert picker.part(now).get_attribute("aria-pressed") == "true"
     assert picker.root.locator(f".d3po-pane .d3po-thumb-{now}").count() == 1
     picker.press({"up": "ArrowDown", "down": "ArrowUp"}[now])
-    assert liked_from_judgement(only(picker.value.values()), 3)[candidate] is (now == "down")
+    assert Judgement.parse(only(picker.value.values()), 3).liked[candidate] is (now == "down")
 
 
 def test_a_click_on_a_candidate_that_stands_alone_is_no_answer(picker):

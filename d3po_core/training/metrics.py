@@ -1,0 +1,39 @@
+"""The names of what is measured of training, as histories, runs on disk, plots and reports have them."""
+
+LOSS = "loss"
+MARGIN = "margin"
+ACCURACY = "implicit accuracy"
+WINNER = "winner log-ratio"
+LOSER = "loser log-ratio"
+KL = "KL to reference"
+CLIP_FRACTION = "clip fraction"
+GRADIENT_NORM = "gradient norm"
+
+_HELD_OUT = "held-out "
+HELD_OUT_ACCURACY = _HELD_OUT + "accuracy"
+HELD_OUT_MARGIN = _HELD_OUT + "margin"
+HELD_OUT_KL = _HELD_OUT + KL
+HELD_OUT_PAIRS = _HELD_OUT + "pairs"
+
+# what a picture of a run shows first
+SHOWN = (LOSS, MARGIN, ACCURACY, WINNER, LOSER, KL)
+BY_QUARTER = (MARGIN, ACCURACY, WINNER, KL)  # what is also measured by quarter of the noise schedule
+QUARTERS = (1, 2, 3, 4)  # of the noise schedule, the least noise first
+
+QUARTER = ", noise quarter "
+
+
+def of_quarter(name, quarter):
+    """The name of a metric's mean over one quarter of the noise schedule."""
+    return f"{name}{QUARTER}{quarter}"
+
+
+def parted(name):
+    """(metric, quarter) of a name, quarter None where it is of no one quarter."""
+    metric, found, quarter = name.rpartition(QUARTER)
+    return (metric, int(quarter)) if found and quarter in map(str, QUARTERS) else (name, None)
+
+
+def held_out(name):
+    """What a held-out metric's name says after that word; None for a metric of training."""
+    return name.removeprefix(_HELD_OUT) if name.startswith(_HELD_OUT) else None
