@@ -17,7 +17,7 @@ HELD_OUT_PAIRS = _HELD_OUT + "pairs"
 
 # what a picture of a run shows first
 SHOWN = (LOSS, MARGIN, ACCURACY, WINNER, LOSER, KL)
-BYQUARTER = (MARGIN, ACCURACY, WINNER, KL)  # what is also measured by quarter of the noise schedule
+BY_QUARTER = (MARGIN, ACCURACY, WINNER, KL)  # what is also measured by quarter of the noise schedule
 QUARTERS = (1, 2, 3, 4)  # of the noise schedule, the least noise first
 
 QUARTER = ", noise quarter "
