@@ -10,6 +10,7 @@ import torch
 
 from ..candidates.images import CleanCandidates
 from ..candidates.preferences import Preferences
+from . import metrics as named
 from .losses import moving_average
 from .methods import METHODS, NOISED, RECORDED
 from .optimizers import (
@@ -143,7 +144,7 @@ class Trainer:
                 history[-1] |= self.evaluate(held_out)
             if after_update:
                 after_update(history)
-        if held_out and "held-out pairs" not in history[-1]:
+        if held_out and named.HELD_OUT_PAIRS not in history[-1]:
             history[-1] = history[-1] | self.evaluate(held_out)
         return history
 
@@ -160,23 +161,23 @@ class Trainer:
         """
         metrics, norm = self._gradient(batch, on_step)
         while (
-            torch.isfinite(metrics["loss"]) and not torch.isfinite(norm) and self.loss_scale > 1
+            torch.isfinite(metrics[named.LOSS]) and not torch.isfinite(norm) and self.loss_scale > 1
         ):  # half precision overflowed
             self.loss_scale /= 2
             metrics, norm = self._gradient(batch, lambda: None)
-        metrics = {name: float(value) for name, value in metrics.items()} | {"gradient norm": float(norm)}
-        if not all(torch.isfinite(torch.tensor([metrics["loss"], metrics["gradient norm"]]))):
+        metrics = {name: float(value) for name, value in metrics.items()} | {named.GRADIENT_NORM: float(norm)}
+        if not all(torch.isfinite(torch.tensor([metrics[named.LOSS], metrics[named.GRADIENT_NORM]]))):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(
-                f"update {self.step + 1}: the loss is {metrics['loss']:g} and its gradient "
-                f"{metrics['gradient norm']:g}. Training stopped before this update and kept the LoRA as it was. Lower "
+                f"update {self.step + 1}: the loss is {metrics[named.LOSS]:g} and its gradient "
+                f"{metrics[named.GRADIENT_NORM]:g}. Training stopped before this update and kept the LoRA as it was. Lower "
                 "learning_rate or beta, or run the model in bf16 or fp32"
             )
         self.optimizer.step()
         self.step += 1
         if self.ema:
             self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
-        self.usual_margin = moving_average(self.usual_margin, metrics.get("margin", 0.0))
+        self.usual_margin = moving_average(self.usual_margin, metrics.get(named.MARGIN, 0.0))
         return metrics
 
     def _set_learning_rate(self, done, total):
@@ -270,15 +271,15 @@ class Trainer:
                     kls.append(values.kl.mean().cpu())
             margins.append(torch.stack(of_terms).mean(0))
         if not margins:
-            return {"held-out pairs": 0}
+            return {named.HELD_OUT_PAIRS: 0}
         margins = torch.cat(margins)
         return {
-            "held-out accuracy": float(accuracy(margins).mean()),
-            "held-out margin": float(margins.mean()),
-            "held-out KL to reference": float(torch.stack(kls).mean()),
-            "held-out pairs": len(margins),
+            named.HELD_OUT_ACCURACY: float(accuracy(margins).mean()),
+            named.HELD_OUT_MARGIN: float(margins.mean()),
+            named.HELD_OUT_KL: float(torch.stack(kls).mean()),
+            named.HELD_OUT_PAIRS: len(margins),
         } | {
-            f"held-out margin, noise quarter {quarter}": float(torch.cat(by_quarter[quarter]).mean())
+            named.of_quarter(named.HELD_OUT_MARGIN, quarter): float(torch.cat(by_quarter[quarter]).mean())
             for quarter in sorted(by_quarter)
         }
 

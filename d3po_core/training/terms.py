@@ -14,6 +14,7 @@ import torch
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
 from . import losses
+from . import metrics as named
 from .methods import LIKED
 
 
@@ -103,18 +104,16 @@ class Term:
 
     def metrics(self, value, values):
         """What to log of the term, 0-d tensors by name."""
-        told, log_ratio = {"loss": value}, values.log_ratio
+        told, log_ratio = {named.LOSS: value}, values.log_ratio
         if len(self.places):
             (w, l), margin = self.sides(log_ratio), self.margin(log_ratio)
-            told |= {"margin": margin.mean(), "implicit accuracy": accuracy(margin).mean()}
+            told |= {named.MARGIN: margin.mean(), named.ACCURACY: accuracy(margin).mean()}
             if self.clip:
-                told["clip fraction"] = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
-            told |= (
-                {"winner log-ratio": w.mean(), "loser log-ratio": l.mean()} if self.method.reference else {}
-            )
+                told[named.CLIP_FRACTION] = losses.clip_fraction(self.weight * torch.cat([w, l]), self.clip)
+            told |= {named.WINNER: w.mean(), named.LOSER: l.mean()} if self.method.reference else {}
         else:
             liked = self.preferences.labels
-            for name, wanted in (("winner log-ratio", True), ("loser log-ratio", False)):
+            for name, wanted in ((named.WINNER, True), (named.LOSER, False)):
                 of = [
                     i
                     for i, candidate in enumerate(self.candidates.tolist())
@@ -122,17 +121,15 @@ class Term:
                 ]
                 told |= {name: log_ratio[of].mean()} if of else {}
         if values.sampler_log_ratio is not None:
-            told["clip fraction"] = losses.ratio_clip_fraction(
+            told[named.CLIP_FRACTION] = losses.ratio_clip_fraction(
                 self.weight * values.sampler_log_ratio,
                 losses.advantages(self.rewards),
                 self.settings.ratio_clip,
             )
         if values.kl is not None:
-            told["KL to reference"] = values.kl.mean()
+            told[named.KL] = values.kl.mean()
         return told | {
-            f"{name}, noise quarter {self.quarter}": told[name]
-            for name in ("margin", "implicit accuracy", "winner log-ratio", "KL to reference")
-            if name in told
+            named.of_quarter(name, self.quarter): told[name] for name in named.BY_QUARTER if name in told
         }
 
 
