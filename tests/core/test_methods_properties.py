@@ -181,7 +181,7 @@ def test_ddpo_takes_the_recorded_x0_of_the_policy_that_sampled(toy, recorded):
             Example(
                 replace(
                     e.preferences,
-                    trajectory=replace(
+                    candidates=replace(
                         toy.record(denoise, e.candidates.count, seed, torch.float32), policy=policy
                     ),
                 ),
