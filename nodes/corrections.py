@@ -11,6 +11,7 @@ from ..d3po_core.candidates.judgement import (
     scores_from_judgement,
 )
 from ..d3po_core.runs import store
+from ..d3po_core.runs.checkpoints import steps_kept
 from ..d3po_core.runs.progress import said
 from .library import runs_root
 
@@ -31,7 +32,7 @@ def corrections(graph, node_id, picks):
 def _of_run(run, checkpoint, judged):
     try:
         folder = store.run_folder(runs_root(), run)
-        record, kept = store.load_record(folder, checkpoint), store.steps_kept(folder)
+        record, kept = store.load_record(folder, checkpoint), steps_kept(folder)
     except ValueError:  # Load Run says what is wrong with it
         return []
     rounds = record["rounds"] if record else []
