@@ -1,21 +1,26 @@
 """An adapter inside somebody else's network, by PEFT, and out again without a trace; its file formats.
 
-LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The frozen
-reference is the same network with the adapter off.
+LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The
+frozen reference is the same network with the adapter off.
 """
 
 import json
 import logging
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Module, Parameter
 
-from .randomness import forked
+from .randomness import Device, forked
 from .randomness import seed as seed_draws
 
 ADAPTER = "d3po"
@@ -42,9 +47,12 @@ PARTS = {
 }
 NORM_RATIO = "norm_ratio"
 
+Layer: TypeAlias = Any  # one of PEFT's: what it has depends on the adapter's kind
 
-def target_modules(root, targets="attention"):
-    """Paths of the layers of `root` that a plain name stands for (one of TARGETS). Raises ValueError if there are none."""
+
+def target_modules(root: Module, targets: str = "attention") -> list[str]:
+    """Paths of the layers of `root` that a plain name stands for (one of TARGETS). Raises ValueError if there
+    are none."""
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}, but must be one of: {', '.join(TARGETS)}")
     kinds = (torch.nn.Linear, torch.nn.Conv2d) if targets.endswith("convolutions") else (torch.nn.Linear,)
@@ -67,7 +75,7 @@ def target_modules(root, targets="attention"):
     return found
 
 
-def _peft():
+def _peft() -> Any:
     """The package PEFT: seconds to load, and nothing but adapters needs it."""
     quantised = logging.getLogger(
         "bitsandbytes"
@@ -88,29 +96,40 @@ def _peft():
 
 
 class Adapter:
-    """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as before.
+    """Adapter layers injected into `root`. Make one, train its parameters, and `eject` it: `root` is then as
+    before.
 
-    rank, alpha  LoRA's update is (alpha / rank) B A, rsLoRA's (alpha / sqrt(rank)) B A; B starts at 0, so that at first
-                 policy and reference are one. So does a factor of the others
+    rank, alpha  LoRA's update is (alpha / rank) B A, rsLoRA's (alpha / sqrt(rank)) B A; B starts at 0, so
+                 that at first policy and reference are one. So does a factor of the others
     targets      which layers, one of TARGETS
-    dropout      share of a layer's inputs that its update does not see while training; LoHa and LoKr have none
+    dropout      share of a layer's inputs that its update does not see while training; LoHa and LoKr have
+                 none
     seed         makes the first weights repeatable
-    device       where the adapter's weights live (default: with the layers they adapt); they are float32, unless the
-                 layers are float64
+    device       where the adapter's weights live (default: with the layers they adapt); they are float32,
+                 unless the layers are float64
     adapter      its kind, one of ADAPTERS
 
     Raises ValueError where the model has no such layers, or the adapter cannot be on them.
     """
 
     def __init__(
-        self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"
-    ):
+        self,
+        root: Module,
+        rank: int = 8,
+        alpha: float = 8.0,
+        targets: str = "attention",
+        dropout: float = 0.0,
+        seed: int = 0,
+        device: Device = None,
+        adapter: str = "LoRA",
+    ) -> None:
         self.root = root
         self.rank, self.alpha, self.targets, self.adapter = rank, alpha, targets, adapter
         paths = target_modules(root, targets)
         config = _config(adapter, rank, alpha, dropout, paths)
         if adapter == "DoRA":
-            _require_plain_weights([root.get_submodule(path).weight for path in paths], device, dropout)
+            adapted: list[Layer] = [root.get_submodule(path) for path in paths]
+            _require_plain_weights([layer.weight for layer in adapted], device, dropout)
         self._attributes = set(vars(root))
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
         try:
@@ -128,7 +147,7 @@ class Adapter:
             self.eject()
             raise
 
-    def _finish(self, layer):
+    def _finish(self, layer: Layer) -> None:
         if (
             self.adapter == "DoRA"
         ):  # measured again in float32, as the forward pass does, or it would not begin at 1
@@ -148,23 +167,23 @@ class Adapter:
             layer.scaling[ADAPTER] = 1.0
 
     @cached_property
-    def layers(self):
+    def layers(self) -> dict[str, Layer]:
         """The adapted layers by path."""
         tuner = _peft().tuners.tuners_utils.BaseTunerLayer
         return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, tuner)}
 
-    def named_parameters(self):
-        """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight, which is A,
-        and lora_up.weight, which is B."""
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight,
+        which is A, and lora_up.weight, which is B."""
         for path, layer in self.layers.items():
             own = dict(layer.named_parameters())
             yield from ((f"{path}.{part}", own[where]) for part, where in PARTS.items() if where in own)
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
     @contextmanager
-    def off(self):
+    def off(self) -> Iterator[None]:
         """Inside, the network is the one without this adapter."""
         was_off = [(layer, layer.disable_adapters) for layer in self.layers.values()]
         for layer, _ in was_off:
@@ -176,7 +195,7 @@ class Adapter:
                 layer.enable_adapters(not off)
 
     @contextmanager
-    def using(self, weights):
+    def using(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the network has another state of this adapter (a `weights()` of it), and no dropout."""
         mine = self.weights()
         self.load(weights)
@@ -190,7 +209,7 @@ class Adapter:
                 module.training = training
             self.load(mine)
 
-    def _modules(self):
+    def _modules(self) -> Iterator[Module]:
         """The adapted layers and what the adapter put into them."""
         for layer in self.layers.values():
             yield layer
@@ -201,9 +220,9 @@ class Adapter:
                 for module in part.modules()
             )
 
-    def weights(self):
-        """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which its files
-        need and `load` has no use for."""
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the adapter's weights by name, on the CPU. For DoRA with each layer's norm_ratio, which
+        its files need and `load` has no use for."""
         copied = {name: p.detach().to("cpu", copy=True) for name, p in self.named_parameters()}
         if self.adapter == "DoRA":
             copied |= {
@@ -211,8 +230,9 @@ class Adapter:
             }
         return copied
 
-    def load(self, weights):
-        """Take up weights by name. Raises ValueError if they are of another rank or kind, or for other layers."""
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up weights by name. Raises ValueError if they are of another rank or kind, or for other
+        layers."""
         mine = dict(self.named_parameters())
         given = {name: tensor for name, tensor in weights.items() if not name.endswith(NORM_RATIO)}
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in given.items()}:
@@ -225,9 +245,10 @@ class Adapter:
             for name, parameter in mine.items():
                 parameter.copy_(given[name])
 
-    def begin_from(self, initial):
-        """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in], alpha); its
-        further rank learns from there. Convolutions have two more axes; without an alpha the scale is 1.
+    def begin_from(self, initial: Mapping[str, tuple[Tensor, Tensor, float | None]]) -> None:
+        """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in],
+        alpha); its further rank learns from there. Convolutions have two more axes; without an alpha the
+        scale is 1.
 
         Raises ValueError, before anything changes, if it does not go into this adapter.
         """
@@ -256,7 +277,7 @@ class Adapter:
                 A[:rank] = down.to(A).reshape(A[:rank].shape)
                 B[:, :rank] = scale * up.to(B).reshape(B[:, :rank].shape)
 
-    def eject(self):
+    def eject(self) -> None:
         """Give `root` its own layers back."""
         for path, layer in self.layers.items():
             parent, _, name = path.rpartition(".")
@@ -267,7 +288,7 @@ class Adapter:
             parameter.requires_grad_(self._requires_grad[name])
 
 
-def _config(adapter, rank, alpha, dropout, paths):
+def _config(adapter: str, rank: int, alpha: float, dropout: float, paths: Iterable[str]) -> Any:
     """PEFT's description of an adapter on these layers."""
     if adapter not in ADAPTERS:
         raise ValueError(f"adapter is {adapter!r}, but must be one of: {', '.join(ADAPTERS)}")
@@ -287,7 +308,7 @@ def _config(adapter, rank, alpha, dropout, paths):
     return config(r=rank, alpha=alpha, target_modules=modules)
 
 
-def _require_plain_weights(weights, device, dropout):
+def _require_plain_weights(weights: list[Tensor], device: Device, dropout: float) -> None:
     """Raise ValueError unless DoRA can compute with the weights of the layers themselves."""
     plain = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
     if any(
@@ -309,54 +330,60 @@ def _require_plain_weights(weights, device, dropout):
 
 
 @torch.no_grad()
-def _norm_ratio(layer):
+def _norm_ratio(layer: Layer) -> Tensor:
     """|W + dW| / |W| of every row of a DoRA layer: [out, 1], for convolutions [out, 1, 1, 1]."""
     delta = layer.get_delta_weight(ADAPTER)
     weight = layer.base_layer.weight.to(delta)
-    ratio = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
+    ratio: Tensor = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
     return ratio.view(-1, *[1] * (weight.ndim - 1))
 
 
 # --- files ---
 
 
-def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
+def to_state_dict(
+    weights: Mapping[str, Tensor],
+    alpha: float,
+    rename: Callable[[str], str] | None = None,
+    adapter: str = "LoRA",
+) -> dict[str, Tensor]:
     """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
 
-    rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host reads.
-    For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with underscores.
+    rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host
+    reads. For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with
+    underscores.
 
-    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper (and PEFT)
-    divide by |W + dW|.
+    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper
+    (and PEFT) divide by |W + dW|.
     """
     rename = rename or (lambda path: f"diffusion_model.{path}")
     out = {}
     for name, tensor in weights.items():
-        path, part = re.fullmatch(r"(.+?)\.([^.]+(?:\.weight)?)", name).groups()
+        [(path, part)] = re.findall(r"^(.+?)\.([^.]+(?:\.weight)?)$", name)
         if part == NORM_RATIO:
             continue
         if part == "dora_scale":
             ratio = weights[f"{path}.{NORM_RATIO}"]
             tensor = tensor.view_as(ratio) / ratio
-        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else None
+        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else 0
         out[f"{rename(path)}.{part}"] = tensor
         out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
     return out
 
 
-def file_alpha(alpha, rank, adapter):
-    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its alpha is
-    one that comes to alpha / sqrt(rank)."""
+def file_alpha(alpha: float, rank: int, adapter: str) -> float:
+    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its
+    alpha is one that comes to alpha / sqrt(rank)."""
     return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
 
 
-def save_lora(tensors, path, metadata):
+def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object]) -> None:
     """Write a LoRA file; metadata values become strings, as the format asks."""
     plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=plain)
 
 
-def load_lora(path):
+def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a LoRA file. Raises ValueError, naming the file, for one that is not."""
     try:
         with safe_open(path, framework="pt") as file:
