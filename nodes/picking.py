@@ -32,7 +32,8 @@ TOOL = f"picker, picks version {PICKS_VERSION}"
 STOP, WAIT = "stop here", "wait"
 LOOK_EVERY = 0.05  # seconds between two looks at the interrupt and the answer while waiting
 
-# How often a node with these picks has waited to its end. The cache must not answer for the person the next time.
+# How often a node with these picks has waited to its end. The cache must not answer for the person the next
+# time.
 _waited = Counter()
 _previews = WeakTensorKeyDictionary()  # by a batch itself, not by its values
 
@@ -40,8 +41,8 @@ _previews = WeakTensorKeyDictionary()  # by a batch itself, not by its values
 def judgement_of(picks, set_id):
     """The finished judgement of one candidate set in a picks value, or None if there is none yet.
 
-    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...} or
-    {"good": ..., "bad": ...}}}. Raises ValueError if it is anything else.
+    picks is JSON text: {"version": 1, "sets": {set_id: {"pairs": ...} or {"ranking": ...} or {"scores": ...}
+    or {"good": ..., "bad": ...}}}. Raises ValueError if it is anything else.
     """
     try:
         value = json.loads(picks or "{}")
@@ -54,8 +55,8 @@ def judgement_of(picks, set_id):
         ) from error
     if value.get("version", PICKS_VERSION) != PICKS_VERSION:
         raise ValueError(
-            f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
-            "not know; update the pack"
+            f"picks: they are of format version {value['version']!r:.40}, which this version of the pack "
+            "does not know; update the pack"
         )
     judgement = value.get("sets", {}).get(set_id)
     return judgement if is_finished(judgement) else None
@@ -69,9 +70,11 @@ class D3POPairPreference(io.ComfyNode):
             display_name="D3PO Pair Preference (Picker)",
             category=CATEGORY,
             search_aliases=["picker", "image chooser", "human feedback", "rank images", "choose"],
-            description="Your picks among the candidates. While a set has none, its candidates are shown and nothing "
-            "behind this node runs; with picks the run goes on. Picks belong to their set of candidates "
-            "and travel with the workflow.",
+            description=(
+                "Your picks among the candidates. While a set has none, its candidates are shown and "
+                "nothing behind this node runs; with picks the run goes on. Picks belong to their set of "
+                "candidates and travel with the workflow."
+            ),
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
@@ -187,8 +190,8 @@ class D3POPairPreference(io.ComfyNode):
 
     @classmethod
     def previews(cls, batch):
-        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache hands the same
-        batch over each time, and writing PNGs takes as long as anything here."""
+        """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache
+        hands the same batch over each time, and writing PNGs takes as long as anything here."""
         made = _previews.get(batch)
         if made is None or not all(
             Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
@@ -199,8 +202,10 @@ class D3POPairPreference(io.ComfyNode):
 
     @classmethod
     async def wait_for(cls, missing, limit, dataset):
-        """The judgements that a person gives to the missing sets, kept in the dataset, if there is one, before they are
-        acknowledged; none if `limit` seconds pass first (0: no limit)."""
+        """A person's judgements of the missing sets; none if `limit` seconds pass first (0: no limit).
+
+        If there is a dataset, they are kept there before they are acknowledged.
+        """
         context, server, extra = get_executing_context(), PromptServer.instance, cls.hidden.extra_pnginfo
         if server.client_id is None or not (routes.workflow_of(extra) or server.client_id in server.sockets):
             raise ValueError(

@@ -1,8 +1,10 @@
 """What the picker's widget asks of the server, and the runs that wait for its answer.
 
-    GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the history
-    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the reply says
-                          that they are where the node keeps them, or why they cannot be: then it goes on waiting
+    GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the
+         history
+    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks;
+                          the reply says that they are where the node keeps them, or why they cannot be: then
+                          it goes on waiting
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """
@@ -39,7 +41,8 @@ class Refused(Exception):
 class Wait:
     """One node that waits for the picks of its sets.
 
-    keep  puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it cannot
+    keep  puts picks on disk, where the node has a place for them. Raises ValueError or OSError where it
+          cannot
     """
 
     prompt_id: str
@@ -157,8 +160,8 @@ def asked_for(body):
 
 
 def stopped():
-    """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run that showed
-    it. Whatever else the history holds is passed over."""
+    """What was shown without picks in the runs of ComfyUI's history, oldest first; each set in the newest run
+    that showed it. Whatever else the history holds is passed over."""
     # by reference: the queue cannot go on while its history is walked
     history = PromptServer.instance.prompt_queue.get_history(map_function=lambda run: run)
     found, seen = [], set()
@@ -208,7 +211,8 @@ def _is_ours(told):
 
 
 def workflow_of(extra_pnginfo):
-    """The workflow that ComfyUI's page sends along with a run, or None. Other programs send there what they like."""
+    """The workflow that ComfyUI's page sends along with a run, or None. Other programs send there what they
+    like."""
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     return workflow if isinstance(workflow, dict) else None
 
