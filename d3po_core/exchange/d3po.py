@@ -19,14 +19,17 @@ serves Diffusion-DPO, and their own train.py wants latents that only their own s
 """
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..candidates.judgement import pairs_from_scores
 from . import json_text
-from .files import Export, Folder
+from .files import Export, Folder, Summary
 from .record import (
     ExchangeError,
+    OnProblem,
     Record,
     made,
     prompt_or_none,
@@ -39,7 +42,9 @@ from .record import (
 IMAGE_FOLDERS = ("images", "all_img")
 
 
-def read_d3po(path, on_problem="raise", scores=None):
+def read_d3po(
+    path: str | Path, on_problem: OnProblem = "raise", scores: str | Path | None = None
+) -> Iterator[Record]:
     """Records of a folder that the official code sampled, or of the score file in it.
 
     scores  a folder of score files, or one, where they lie elsewhere
@@ -47,7 +52,7 @@ def read_d3po(path, on_problem="raise", scores=None):
     path = Path(path)
     if path.is_file():
         scores, path = scores or path, path.parent.parent if path.parent.name == "json" else path.parent
-        refuse_pickle_file(scores)
+        refuse_pickle_file(Path(scores))
     folder = Folder(path)
     files = (
         _given(Path(scores))
@@ -62,12 +67,17 @@ def read_d3po(path, on_problem="raise", scores=None):
     yield from made(_entries(folder, files), on_problem)
 
 
-def write_d3po(records, folder, on_problem="raise", pairwise=False):
+def write_d3po(
+    records: Iterable[Record],
+    folder: str | Path,
+    on_problem: OnProblem = "raise",
+    pairwise: bool = False,
+) -> Summary:
     """Images, prompt.json and json/data.json with the scores. All sets must be of one size and wholly ranked,
     which scores can say; with `pairwise` each strict pair becomes a set of two, which always works."""
     width = 2 if pairwise else None
 
-    def check(record):
+    def check(record: Record) -> None:
         if not pairwise and len(record.images) != (width or len(record.images)):
             raise ValueError(
                 f"has {len(record.images)} images where the first set has {width}; scores need sets of "
@@ -93,30 +103,30 @@ def write_d3po(records, folder, on_problem="raise", pairwise=False):
     return out.summary
 
 
-def score_names(folder, on_problem="raise"):
+def score_names(folder: Folder, on_problem: OnProblem = "raise") -> list[str]:
     """Files of scores in the folder, or in its folder json: lists of lists of numbers."""
     names = [name for sub in ("json", "") for name in folder.names(sub, {".json"})]
     return [*readable(names, lambda name: _is_scores(_first(folder, name)), on_problem)]
 
 
-def _first(folder, name):
+def _first(folder: Folder, name: str) -> Any:
     return None if Path(name).name.startswith("prompt") else json_text.first(folder.file(name), name)
 
 
-def _is_scores(item):
+def _is_scores(item: object) -> bool:
     return isinstance(item, list) and bool(item) and all(_is_number(value) for value in item)
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _given(path):
+def _given(path: Path) -> list[tuple[str, Path]]:
     paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
     return [(path.name, path) for path in paths]
 
 
-def _entries(folder, files):
+def _entries(folder: Folder, files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Callable[[], Record]]]:
     numbered = {
         int(Path(name).stem): name
         for sub in IMAGE_FOLDERS
@@ -129,15 +139,24 @@ def _entries(folder, files):
         else None
     )
     judges = ", ".join(Path(name).stem for name, _ in files if Path(name).stem != "data") or None
-    width = None
-    for number, rows in enumerate(zip(*(json_text.items(path, name) for name, path in files))):
-        place = f"{files[0][0]}, line {rows[0][0]}, list {number + 1}"
-        rows = [row for _, row in rows]
-        width = width or (len(rows[0]) if isinstance(rows[0], list) else None)
+    width = 0
+    for number, items in enumerate(zip(*(json_text.items(path, name) for name, path in files))):
+        place = f"{files[0][0]}, line {items[0][0]}, list {number + 1}"
+        rows = [row for _, row in items]
+        width = width or (len(rows[0]) if isinstance(rows[0], list) else 0)
         yield place, partial(_record, folder, numbered, prompts, number, width, rows, judges, place)
 
 
-def _record(folder, numbered, prompts, number, width, rows, judges, place):
+def _record(
+    folder: Folder,
+    numbered: Mapping[int, str],
+    prompts: Sequence[object] | None,
+    number: int,
+    width: int,
+    rows: list[Any],
+    judges: str | None,
+    place: str,
+) -> Record:
     for row in rows:
         if not _is_scores(row):
             raise ValueError(
@@ -163,11 +182,12 @@ def _record(folder, numbered, prompts, number, width, rows, judges, place):
     )
 
 
-def _scores(record):
+def _scores(record: Record) -> list[float] | None:
     """One number for each image that gives just the record's pairs; None where there are none such."""
-    given = record.judgement.scores
-    if given and None not in given and set(pairs_from_scores(given)) == set(record.pairs):
-        return list(given)
+    scores = record.judgement.scores
+    given = [score for score in scores if score is not None]
+    if scores and len(given) == len(scores) and set(pairs_from_scores(given)) == set(record.pairs):
+        return given
     levels = weak_order(record.pairs)
     if levels is None or sum(map(len, levels)) != len(record.images):
         return None

@@ -3,10 +3,21 @@
 import contextlib
 import re
 import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
 
-from .record import IMAGE_SUFFIXES, ExchangeError, open_image, png, refuse_pickle, report
+from .record import (
+    IMAGE_SUFFIXES,
+    ExchangeError,
+    OnProblem,
+    Record,
+    open_image,
+    png,
+    refuse_pickle,
+    report,
+)
 
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*([.:]|$)", re.IGNORECASE)
 
@@ -14,12 +25,12 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9�
 class Folder:
     """An imported folder. What is written in its files leads only to files inside it."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.root = Path(path).resolve()
         if not self.root.is_dir():
             raise ExchangeError(f"{path} is not a folder")
 
-    def file(self, name, *within):
+    def file(self, name: object, *within: str) -> Path:
         """The file of that name in the folder, or else in the first of the subfolders `within` that has it.
 
         Raises ExchangeError where the name leads outside, or to no file.
@@ -29,7 +40,7 @@ class Folder:
                 return path
         raise ExchangeError(f"{quoted(name)} is not there")
 
-    def image(self, name, *within):
+    def image(self, name: object, *within: str) -> Path:
         """As `file`, for an image: the file begins like one and is not absurdly large."""
         path = self.file(name, *within)
         try:
@@ -38,8 +49,8 @@ class Folder:
             raise ExchangeError(f"{quoted(name)} {error}") from error
         return path
 
-    def names(self, sub="", suffixes=IMAGE_SUFFIXES):
-        """Names of the files in a subfolder that have one of the suffixes, sorted; none where it is missing."""
+    def names(self, sub: str = "", suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
+        """Names of the files in a subfolder with one of the suffixes, sorted; none where it is missing."""
         folder = self._inside(sub or ".", "")
         if not folder.is_dir():
             return []
@@ -49,12 +60,13 @@ class Folder:
             if path.suffix.lower() in suffixes and not path.name.startswith(".")
         )
 
-    def folders(self):
+    def folders(self) -> list[str]:
+        """Names of the subfolders, sorted, without hidden ones."""
         return sorted(
             path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
         )
 
-    def _inside(self, name, sub):
+    def _inside(self, name: object, sub: str) -> Path:
         if not isinstance(name, str) or not name.strip():
             raise ExchangeError(f"{quoted(name)} is not the name of a file")
         if "://" in name:
@@ -81,12 +93,12 @@ class Folder:
         return path
 
 
-def quoted(name):
+def quoted(name: object) -> str:
     return f"{name!r:.120}"
 
 
 @contextlib.contextmanager
-def open_text(path, name):
+def open_text(path: Path, name: str) -> Iterator[IO[str]]:
     """A UTF-8 text file, with or without BOM, after a look at how it begins. ExchangeError for any other."""
     try:
         refuse_pickle(path)
@@ -104,7 +116,7 @@ def open_text(path, name):
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export wrote; `left_out` counts the records without a strict pair and those given to on_problem."""
+    """What an export wrote. `left_out` counts the records without a strict pair, and those with a problem."""
 
     folder: Path
     records: int
@@ -114,14 +126,14 @@ class Summary:
 
 
 class Export:
-    """A folder in the making. It takes its name when all is written; where that fails, nothing is left of it."""
+    """A folder in the making. It takes its name when all is written. Where that fails, nothing is left."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.part = self.folder.with_name(self.folder.name + ".part")
         self.records = self.pairs = self.images = self.left_out = 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Export":
         name = self.folder.name
         if not name or DEVICES.match(name) or re.search(r'[<>:"|?*\x00-\x1f]|[. ]$', name):
             raise ExchangeError(f"{quoted(name)} is not a folder name on every system: choose another")
@@ -135,7 +147,7 @@ class Export:
             raise ExchangeError(f"{self.folder} cannot be made ({error.strerror}): choose another") from error
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             shutil.rmtree(self.part)
             return
@@ -148,8 +160,14 @@ class Export:
             self.folder.rmdir()
         self.part.rename(self.folder)
 
-    def judged(self, records, on_problem, check=lambda record: None, whole=False):
-        """(record, {i: PNG bytes}) of each record with a strict pair: its judged images, or with `whole` all of them.
+    def judged(
+        self,
+        records: Iterable[Record],
+        on_problem: OnProblem,
+        check: Callable[[Record], None] = lambda record: None,
+        whole: bool = False,
+    ) -> Iterator[tuple[Record, dict[int, bytes]]]:
+        """(record, {i: PNG bytes}) of each record with a strict pair: its judged images, with `whole` all.
 
         Nothing of a record is written before all its images could be read.
         """
@@ -179,21 +197,24 @@ class Export:
             self.pairs += len(pairs)
             yield record, images
 
-    def write(self, name, data):
+    def write(self, name: str, data: bytes) -> str:
+        """Write a file of that name in the folder: the name."""
         path = self.part / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
         return name
 
-    def image(self, name, data):
+    def image(self, name: str, data: bytes) -> str:
+        """As `write`, and count it as an image."""
         self.images += 1
         return self.write(name, data)
 
-    def open(self, name):
+    def open(self, name: str) -> IO[str]:
+        """A new text file in the folder, to write to."""
         path = self.part / name
         path.parent.mkdir(exist_ok=True)
         return open(path, "w", encoding="utf-8", newline="")
 
     @property
-    def summary(self):
+    def summary(self) -> Summary:
         return Summary(self.folder, self.records, self.pairs, self.images, self.left_out)

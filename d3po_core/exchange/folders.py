@@ -1,15 +1,17 @@
 """Image pairs whose names say which won.
 
-Two layouts: sibling folders of equal stems, w/001.png over l/001.png, and one folder of 001_w.png over 001_l.png. For
-w and l may stand any of NAMES, in capitals too. The prompt is in a .txt or .caption file of the same stem: beside
-either image, in the folder above, or without the ending (001.txt).
+Two layouts: sibling folders of equal stems, w/001.png over l/001.png, and one folder of 001_w.png over
+001_l.png. For w and l may stand any of NAMES, in capitals too. The prompt is in a .txt or .caption file of
+the same stem: beside either image, in the folder above, or without the ending (001.txt).
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from .files import Export, Folder
-from .record import ExchangeError, Record, made, prompt_or_none
+from .files import Export, Folder, Summary
+from .record import ExchangeError, OnProblem, Record, made, prompt_or_none
 
 NAMES = (
     ("w", "l"),
@@ -23,7 +25,7 @@ NAMES = (
 CAPTIONS = {".txt", ".caption"}
 
 
-def read_folders(path, on_problem="raise"):
+def read_folders(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
     """Records of two images each, in the order of their names."""
     folder = Folder(path)
     found = sibling_folders(folder)
@@ -43,7 +45,7 @@ def read_folders(path, on_problem="raise"):
     yield from made(_entries(folder, images, doubles, captions), on_problem)
 
 
-def write_folders(records, folder, on_problem="raise"):
+def write_folders(records: Iterable[Record], folder: str | Path, on_problem: OnProblem = "raise") -> Summary:
     """Every strict pair as w/000000.png and l/000000.png, each with the prompt in a .txt beside it."""
     with Export(folder) as out:
         for record, images in out.judged(records, on_problem):
@@ -63,19 +65,21 @@ LOOKED_FOR = (
 )
 
 
-def sibling_folders(folder):
+def sibling_folders(folder: Folder) -> tuple[str, str] | None:
     """The names of the winners' and the losers' folder; None where there are no such two."""
     by_name = {name.lower(): name for name in folder.folders()}
     return next(((by_name[w], by_name[l]) for w, l in NAMES if w in by_name and l in by_name), None)
 
 
-def has_endings(folder):
+def has_endings(folder: Folder) -> bool:
+    """Whether there are winners and losers by the endings of their names."""
     return all(_by_ending(folder)[0])
 
 
-def _by_ending(folder):
+def _by_ending(folder: Folder) -> tuple[list[dict[str, str]], list[str]]:
     """[{stem: winner}, {stem: loser}] and the images that are there twice."""
-    images, doubles = [{}, {}], []
+    images: list[dict[str, str]] = [{}, {}]
+    doubles: list[str] = []
     for name in folder.names():
         stem, _, ending = Path(name).stem.rpartition("_")
         for side, endings in zip(images, zip(*NAMES)):
@@ -85,7 +89,9 @@ def _by_ending(folder):
     return images, doubles
 
 
-def _entries(folder, images, doubles, captions):
+def _entries(
+    folder: Folder, images: list[dict[str, str]], doubles: list[str], captions: set[str]
+) -> Iterator[tuple[str, Callable[[], Record]]]:
     winners, losers = images
     for name in doubles:
         yield name, partial(_fail, "the same name with another ending is there too: remove one of them")
@@ -100,7 +106,7 @@ def _entries(folder, images, doubles, captions):
             )
 
 
-def _record(folder, stem, winner, loser, captions):
+def _record(folder: Folder, stem: str, winner: str, loser: str, captions: set[str]) -> Record:
     beside = [Path(name).with_suffix("").as_posix() for name in (winner, loser)]
     name = next(
         (
@@ -119,12 +125,12 @@ def _record(folder, stem, winner, loser, captions):
     )
 
 
-def _caption(folder, name):
+def _caption(folder: Folder, name: str) -> str | None:
     try:
         return prompt_or_none(folder.file(name).read_bytes().decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 text: save it again as UTF-8") from error
 
 
-def _fail(message):
+def _fail(message: str) -> NoReturn:
     raise ValueError(message)

@@ -1,13 +1,15 @@
-"""Preference data from and for other trainers: recognise a format, read it into neutral Records, write Records.
+"""Preference data from and for other trainers: recognise a format, read it into Records, write Records.
 
     for record in read(folder):
         record.prompt, record.pairs, record.load(0)
     WRITERS["csv"](records, new_folder)
 
-Reading is lazy: images are looked at one by one, and decoded by `record.load`. A file that says nothing about itself
-is recognised by its content, not by its name alone. Every error is an ExchangeError, a ValueError that names the file.
+Reading is lazy: images are looked at one by one, and decoded by `record.load`. A file that says nothing about
+itself is recognised by its content, not by its name alone. Every error is an ExchangeError, a ValueError that
+names the file.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from .files import Folder, Summary
 from .folders import has_endings, read_folders, sibling_folders, write_folders
 from .hps import hps_names, is_hps, read_hps, write_hps
 from .parquet import parquet_columns, parquet_names, read_pickapic, write_pickapic
-from .record import PICKLE_SUFFIXES, ExchangeError, Record, readable, refuse_pickle_file
+from .record import PICKLE_SUFFIXES, ExchangeError, OnProblem, Record, readable, refuse_pickle_file
 from .table import columns, read_table, table_names, write_table
 
 __all__ = [
@@ -40,14 +42,14 @@ __all__ = [
     "write_table",
 ]
 
-READERS = {
+READERS: dict[str, Callable[[str | Path, OnProblem], Iterator[Record]]] = {
     "d3po": read_d3po,
     "folders": read_folders,
     "table": read_table,
     "pickapic": read_pickapic,
     "hps": read_hps,
 }
-WRITERS = {
+WRITERS: dict[str, Callable[..., Summary]] = {
     "d3po": write_d3po,
     "folders": write_folders,
     "csv": write_table,
@@ -66,24 +68,24 @@ LOOKED_FOR = """
 Archives (.zip, .7z, .tar) must be unpacked first"""
 
 
-def read(path, on_problem="raise"):
+def read(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
     """The Records of a file or folder in any of the formats. Raises ExchangeError at once where none fits.
 
-    on_problem is "raise", which stops at the first bad record, or a function that is called with each ExchangeError;
-    its record is then left out, and so is a file of a folder that cannot be read from its beginning. One that is
-    damaged later on stops the import either way. Reading looks at how each image begins; one that is cut off later on is
-    found by record.load, which raises ExchangeError too.
+    on_problem is "raise", which stops at the first bad record, or a function that is called with each
+    ExchangeError. Its record is then left out, and so is a file of a folder that cannot be read from its
+    beginning. One that is damaged later on stops the import either way. Reading looks at how each image
+    begins. One that is cut off later on is found by record.load, which raises ExchangeError too.
     """
-    if on_problem != "raise":
+    if callable(on_problem):
         on_problem = _once(on_problem)
     return READERS[recognise(path, on_problem)](path, on_problem)
 
 
-def _once(on_problem):
+def _once(on_problem: Callable[[ExchangeError], object]) -> Callable[[ExchangeError], None]:
     """Tell each problem once, though a file is looked at for several formats."""
-    told = set()
+    told: set[str] = set()
 
-    def tell(problem):
+    def tell(problem: ExchangeError) -> None:
         if str(problem) not in told:
             told.add(str(problem))
             on_problem(problem)
@@ -91,7 +93,7 @@ def _once(on_problem):
     return tell
 
 
-def recognise(path, on_problem="raise"):
+def recognise(path: str | Path, on_problem: OnProblem = "raise") -> str:
     """The name of the format, a key of READERS. Raises ExchangeError that says what was looked for."""
     path = Path(path)
     if not path.exists():
@@ -102,7 +104,7 @@ def recognise(path, on_problem="raise"):
     return found
 
 
-def _of_folder(path, on_problem):
+def _of_folder(path: Path, on_problem: OnProblem) -> str | None:
     folder = Folder(path)
     if score_names(folder, on_problem):
         return "d3po"
@@ -119,7 +121,7 @@ def _of_folder(path, on_problem):
     return None
 
 
-def _of_file(path):
+def _of_file(path: Path) -> str | None:
     refuse_pickle_file(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -134,7 +136,7 @@ def _of_file(path):
     return None
 
 
-def _of_parquet(path, name):
+def _of_parquet(path: Path, name: str) -> str | None:
     names = parquet_columns(path, name)
     if is_hps(names):
         return "hps"

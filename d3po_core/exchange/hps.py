@@ -4,27 +4,30 @@
                    "raw_annotations": [{"rank": [1, 2, ...], "user_hash": "..."}, ...]}, ...]
     train.json   [{"prompt": "...", "file_path": ["a.jpg", "b.jpg"], "human_preference": [1, 0]}, ...]
 
-rank[i] is the place of image i, the lowest the best, averaged over the judges; raw_annotations has each judge's own
-places. human_preference has 1 for the preferred image. The names are those in test/ and train/; other folders are
-tried too: the JSON file's own, and images/. Parquet files with the same columns are read where pyarrow is there.
+rank[i] is the place of image i, the lowest the best, averaged over the judges. raw_annotations has each
+judge's own places. human_preference has 1 for the preferred image. The names are those in test/ and train/.
+Other folders are tried too: the JSON file's own, and images/. Parquet files with the same columns are read
+where pyarrow is there.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from . import json_text
-from .files import Export, Folder
+from .files import Export, Folder, Summary
 from .parquet import image_source, parquet_columns, parquet_names, parquet_rows
-from .record import ExchangeError, Record, made, prompt_or_none, readable, require_few, weak_order
+from .record import ExchangeError, OnProblem, Record, made, prompt_or_none, readable, require_few, weak_order
 
 PROMPT = ("prompt", "caption")
 IMAGES = ("image_path", "file_path", "images", "files")
 JUDGED = ("rank", "human_preference", "raw_annotations")
 
 
-def read_hps(path, on_problem="raise", each_judge=False):
-    """Records of two or more images. With `each_judge`, a record for each of raw_annotations where there are any,
-    instead of one with their average. A folder gives those of all files in it that have the format."""
+def read_hps(path: str | Path, on_problem: OnProblem = "raise", each_judge: bool = False) -> Iterator[Record]:
+    """Records of two or more images. With `each_judge`, a record for each of raw_annotations where there are
+    any, instead of one with their average. A folder gives those of all files in it that have the format."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
     files = (
@@ -38,11 +41,13 @@ def read_hps(path, on_problem="raise", each_judge=False):
         yield from made(_entries(folder, file, name, each_judge), on_problem)
 
 
-def write_hps(records, folder, on_problem="raise", split="test"):
-    """test.json with the ranks, or train.json with every strict pair, and the images in the folder of that name.
+def write_hps(
+    records: Iterable[Record], folder: str | Path, on_problem: OnProblem = "raise", split: str = "test"
+) -> Summary:
+    """test.json with the ranks, or train.json with every strict pair, and the images in a folder of that name.
 
-    Of a set that is not ranked throughout, the judged images are written; where their picks are no ranking, each pair
-    by itself.
+    Of a set that is not ranked throughout, the judged images are written. Where their picks are no ranking,
+    each pair is written by itself.
     """
     if split not in ("test", "train"):
         raise ValueError(f"split is test or train, not {split!r}")
@@ -64,7 +69,7 @@ LOOKED_FOR = (
 )
 
 
-def hps_names(folder, on_problem="raise"):
+def hps_names(folder: Folder, on_problem: OnProblem = "raise") -> list[str]:
     """The files in a folder that have the format."""
     lists, tables = folder.names("", {".json"}), parquet_names(folder)
     return [
@@ -73,7 +78,7 @@ def hps_names(folder, on_problem="raise"):
     ]
 
 
-def is_hps(row):
+def is_hps(row: object) -> bool:
     """Whether a row, or the names of columns, has what the format needs."""
     return (
         isinstance(row, (dict, list))
@@ -82,11 +87,11 @@ def is_hps(row):
     )
 
 
-def _first(folder, name):
+def _first(folder: Folder, name: str) -> Any:
     return json_text.first(folder.file(name), name)
 
 
-def _entry(record, names, ranks, split):
+def _entry(record: Record, names: list[str], ranks: list[int], split: str) -> dict[str, Any]:
     prompt = record.prompt or ""
     if split == "train":
         return {"prompt": prompt, "file_path": names, "human_preference": [int(rank == 1) for rank in ranks]}
@@ -94,7 +99,9 @@ def _entry(record, names, ranks, split):
     return {"prompt": prompt, "image_path": names, "rank": ranks, "raw_annotations": judges}
 
 
-def _entries(folder, path, name, each_judge):
+def _entries(
+    folder: Folder, path: Path, name: str, each_judge: bool
+) -> Iterator[tuple[str, Callable[[], Record]]]:
     parquet = path.suffix.lower() == ".parquet"
     rows = parquet_rows(path, name, parquet_columns(path, name)) if parquet else json_text.items(path, name)
     for number, (line, row) in enumerate(rows, 1):
@@ -119,18 +126,18 @@ def _entries(folder, path, name, each_judge):
             )
 
 
-def _judged(folder, row, judge, stem, place):
+def _judged(folder: Folder, row: dict[str, Any], judge: Any, stem: str, place: str) -> Record:
     if not isinstance(judge, dict) or "rank" not in judge:
         raise ValueError(f"raw_annotations has {judge!r:.60}, not an object with rank and user_hash")
     return _record(folder, {**row, "rank": judge["rank"]}, stem, place, _name(judge))
 
 
-def _name(judge):
+def _name(judge: Any) -> str | None:
     name = judge.get("user_hash") if isinstance(judge, dict) else None
     return None if name in (None, "") else str(name)
 
 
-def _record(folder, row, stem, place, annotator=None):
+def _record(folder: Folder, row: Any, stem: str, place: str, annotator: str | None = None) -> Record:
     if not isinstance(row, dict):
         raise ValueError(f"expected an object with prompt, image_path and rank, got {row!r:.60}")
     images = next((row[key] for key in IMAGES if row.get(key)), None)
@@ -156,5 +163,5 @@ def _record(folder, row, stem, place, annotator=None):
     )
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

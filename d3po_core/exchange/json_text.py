@@ -3,6 +3,9 @@
 import contextlib
 import json
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
 
 from .files import open_text
 from .record import ExchangeError
@@ -17,13 +20,14 @@ class NotAList(ExchangeError):
     """JSON, but no array."""
 
 
-def items(path, name):
+def items(path: Path, name: str) -> Iterator[tuple[int, Any]]:
     """(line, item) for each item of a JSON array. ExchangeError, naming file and line, where it is none."""
     with open_text(path, name) as file:
         text, at, line, ended = "", 0, 1, False
         state = "begin"
         while True:
-            start = BLANKS.match(text, at).end()
+            blanks = BLANKS.match(text, at)
+            start = blanks.end() if blanks else at
             line, at = line + text.count("\n", at, start), start
             mark = text[at : at + 1]
             complete = bool(mark) or ended
@@ -62,7 +66,7 @@ def items(path, name):
                 text, at, ended = text[at:] + more, 0, not more
 
 
-def first(path, name):
+def first(path: Path, name: str) -> Any:
     """The first item of a JSON array; None where there is none."""
     try:
         return next((item for _, item in items(path, name)), None)
@@ -71,11 +75,11 @@ def first(path, name):
 
 
 @contextlib.contextmanager
-def writing(file):
+def writing(file: IO[str]) -> Iterator[Callable[[object], None]]:
     """Write a JSON array, each item on its line: `with writing(file) as append`."""
     separator = "[\n"
 
-    def append(item):
+    def append(item: object) -> None:
         nonlocal separator
         file.write(separator + json.dumps(item, ensure_ascii=False))
         separator = ",\n"

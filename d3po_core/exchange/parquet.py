@@ -1,25 +1,36 @@
 """Parquet as Pick-a-Pic has it (huggingface.co/datasets/yuvalkirstain/pickapic_v2, arXiv 2305.01569).
 
-One row a pair: caption; jpg_0, jpg_1 with the bytes of the images; label_0, label_1 with 1 for the better and 0.5 both
-for a tie; has_label, false where nobody judged; user_id; and names and addresses that only their website needs. The
-columns are recognised as in exchange_table. An image may also be a mapping of bytes and path, as the datasets library
-writes it.
+One row a pair: caption; jpg_0, jpg_1 with the bytes of the images; label_0, label_1 with 1 for the better
+and 0.5 both for a tie; has_label, false where nobody judged; user_id; and names and addresses that only their
+website needs. The columns are recognised as in table.py. An image may also be a mapping of bytes and path, as
+the datasets library writes it.
 
 pyarrow reads and writes the files. It is imported where it is needed: the rest of the pack does without.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from .files import Export, Folder
-from .record import ExchangeError, check_image_bytes, made, readable, refuse_pickle_file
+from .files import Export, Folder, Summary
+from .record import (
+    ExchangeError,
+    OnProblem,
+    Record,
+    Source,
+    check_image_bytes,
+    made,
+    readable,
+    refuse_pickle_file,
+)
 from .table import columns, pair_record
 
 ROWS = 16  # held at once; a row has two images
 
 
-def read_pickapic(path, on_problem="raise"):
-    """Records of two images each, in the order of the rows. A folder gives those of all parquet files in it."""
+def read_pickapic(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
+    """Records of two images each, in the order of the rows. A folder gives those of all its parquet files."""
     files = {name: (folder, file) for folder, file, name in parquet_files(path)}
     # the one file that was asked for must be right
     for name in readable(
@@ -29,7 +40,7 @@ def read_pickapic(path, on_problem="raise"):
         yield from made(_entries(folder, file, name, _roles(file, name)), on_problem)
 
 
-def _roles(file, name):
+def _roles(file: Path, name: str) -> dict[str, str]:
     try:
         return columns(parquet_columns(file, name))
     except ExchangeError:
@@ -38,8 +49,9 @@ def _roles(file, name):
         raise ExchangeError(f"{name}: {error}") from error
 
 
-def write_pickapic(records, folder, on_problem="raise"):
-    """data/train-00000-of-00001.parquet with Pick-a-Pic's columns, a row for every strict pair, the images as PNG."""
+def write_pickapic(records: Iterable[Record], folder: str | Path, on_problem: OnProblem = "raise") -> Summary:
+    """data/train-00000-of-00001.parquet with Pick-a-Pic's columns, a row for every strict pair, images as
+    PNG."""
     arrow, parquet = _pyarrow()
     schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in SCHEMA.items()])
     with Export(folder) as out:
@@ -66,10 +78,11 @@ SCHEMA = {
 }
 
 
-def _rows(out, records, on_problem):
+def _rows(out: Export, records: Iterable[Record], on_problem: OnProblem) -> Iterator[dict[str, Any]]:
     for record, images in out.judged(records, on_problem):
         for winner, loser in record.pairs:
-            # In the order of the candidates: in a set where the first always wins, that may be learned instead.
+            # In the order of the candidates: in a set where the first always wins, that may be learned
+            # instead.
             pair = sorted((winner, loser))
             uids = [f"{out.records:06}-{i}" for i in pair]
             out.images += 2
@@ -89,8 +102,8 @@ def _rows(out, records, on_problem):
             }
 
 
-def _some(rows):
-    batch = []
+def _some(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
     for row in rows:
         batch.append(row)
         if len(batch) == ROWS:
@@ -100,7 +113,7 @@ def _some(rows):
         yield batch
 
 
-def parquet_files(path):
+def parquet_files(path: str | Path) -> list[tuple[Folder, Path, str]]:
     """(folder, file, name) of a parquet file, or of those in a folder and its folder data."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
@@ -113,16 +126,16 @@ def parquet_files(path):
     return [(folder, folder.file(name), name) for name in names]
 
 
-def parquet_names(folder):
+def parquet_names(folder: Folder) -> list[str]:
     return [name for sub in ("", "data") for name in folder.names(sub, {".parquet"})]
 
 
-def parquet_columns(file, name):
+def parquet_columns(file: Path, name: str) -> list[str]:
     with _opened(file, name) as table:
         return list(table.schema_arrow.names)
 
 
-def parquet_rows(file, name, wanted):
+def parquet_rows(file: Path, name: str, wanted: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 1, row as a mapping), a few rows at a time."""
     number = 0
     with _opened(file, name) as table:
@@ -138,14 +151,16 @@ def parquet_rows(file, name, wanted):
                 yield number, row
 
 
-def image_source(folder, value, *within):
+def image_source(folder: Folder, value: object, *within: str) -> Source:
     """An image of a Record out of a cell: bytes, a name, or a mapping with one of them."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     return folder.image(value, *within) if isinstance(value, str) else check_image_bytes(value)
 
 
-def _entries(folder, file, name, roles):
+def _entries(
+    folder: Folder, file: Path, name: str, roles: Mapping[str, str]
+) -> Iterator[tuple[str, Callable[[], Record | None]]]:
     for number, row in parquet_rows(file, name, roles.values()):
         place = f"{name}, row {number}"
         yield (
@@ -159,7 +174,7 @@ def _entries(folder, file, name, roles):
         )
 
 
-def _opened(file, name):
+def _opened(file: Path, name: str) -> Any:
     _, parquet = _pyarrow()
     try:
         return parquet.ParquetFile(file)
@@ -167,7 +182,7 @@ def _opened(file, name):
         raise ExchangeError(f"{name} is not a parquet file, or is cut off ({error})") from error
 
 
-def _pyarrow():
+def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet

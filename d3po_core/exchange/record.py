@@ -3,14 +3,17 @@
 import io
 import re
 import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..candidates.judgement import Judgement, is_text, pairs_from_ranking
+from ..candidates.judgement import Judgement, Pair, is_text, pairs_from_ranking
 
 # Not all that Pillow can open: its EPS reader, for one, runs another program on the file.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -32,6 +35,10 @@ class ExchangeError(ValueError):
     line."""
 
 
+Source: TypeAlias = Path | bytes  # an image file, or its bytes
+OnProblem: TypeAlias = Literal["raise"] | Callable[[ExchangeError], object]
+
+
 @dataclass(frozen=True)
 class Record:
     """Images of one prompt and a judgement over them, from or for another trainer.
@@ -44,12 +51,12 @@ class Record:
     """
 
     prompt: str | None
-    images: tuple[Path | bytes, ...]
+    images: tuple[Source, ...]
     judgement: Judgement
     annotator: str | None = None
     source: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "images", tuple(self.images))
         require_few(len(self.images))
         if not all(map(is_text, filter(None, (self.prompt, self.annotator)))):
@@ -60,16 +67,23 @@ class Record:
             )
 
     @classmethod
-    def of(cls, prompt, images, said, annotator=None, source=""):
+    def of(
+        cls,
+        prompt: str | None,
+        images: Sequence[Source],
+        said: dict[str, Any],
+        annotator: str | None = None,
+        source: str = "",
+    ) -> "Record":
         """The record of a judgement that is given as a mapping. Raises ValueError as Judgement.parse does."""
-        return cls(prompt, images, Judgement.parse(said, len(images)), annotator, source)
+        return cls(prompt, tuple(images), Judgement.parse(said, len(images)), annotator, source)
 
     @property
-    def pairs(self):
+    def pairs(self) -> tuple[Pair, ...]:
         """The strict pairs of the judgement, (winner, loser)."""
         return self.judgement.pairs
 
-    def check_size(self):
+    def check_size(self) -> None:
         """Raises ExchangeError where the images are too large together to be held at once. Looks at how each
         begins."""
         total = 0
@@ -82,19 +96,20 @@ class Record:
                 f"{LARGEST_RECORD:,} are the most for one set: make them smaller"
             )
 
-    def pixels(self, i):
+    def pixels(self, i: int) -> NDArray[np.uint8]:
         """Image i, uint8 [H, W, 3]: upright by its EXIF, on white where it is transparent. Its numbers are
         taken as sRGB; a colour profile is not applied. Raises ExchangeError, naming the file, for a damaged
         one."""
         with self._named(i):
             return pixels(self.images[i])
 
-    def load(self, i):
+    def load(self, i: int) -> NDArray[np.float32]:
         """As `pixels`, float32 in 0...1."""
-        return self.pixels(i) / np.float32(255)
+        levels: NDArray[np.float32] = self.pixels(i) / np.float32(255)
+        return levels
 
     @contextmanager
-    def _named(self, i):
+    def _named(self, i: int) -> Iterator[None]:
         image = self.images[i]
         try:
             yield
@@ -103,14 +118,17 @@ class Record:
             raise ExchangeError(f"{name} {error}") from error
 
 
-def require_few(candidates):
+def require_few(candidates: int) -> None:
+    """Raises ValueError for more than MOST_CANDIDATES."""
     if candidates > MOST_CANDIDATES:
         raise ValueError(
             f"there are {candidates} images in one set, and {MOST_CANDIDATES} are the most: split it up"
         )
 
 
-def made(entries, on_problem):
+def made(
+    entries: Iterable[tuple[str, Callable[[], Record | None]]], on_problem: OnProblem
+) -> Iterator[Record]:
     """Records out of (place, function) entries; a function raises ValueError, or returns None where nobody
     judged.
 
@@ -131,13 +149,14 @@ def made(entries, on_problem):
                 yield record
 
 
-def report(problem, on_problem, cause=None):
-    if on_problem == "raise":
+def report(problem: ExchangeError, on_problem: OnProblem, cause: BaseException) -> None:
+    """Raise a problem that is caused by another error, or by itself, or tell it."""
+    if not callable(on_problem):
         raise problem from (cause if cause is not problem else cause.__cause__)
     on_problem(problem)
 
 
-def readable(names, look, on_problem):
+def readable(names: Iterable[str], look: Callable[[str], object], on_problem: OnProblem) -> Iterator[str]:
     """Those of the names for which look(name) says yes. One that cannot be looked at is reported, and no
     hindrance."""
     for name in names:
@@ -148,13 +167,14 @@ def readable(names, look, on_problem):
             report(error, on_problem, error)
 
 
-def prompt_or_none(value):
+def prompt_or_none(value: object) -> str | None:
+    """A prompt, None for an empty one. Raises ValueError for what is no text."""
     if value is not None and not isinstance(value, str):
         raise ValueError(f"the prompt is {value!r:.80}, not a text")
     return value or None
 
 
-def weak_order(pairs):
+def weak_order(pairs: Sequence[Pair]) -> list[list[int]] | None:
     """The judged candidates as a ranking, lists of ties, best first; None where no ranking means just these
     pairs."""
     judged = {i for pair in pairs for i in pair}
@@ -166,7 +186,7 @@ def weak_order(pairs):
 # --- pickles -------------------------------------------------------------------------------------
 
 
-def refuse_pickle(path):
+def refuse_pickle(path: Path) -> None:
     """ValueError for a file that is a pickle or a torch file, by its name or by how it begins."""
     if Path(path).suffix.lower() in PICKLE_SUFFIXES:
         raise ValueError(PICKLE.format(what=f"is a {Path(path).suffix.lower()} file, which holds a pickle"))
@@ -178,7 +198,7 @@ def refuse_pickle(path):
     refuse_pickle_bytes(start)
 
 
-def refuse_pickle_file(path):
+def refuse_pickle_file(path: Path) -> None:
     """As refuse_pickle, but the error names the file."""
     try:
         refuse_pickle(path)
@@ -186,7 +206,8 @@ def refuse_pickle_file(path):
         raise ExchangeError(f"{path} {error}") from error
 
 
-def refuse_pickle_bytes(start):
+def refuse_pickle_bytes(start: bytes) -> None:
+    """ValueError for a file that begins like a pickle or a torch file."""
     if PICKLE_STARTS.match(start):
         raise ValueError(PICKLE.format(what="begins like a pickle"))
     if start.startswith(ZIP_START):
@@ -205,7 +226,7 @@ PICKLE = (
 # --- images --------------------------------------------------------------------------------------
 
 
-def pixels(source):
+def pixels(source: Source) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of an image file or its bytes. ValueError says what is wrong, without the name."""
     with open_image(source) as image:
         try:
@@ -238,7 +259,7 @@ def pixels(source):
     return np.repeat((levels.clip(0, top) * (255 / top)).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def top_level(image):
+def top_level(image: Image.Image) -> tuple[int, type[np.uint32] | None]:
     """What is white in a grey image of other than 8 bits, and the type that its numbers are to be read as, or
     None."""
     if image.mode == "F":
@@ -248,14 +269,15 @@ def top_level(image):
     return 2 ** (bits - signed) - 1, np.uint32 if bits == 32 and not signed else None
 
 
-def png(array):
+def png(array: NDArray[np.uint8]) -> bytes:
     """The bytes of a PNG with these pixels, uint8, and nothing else."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def check_image_bytes(data):
+def check_image_bytes(data: object) -> bytes:
+    """The bytes of an image. Raises ValueError for anything else."""
     if not isinstance(data, bytes):
         raise ValueError("an image of the pair is missing: the column has no data in this row")
     try:
@@ -265,7 +287,7 @@ def check_image_bytes(data):
     return data
 
 
-def open_image(source):
+def open_image(source: Source) -> Image.Image:
     """Pillow's image of a file or its bytes, not decoded yet. ValueError as in `pixels`."""
     if isinstance(source, bytes):
         refuse_pickle_bytes(source[:256])

@@ -1,13 +1,13 @@
 """CSV, TSV, JSONL and JSON tables of image pairs, one pair a row, with paths relative to the table's folder.
 
-Columns are known by the words in their names, whatever their order and case; image, img, jpg, path and file may stand
-before or after (chosen, chosen_image, image_path_chosen):
+Columns are known by the words in their names, whatever their order and case; image, img, jpg, path and file
+may stand before or after (chosen, chosen_image, image_path_chosen):
 
     prompt     prompt, caption, text
     the pair   chosen/winner/win/preferred/better/good/w and rejected/loser/lose/dispreferred/worse/bad/l,
                or 0 and 1 with a label (image_0, jpg_1)
-    label      label_0, label_1 as in Pick-a-Pic: 1 for the better, 0.5 both for a tie; prefer_0, prefer_1 as in
-               invoke-training's metadata.jsonl. One of the two is enough
+    label      label_0, label_1 as in Pick-a-Pic: 1 for the better, 0.5 both for a tie; prefer_0, prefer_1 as
+               in invoke-training's metadata.jsonl. One of the two is enough
     has_label  false: nobody judged; the row is passed over
     judge      annotator, rater, user, user_id, worker_id, user_hash
 """
@@ -15,12 +15,14 @@ before or after (chosen, chosen_image, image_path_chosen):
 import csv
 import json
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from . import json_text
-from .files import Export, Folder, open_text
-from .record import ExchangeError, Record, made, prompt_or_none, readable, report
+from .files import Export, Folder, Summary, open_text
+from .record import ExchangeError, OnProblem, Record, Source, made, prompt_or_none, readable, report
 
 COLUMNS = {
     "prompt": ("prompt", "caption", "text"),
@@ -38,7 +40,7 @@ FILLERS = {"image", "img", "jpg", "jpeg", "png", "path", "file", "filename"}
 SUFFIXES = {".csv", ".tsv", ".jsonl"}
 
 
-def read_table(path, on_problem="raise"):
+def read_table(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
     """Records of two images each, in the order of the rows. A folder gives those of all tables in it."""
     path = Path(path)
     folder = Folder(path if path.is_dir() else path.parent)
@@ -50,7 +52,9 @@ def read_table(path, on_problem="raise"):
         yield from made(_entries(folder, file, name, on_problem), on_problem)
 
 
-def write_table(records, folder, on_problem="raise", kind="csv"):
+def write_table(
+    records: Iterable[Record], folder: str | Path, on_problem: OnProblem = "raise", kind: str = "csv"
+) -> Summary:
     """pairs.csv or pairs.jsonl with prompt, chosen, rejected and annotator, a row for every strict pair."""
     if kind not in ("csv", "jsonl"):
         raise ValueError(f"kind is csv or jsonl, not {kind!r}")
@@ -75,16 +79,16 @@ LOOKED_FOR = (
 )
 
 
-def table_names(folder, on_problem="raise"):
+def table_names(folder: Folder, on_problem: OnProblem = "raise") -> list[str]:
     """The tables in a folder that have the columns of pairs."""
     return [
         *readable(folder.names("", SUFFIXES), lambda name: _has_columns(folder.file(name), name), on_problem)
     ]
 
 
-def columns(names):
+def columns(names: Iterable[str]) -> dict[str, str]:
     """{role: column} of a table's column names. ValueError where they do not make pairs."""
-    roles = {}
+    roles: dict[str, str] = {}
     for name in names:
         words = [
             word for word in str(name).strip().lower().replace(" ", "_").replace("-", "_").split("_") if word
@@ -103,9 +107,9 @@ def columns(names):
     return roles
 
 
-def judgement(label_0, label_1):
+def judgement(label_0: object, label_1: object) -> dict[str, Any]:
     """Of two images by their labels, as Record.of reads it; either label may be None."""
-    labels = [_number(label) for label in (label_0, label_1)]
+    labels: list[Any] = [_number(label) for label in (label_0, label_1)]
     if labels == [None, None]:
         raise ValueError("label_0 and label_1 are empty: put 1 for the better image, 0.5 for a tie")
     first, second = (1 - labels[1 - i] if label is None else label for i, label in enumerate(labels))
@@ -114,12 +118,12 @@ def judgement(label_0, label_1):
     return {"ties": [[0, 1]]} if first == second else {"pairs": [[0, 1] if first > second else [1, 0]]}
 
 
-def is_no(value):
+def is_no(value: object) -> bool:
     """Whether a has_label says that nobody judged."""
     return value is not None and _number(value) == 0
 
 
-def _number(value):
+def _number(value: Any) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -133,7 +137,7 @@ def _number(value):
     return number
 
 
-def _has_columns(path, name):
+def _has_columns(path: Path, name: str) -> bool:
     with open_text(path, name) as file:
         try:
             if path.suffix.lower() == ".jsonl":
@@ -147,13 +151,15 @@ def _has_columns(path, name):
     return True
 
 
-def _entries(folder, path, name, on_problem):
+def _entries(
+    folder: Folder, path: Path, name: str, on_problem: OnProblem
+) -> Iterator[tuple[str, Callable[[], Record | None]]]:
     for line, row in _rows(path, name, on_problem):
         place = f"{name}, line {line}"
         yield place, partial(_record, folder, row, place)
 
 
-def _rows(path, name, on_problem):
+def _rows(path: Path, name: str, on_problem: OnProblem) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
     """(line, function that gives the row as a mapping)"""
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -168,7 +174,7 @@ def _rows(path, name, on_problem):
         with open_text(path, name) as file:
             rows = _csv(file, path)
             try:
-                header = next(rows, [])
+                header: list[str] = next(rows, [])
                 columns(header)
             except (ValueError, csv.Error) as error:
                 raise ExchangeError(f"{name}, line 1: {error}") from error
@@ -184,20 +190,20 @@ def _rows(path, name, on_problem):
                     yield rows.line_num, partial(_named, header, row)
 
 
-def _csv(file, path):
+def _csv(file: IO[str], path: Path) -> Any:
     header = file.readline()
     file.seek(0)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     return csv.reader(file, delimiter=delimiter, strict=True)
 
 
-def _named(header, row):
+def _named(header: list[str], row: list[str]) -> dict[str, Any]:
     if len(row) != len(header):
         raise ValueError(f"{len(row)} fields where the first line names {len(header)}")
     return dict(zip(header, row))
 
 
-def _parsed(text):
+def _parsed(text: str) -> dict[str, Any]:
     try:
         return _object(json.loads(text))
     except json.JSONDecodeError as error:
@@ -206,19 +212,19 @@ def _parsed(text):
         raise ValueError("nested too deep") from error
 
 
-def _object(item):
+def _object(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise ValueError(f"expected an object with columns, got {item!r:.60}")
     return item
 
 
-def _record(folder, row, place):
-    row = row()
+def _record(folder: Folder, read: Callable[[], dict[str, Any]], place: str) -> Record | None:
+    row = read()
     return pair_record({role: row[name] for role, name in columns(row).items()}, folder.image, place)
 
 
-def pair_record(value, image, place):
-    """A Record of a row as {role: value}; None where nobody judged. `image` turns a cell into an image of a Record."""
+def pair_record(value: Mapping[str, Any], image: Callable[[Any], Source], place: str) -> Record | None:
+    """A Record of a row as {role: value}; None where nobody judged. `image` turns a cell into an image."""
     if is_no(value.get("has_label")):
         return None
     labels = value.get("label_0"), value.get("label_1")
