@@ -60,11 +60,13 @@ WRITERS: dict[str, Callable[..., Summary]] = {
 }
 
 LOOKED_FOR = """
-- D3PO: a folder images or all_img with 00000.png, 00001.png, ... and a JSON file of scores, [[0, 1, ...], ...]
+- D3PO: a folder images or all_img with 00000.png, 00001.png, ... and a JSON file of scores, \
+[[0, 1, ...], ...]
 - HPS: a JSON list of objects with prompt, image_path and rank, or prompt, file_path and human_preference
 - Pick-a-Pic: .parquet files with caption, jpg_0, jpg_1, label_0, label_1
 - a table: .csv, .tsv or .jsonl with prompt, chosen, rejected, or caption, image_0, image_1, label_0
-- pairs by name: folders w and l (or win/lose, chosen/rejected, good/bad) of equal image names, or 001_w.png, 001_l.png
+- pairs by name: folders w and l (or win/lose, chosen/rejected, good/bad) of equal image names, \
+or 001_w.png, 001_l.png
 Archives (.zip, .7z, .tar) must be unpacked first"""
 
 

@@ -44,7 +44,7 @@ def read_hps(path: str | Path, on_problem: OnProblem = "raise", each_judge: bool
 def write_hps(
     records: Iterable[Record], folder: str | Path, on_problem: OnProblem = "raise", split: str = "test"
 ) -> Summary:
-    """test.json with the ranks, or train.json with every strict pair, and the images in a folder of that name.
+    """test.json with the ranks, or train.json with every strict pair; the images in a folder of that name.
 
     Of a set that is not ranked throughout, the judged images are written. Where their picks are no ranking,
     each pair is written by itself.
