@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from ..training.monitor import best_update
 from .files import NotOurs, content_name, name_of, read, read_record, write
 from .locks import held
 from .record import JudgedSet, Metrics, Record, Tensors
+
+if TYPE_CHECKING:
+    from ..training.loop import Trainer
 
 FORMAT = "d3po.progress/2"
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
@@ -56,21 +59,6 @@ def key_of(
     return digest.hexdigest()
 
 
-class Trainer(Protocol):
-    """What progress needs of a training.loop.Trainer."""
-
-    @property
-    def round_start(self) -> Tensors | None: ...
-
-    def state(self) -> tuple[Tensors, int]: ...
-
-    def load_state(self, tensors: Tensors, step: int, /) -> None: ...
-
-    def updates_in(self, examples: Sequence[Any], /) -> int: ...
-
-    def fit(self, examples: Sequence[Any], /, **options: Any) -> list[Metrics]: ...
-
-
 @dataclass
 class Best:
     """The state after the best update of a train step. `written` says whether it is on disk."""
@@ -98,7 +86,7 @@ class Progress:
 
     def fit(
         self,
-        trainer: Trainer,
+        trainer: "Trainer",
         examples: Sequence[Any],
         begin: Callable[[int], object] = lambda start: None,
         on_update: Callable[[list[Metrics]], object] = lambda history: None,
@@ -124,7 +112,7 @@ class Progress:
         history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
         return history, len(before), warning
 
-    def back_to_best(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
+    def back_to_best(self, trainer: "Trainer", history: list[Metrics]) -> list[Metrics]:
         """Put the trainer back to where it was after the best update, and return the metrics up to it.
 
         Where nothing was measured, or the last update is the best, the trainer stays as it is and all are
@@ -136,7 +124,7 @@ class Progress:
         trainer.load_state(best.tensors, best.step)
         return history[: best.update]
 
-    def _take_up(self, trainer: Trainer) -> tuple[list[Metrics], str]:
+    def _take_up(self, trainer: "Trainer") -> tuple[list[Metrics], str]:
         """Load what is on disk of this train step: the metrics of its updates so far, and a warning or ""."""
         try:
             stopped = self.find()
@@ -172,7 +160,7 @@ class Progress:
     def _is_ours(self, path: Path) -> bool:
         return path.exists() and read_record(path, FORMAT).get("key") == self.key
 
-    def save(self, folder: Path, trainer: Trainer, history: list[Metrics]) -> None:
+    def save(self, folder: Path, trainer: "Trainer", history: list[Metrics]) -> None:
         """Write the trainer's state into the run's folder, and the best one if it is not there yet."""
         tensors, step = trainer.state()
         with held(folder):

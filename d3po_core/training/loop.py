@@ -29,7 +29,7 @@ from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belon
 from .terms import Term, Values
 
 Figures: TypeAlias = dict[str, float]  # metrics of one update by name
-Weights: TypeAlias = Mapping[str, Tensor]  # of a LoRA, by name
+Weights: TypeAlias = dict[str, Tensor]  # of a LoRA, by name
 
 
 class NonFiniteLoss(ValueError):

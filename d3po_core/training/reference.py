@@ -1,7 +1,7 @@
 """The policy that the LoRA is held against, and its x0 along trajectories: recorded, kept or computed."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Reference:
         self.apart: set[str] = set()
         self.become(None)
 
-    def become(self, weights: Mapping[str, Tensor] | None) -> None:
+    def become(self, weights: dict[str, Tensor] | None) -> None:
         """Be another policy from here on, and forget what the former one gave."""
         if weights:
             self.adapter.hold(HELD, weights)
