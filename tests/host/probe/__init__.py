@@ -1,6 +1,6 @@
 """Nodes for the tests alone: they look at what is inside the host's process, or break it on purpose.
 
-Findings are JSON text in the node's ui output. `nonce` is there to be changed where a look must not come from the cache.
+Findings are JSON text in the node's ui output. `nonce` is there to be changed where a look must not be cached.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ from .common import of_pack, text_sha
 
 
 class Candidates:
-    """Sets of candidates without a model: stripes whose colour, angle and width tell set and candidate apart."""
+    """Sets of candidates without a model: stripes, whose colour, angle and width tell set and candidate."""
 
     CATEGORY, FUNCTION = "test", "make"
     RETURN_TYPES, OUTPUT_IS_LIST = ("D3PO_TRAJECTORY", "IMAGE"), (True, True)
