@@ -1,6 +1,7 @@
 """One real ComfyUI for all tests, on a base folder of its own, with the pack and the test probes in it."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tools.host import CHECKPOINT, Host, link, make_base
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 HERE = Path(__file__).resolve().parent
+# Whether to run what is left out of a usual run because much like it is run: more kills, every method's learning.
+EVERY = bool(os.environ.get("D3PO_EVERY"))
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 # Where torch is a CPU build, torchvision and torchaudio may not import; PEFT imports them by way of transformers.
