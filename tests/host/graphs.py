@@ -12,6 +12,7 @@ import aiohttp
 from safetensors.torch import load_file
 
 from d3po_core.runs.files import content_name
+from tools import workflow
 
 CHECKPOINT = "d3po-emoji.safetensors"
 TEXT = "a cat on a red background"
@@ -19,7 +20,6 @@ TRAINING = dict(
     epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised", reference="base",
     guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention", weight_decay=1e-4,
     max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
-SHOWN = ("lora", "held_out", "method", "strength", "epochs", "rank", "targets")  # by the train step itself
 
 _numbers = itertools.count()
 
@@ -87,12 +87,9 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
 
 def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
     """A train step and the node of its settings, by their names."""
-    values, shown = TRAINING | training, dict(model=list(model), preferences=list(preferences))
-    shown |= {key: values.pop(key) for key in SHOWN if key in values}
-    return {
-        name: node("D3POTrainStep", settings=[f"{name} settings", 0], **shown),
-        f"{name} settings": node("D3POTrainSettings", **values),
-    }
+    wires = dict(model=list(model), preferences=list(preferences))
+    wires |= {key: training.pop(key) for key in ("lora", "held_out") if key in training}
+    return workflow.train_nodes(name, wires, TRAINING | training)
 
 
 def trained(training=None, **judging):
