@@ -1,6 +1,6 @@
-// The train step on the page: D3PO Train Settings shows what the train step's method uses, and the train step tells what
-// its training warned of. So that nobody misses them, what other nodes of the pack warn of is told in the same corner of
-// the screen.
+// The train step on the page: D3PO Train Settings shows what the train step's method uses, and the train step
+// tells what its training warned of. So that nobody misses them, what other nodes of the pack warn of is told in
+// the same corner of the screen.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
@@ -13,16 +13,18 @@ const MARK = "warnings"
 
 const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
 const isSettings = (node) => node?.constructor.comfyClass === SETTINGS
-const isLinked = (node, name) => node.inputs.some(({ widget }, slot) => widget?.name === name && node.isInputConnected(slot))
+const isLinked = (node, name) =>
+  node.inputs.some(({ widget }, slot) => widget?.name === name && node.isInputConnected(slot))
 const methodOf = (step) => step.widgets.find((widget) => widget.name === "method")
 
-/** The methods of the train steps that a settings node is wired to; null is one that cannot be told from here. */
+/** The methods of the train steps that a settings node is wired to; null is one that is not known here. */
 function methodsOf(node) {
-  const ends = (node.outputs[0].links ?? []).map((id) => node.graph.getNodeById(node.graph.getLink(id)?.target_id))
+  const links = (node.outputs[0].links ?? []).map((id) => node.graph.getLink(id))
+  const ends = links.map((link) => node.graph.getNodeById(link?.target_id))
   return new Set(ends.map((end) => isTrainStep(end) && !isLinked(end, "method") ? methodOf(end).value : null))
 }
 
-/** Hide what the train step's method does not use. A linked widget stays, and all do where there is no one method. */
+/** Hide what the train step's method does not use. A linked widget stays, as all do without one method. */
 function showUsed(node) {
   const [method, ...others] = methodsOf(node)
   const specs = node.constructor.nodeData.input.optional
@@ -31,7 +33,7 @@ function showUsed(node) {
     if (!needless) continue
     const hidden = !others.length && needless.includes(method) && !isLinked(node, widget.name)
     widget.hidden = hidden // newer frontends add to this, when it is read, that a link stands in a widget's place
-    // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one was copied from
+    // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one is a copy of
     for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hidden
   }
 }
@@ -43,7 +45,7 @@ function resize(node, width, height) {
   node.setDirtyCanvas(true, true)
 }
 
-/** Heights of settings nodes as they were saved: the host makes a node that it loads as high as all its widgets. */
+/** Saved heights of settings nodes: the host makes a node that it loads as high as all its widgets. */
 const savedHeights = new WeakMap()
 
 /** Keep a settings node to its method, once all nodes and links around it are there. */

@@ -1,17 +1,19 @@
-// Workflows from before D3PO Train Settings, whose train steps held every setting: they get such a node when they are opened.
+// Workflows from before D3PO Train Settings, whose train steps held every setting: they get such a node when they
+// are opened.
 
 import { app } from "../../scripts/app.js"
 
 const TRAIN_STEP = "D3POTrainStep"
 const SETTINGS = "D3POTrainSettings"
+const KIND = "D3PO_SETTINGS"
 const BELOW = 460 // from the train step's place to that of its settings
 const WIDTH = 360
 
 // the old train step's widgets in the order in which their values were saved
 const FIRST = [
-  "epochs", "sets_per_update", "learning_rate", "beta", "clip", "weighting", "reference", "guidance", "step_fraction",
-  "rank", "alpha", "targets", "weight_decay", "max_grad_norm", "candidates_per_pass", "seed", "save_every", "dpo_beta",
-  "draws_per_set", "method"
+  "epochs", "sets_per_update", "learning_rate", "beta", "clip", "weighting", "reference", "guidance",
+  "step_fraction", "rank", "alpha", "targets", "weight_decay", "max_grad_norm", "candidates_per_pass", "seed",
+  "save_every", "dpo_beta", "draws_per_set", "method"
 ]
 const EITHER = ["learn_from", "caption_dropout"]
 const OF_METHOD = {
@@ -29,8 +31,8 @@ const OF_METHOD = {
   supervised: EITHER
 }
 const LAST = [
-  "adapter", "dropout", "optimizer", "schedule", "warmup", "ema", "window_start", "window_end", "evaluate_every",
-  "patience", "stop_kl"
+  "adapter", "dropout", "optimizer", "schedule", "warmup", "ema", "window_start", "window_end",
+  "evaluate_every", "patience", "stop_kl"
 ]
 const SOCKETS = ["model", "preferences", "lora", "held_out", "settings"]
 const KEPT = ["method", "strength", "epochs", "rank", "targets"]
@@ -58,15 +60,17 @@ function lead(graph, id, node, slot) {
 function split(graph, node, id, specs) {
   const values = valuesOf(node)
   const moved = (node.inputs ?? []).filter(({ widget, name }) => widget && !KEPT.includes(name))
+  const linked = moved.filter(({ link }) => link != null)
   const settings = {
-    id, type: SETTINGS, pos: [node.pos[0], node.pos[1] + BELOW], size: [node.size?.[0] ?? WIDTH, 0], flags: {}, order: 0,
-    mode: 0, properties: { "Node name for S&R": SETTINGS }, outputs: [{ name: "settings", type: "D3PO_SETTINGS", links: [] }],
-    inputs: moved.filter(({ link }) => link != null).map((input) => ({ ...input, name: bare(input.name), widget: { name: bare(input.name) } })),
+    id, type: SETTINGS, pos: [node.pos[0], node.pos[1] + BELOW], size: [node.size?.[0] ?? WIDTH, 0],
+    flags: {}, order: 0, mode: 0, properties: { "Node name for S&R": SETTINGS },
+    inputs: linked.map((input) => ({ ...input, name: bare(input.name), widget: { name: bare(input.name) } })),
+    outputs: [{ name: "settings", type: KIND, links: [] }],
     widgets_values: Object.entries(specs).map(([name, [, { default: usual }]]) => values[name] ?? usual)
   }
   settings.inputs.forEach(({ link }, slot) => lead(graph, link, id, slot))
   const inputs = (node.inputs ?? []).filter((input) => !moved.includes(input))
-  inputs.splice(SOCKETS.length - 1, 0, { name: "settings", type: "D3PO_SETTINGS", link: null })
+  inputs.splice(SOCKETS.length - 1, 0, { name: "settings", type: KIND, link: null })
   inputs.forEach(({ link }, slot) => { if (link != null) lead(graph, link, node.id, slot) })
   node.inputs = inputs
   node.size = [settings.size[0], 0]
@@ -79,10 +83,9 @@ function wire(graph, settings, node, id) {
   const slot = node.inputs.findIndex(({ name }) => name === "settings")
   node.inputs[slot].link = id
   settings.outputs[0].links.push(id)
-  const [origin, kind] = [settings.id, "D3PO_SETTINGS"]
   const areArrays = graph.links.length ? Array.isArray(graph.links[0]) : "last_link_id" in graph
-  graph.links.push(areArrays ? [id, origin, 0, node.id, slot, kind]
-    : { id, origin_id: origin, origin_slot: 0, target_id: node.id, target_slot: slot, type: kind })
+  graph.links.push(areArrays ? [id, settings.id, 0, node.id, slot, KIND]
+    : { id, origin_id: settings.id, origin_slot: 0, target_id: node.id, target_slot: slot, type: KIND })
 }
 
 /** Settings that a subgraph's own node shows are now those of the settings node inside. */

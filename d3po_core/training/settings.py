@@ -25,7 +25,7 @@ ON_EITHER = tuple(name for name in ON_DRAWS if name != "D3PO")
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a train step is told beside `Settings`: the LoRA, what is learned from, when to measure, stop and save."""
+    """What a train step is told beside `Settings`: the LoRA, what to learn from, when to measure and stop."""
 
     rank: int = setting(
         8, "Size of the LoRA. A run keeps the rank that it was started with.", low=1, high=512
@@ -40,15 +40,15 @@ class StepSettings:
     )
     adapter: str = setting(
         ADAPTERS[0],
-        "What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also learns how strong "
-        "each output is; slower. LoHa and LoKr (LyCORIS): products of small matrices, for more reach at the same "
-        "size. All load in Load LoRA.",
+        "What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also learns how "
+        "strong each output is; slower. LoHa and LoKr (LyCORIS): products of small matrices, for more reach "
+        "at the same size. All load in Load LoRA.",
         options=ADAPTERS,
     )
     dropout: float = setting(
         0.0,
-        "Share of its inputs that the LoRA does not see in each training pass, against learning a few picks by "
-        "heart. LoHa and LoKr have none.",
+        "Share of its inputs that the LoRA does not see in each training pass, against learning a few picks "
+        "by heart. LoHa and LoKr have none.",
         low=0.0,
         high=0.9,
         step=0.05,
@@ -56,17 +56,17 @@ class StepSettings:
     )
     guidance: str = setting(
         GUIDANCE[0],
-        "Guidance (cfg) while training. as recorded: the sampler's, as in the paper. off: the prompt alone, which "
-        "is less work, at some loss of exactness.",
+        "Guidance (cfg) while training. as recorded: the sampler's, as in the paper. off: the prompt alone, "
+        "which is less work, at some loss of exactness.",
         options=GUIDANCE,
         used_by=ON_STEPS,
     )
     learn_from: str = setting(
         RECORDED,
-        "What is learned from, where candidates were recorded. recorded steps: the sampler's own steps, as in "
-        "D3PO. noised images: the finished images with fresh noise, as in Diffusion-DPO. With recorded noise: with "
-        "the noise that they were sampled from, which varies less. Diffusion-DPO and MaPO take recorded steps to "
-        "mean noised images. Images without a recording are always noised anew.",
+        "What is learned from, where candidates were recorded. recorded steps: the sampler's own steps, as "
+        "in D3PO. noised images: the finished images with fresh noise, as in Diffusion-DPO. With recorded "
+        "noise: with the noise that they were sampled from, which varies less. Diffusion-DPO and MaPO take "
+        "recorded steps to mean noised images. Images without a recording are always noised anew.",
         options=LEARN_FROM,
         own_of=ON_EITHER,
     )
@@ -87,8 +87,8 @@ class StepSettings:
     )
     stop_kl: float = setting(
         0.0,
-        "Stop when the KL to the reference, by mean over the latent and a few updates, is above this: the LoRA has "
-        "gone as far from the model as you like. 0: never.",
+        "Stop when the KL to the reference, by mean over the latent and a few updates, is above this: the "
+        "LoRA has gone as far from the model as you like. 0: never.",
         low=0.0,
         high=1e6,
         step=0.001,
@@ -97,8 +97,8 @@ class StepSettings:
     )
     save_every: int = setting(
         1,
-        "With a run from Load Run: after every how many updates to keep the state on disk, so that training which "
-        "was stopped or killed goes on from there. 0: never.",
+        "With a run from Load Run: after every how many updates to keep the state on disk, so that training "
+        "which was stopped or killed goes on from there. 0: never.",
         low=0,
         high=MOST,
     )
@@ -106,14 +106,15 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is trained with. Defaults are D3PO's (arXiv 2311.13231, section 5 and its code), and those of each
-    other method's paper. A new setting goes to the end: saved workflows go by places."""
+    """What a run is trained with. Defaults are D3PO's (arXiv 2311.13231, section 5, and its code) and those
+    of each other method's paper. A new setting goes to the end: saved workflows go by places."""
 
     beta: float = setting(
         0.1,
-        "How much difference from the reference satisfies the loss. Higher: learning stops sooner. D3PO uses 0.1 "
-        "with the paper weighting; standardised wants about 100, IPO about 20. By mean over the latent: where "
-        "log-probs are summed, it is called beta too and is as much smaller as the latent has numbers.",
+        "How much difference from the reference satisfies the loss. Higher: learning stops sooner. D3PO "
+        "uses 0.1 with the paper weighting; standardised wants about 100, IPO about 20. By mean over the "
+        "latent: where log-probs are summed, it is called beta too and is as much smaller as the latent has "
+        "numbers.",
         low=1e-6,
         high=100000.0,
         step=0.01,
@@ -137,14 +138,14 @@ class Settings:
     )
     reference: str = setting(
         REFERENCES[0],
-        "What the LoRA is compared with. base: the model without it, as in the paper. round start: the LoRA as it "
-        "came in, which moves further over many rounds.",
+        "What the LoRA is compared with. base: the model without it, as in the paper. round start: the LoRA "
+        "as it came in, which moves further over many rounds.",
         options=REFERENCES,
     )
     learning_rate: float = setting(
         3e-5,
-        "Size of an optimizer step (AdamW). D3PO uses 3e-5 over thousands of updates; a few dozen updates want "
-        "more, 3e-4 to 2e-3.",
+        "Size of an optimizer step (AdamW). D3PO uses 3e-5 over thousands of updates; a few dozen updates "
+        "want more, 3e-4 to 2e-3.",
         low=0.0,
         high=1.0,
         step=1e-6,
@@ -183,8 +184,8 @@ class Settings:
     )
     candidates_per_pass: int = setting(
         0,
-        "Candidates that go through the network together. 0: all of a set. 1 needs the least memory and takes "
-        "longer (up to three times), for the same result.",
+        "Candidates that go through the network together. 0: all of a set. 1 needs the least memory and "
+        "takes longer (up to three times), for the same result.",
         low=0,
         high=64,
         advanced=True,
@@ -194,28 +195,29 @@ class Settings:
     )
     dpo_beta: float = setting(
         5000.0,
-        "For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code counts it, half of it "
-        "before the difference of errors. Trainers with beta before the whole difference take half this value; for "
-        "Diffusion-KTO its authors' 1000 is so counted, and is 2000 here. beta, clip and weighting are for "
-        "trajectories.",
+        "For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code counts it, half "
+        "of it before the difference of errors. Trainers with beta before the whole difference take half "
+        "this value; for Diffusion-KTO its authors' 1000 is so counted, and is 2000 here. beta, clip and "
+        "weighting are for trajectories.",
         low=1e-6,
         high=1e6,
         step=100.0,
         used_by=those(lambda method: method.beta and method.terms != RECORDED),
     )
-    # the variance of one draw's gradient is large where sets are few: the paper takes 1, over batches of 2048 pairs
+    # one draw's gradient varies much where sets are few: the paper takes 1, over batches of 2048 pairs
     draws_per_set: int = setting(
         4,
-        "For image pairs without a trajectory: at how many noise levels an update looks at each set. More are "
-        "steadier and slower.",
+        "For image pairs without a trajectory: at how many noise levels an update looks at each set. More "
+        "are steadier and slower.",
         low=1,
         high=1000,
         used_by=ON_DRAWS,
     )
     optimizer: str = setting(
         OPTIMIZERS[0],
-        "AdamW 8-bit (package bitsandbytes): a third of the memory for large LoRAs. AdamW schedule-free (package "
-        "schedulefree): averages its steps, needs no schedule, wants about three times the learning rate.",
+        "AdamW 8-bit (package bitsandbytes): a third of the memory for large LoRAs. AdamW schedule-free "
+        "(package schedulefree): averages its steps, needs no schedule, wants about three times the "
+        "learning rate.",
         options=OPTIMIZERS,
     )
     schedule: str = setting(
@@ -242,8 +244,8 @@ class Settings:
     )
     window_start: float = setting(
         0.0,
-        "Recorded steps: where the part of the schedule begins that is trained on. 0: its first step, of most "
-        "noise, where an image as a whole is decided.",
+        "Recorded steps: where the part of the schedule begins that is trained on. 0: its first step, of "
+        "most noise, where an image as a whole is decided.",
         low=0.0,
         high=0.99,
         step=0.05,
@@ -252,7 +254,8 @@ class Settings:
     )
     window_end: float = setting(
         1.0,
-        "Where that part ends. 1: with the last step, where details are. Half a schedule takes half the time.",
+        "Where that part ends. 1: with the last step, where details are. Half a schedule takes half the "
+        "time.",
         low=0.01,
         high=1.0,
         step=0.05,
@@ -261,17 +264,17 @@ class Settings:
     )
     method: str = setting(
         "D3PO",
-        "How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds of DPO, "
-        "MaPO (needs no reference). Of thumbs, or of who is above and below the average: Diffusion-KTO. Of scores, "
-        "or wins minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: supervised. D3PO Train Settings "
-        "shows what the method uses.",
+        "How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds "
+        "of DPO, MaPO (needs no reference). Of thumbs, or of who is above and below the average: "
+        "Diffusion-KTO. Of scores, or wins minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: "
+        "supervised. D3PO Train Settings shows what the method uses.",
         options=tuple(METHODS),
     )
     caption_dropout: float = setting(
         0.0,
-        "Noised images: share of the draws without the prompt, for winner and loser alike. Diffusion-DPO uses 0.2; "
-        "its code calls it proportion_empty_prompts. Of recorded sets only those whose negative prompt was left "
-        "empty take part. -1: the method's own, which is 0 for MaPO and 0.2 for the others.",
+        "Noised images: share of the draws without the prompt, for winner and loser alike. Diffusion-DPO "
+        "uses 0.2; its code calls it proportion_empty_prompts. Of recorded sets only those whose negative "
+        "prompt was left empty take part. -1: the method's own, which is 0 for MaPO and 0.2 for the others.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -280,8 +283,8 @@ class Settings:
     )
     label_smoothing: float = setting(
         0.1,
-        "Share of the picks that you take to be wrong: the loss does not ask for more certainty than that. Others "
-        "call it label_smoothing or cDPO. 0 is plain DPO.",
+        "Share of the picks that you take to be wrong: the loss does not ask for more certainty than that. "
+        "Others call it label_smoothing or cDPO. 0 is plain DPO.",
         low=0.0,
         high=0.49,
         step=0.01,
@@ -289,9 +292,9 @@ class Settings:
     )
     winner_weight: float = setting(
         0.1,
-        "Pull of a supervised loss on the winner, so that it does not become less likely along with the loser; 1 "
-        "pulls as hard as DPO itself at first. Others call it rpo_alpha, nll_loss_coef or an SFT term; language "
-        "models are trained with about 0.1.",
+        "Pull of a supervised loss on the winner, so that it does not become less likely along with the "
+        "loser; 1 pulls as hard as DPO itself at first. Others call it rpo_alpha, nll_loss_coef or an SFT "
+        "term; language models are trained with about 0.1.",
         low=0.0,
         high=100.0,
         step=0.01,
@@ -299,8 +302,8 @@ class Settings:
     )
     winner_share: float = setting(
         0.9,
-        "The loser's pull is weakened until a step keeps at least this share of the winner's own gain, to first "
-        "order. mu in the paper: 0.9 for SD1.5, 0.6 for SDXL.",
+        "The loser's pull is weakened until a step keeps at least this share of the winner's own gain, to "
+        "first order. mu in the paper: 0.9 for SD1.5, 0.6 for SDXL.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -308,8 +311,8 @@ class Settings:
     )
     adaptation: float = setting(
         0.6,
-        "How far beta follows the margin of the pairs at hand: above the usual margin beta rises, below it falls. "
-        "alpha in the paper. 0 is plain DPO.",
+        "How far beta follows the margin of the pairs at hand: above the usual margin beta rises, below it "
+        "falls. alpha in the paper. 0 is plain DPO.",
         low=0.0,
         high=10.0,
         step=0.1,
@@ -341,9 +344,9 @@ class Settings:
     )
     ratio_clip: float = setting(
         1e-4,
-        "How far the probability of a step may move from what it was at sampling before it is pushed no further. "
-        "1e-4 is made for new samples after every update; picks that are used again want about 0.1. clip_range in "
-        "DDPO's code, PPO's epsilon.",
+        "How far the probability of a step may move from what it was at sampling before it is pushed no "
+        "further. 1e-4 is made for new samples after every update; picks that are used again want about "
+        "0.1. clip_range in DDPO's code, PPO's epsilon.",
         low=1e-6,
         high=0.99,
         step=1e-4,
@@ -351,8 +354,8 @@ class Settings:
     )
     kl_weight: float = setting(
         1e-4,
-        "Weight of the KL to the reference beside the standardised reward. Its code's kl_weight divided by its "
-        "reward_weight.",
+        "Weight of the KL to the reference beside the standardised reward. Its code's kl_weight divided by "
+        "its reward_weight.",
         low=0.0,
         high=1000.0,
         step=1e-4,
@@ -360,8 +363,8 @@ class Settings:
     )
     reward_beta: float = setting(
         0.2,
-        "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. DDPO's code "
-        "uses 0.2 and calls it temperature, but multiplies by it too.",
+        "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. "
+        "DDPO's code uses 0.2 and calls it temperature, but multiplies by it too.",
         low=0.0,
         high=100.0,
         step=0.1,
@@ -377,8 +380,8 @@ PRESETS = {"paper": {}}
 def resolved(given):
     """(Settings, StepSettings) of values by name; what is not given has its method's default.
 
-    A method's own setting keeps its default with any other method, whatever is given for it. Names that are no
-    settings are passed over. Raises ValueError for a value that its setting cannot have.
+    A method's own setting keeps its default with any other method, whatever is given for it. Names that are
+    no settings are passed over. Raises ValueError for a value that its setting cannot have.
     """
     method = given.get("method", Settings().method)
     values = {name: about.defaults.get(method, about.default) for name, about in TABLE.items()}

@@ -24,7 +24,8 @@ class Plan:
     def of(cls, strength="paper", settings=None, **widgets):
         """A plan of a preset's name, of values that go before it, and of the train step's widgets.
 
-        Among the widgets may be any setting, also as "method.NAME": so prompts had them before D3PO Train Settings.
+        Among the widgets may be any setting, also as "method.NAME": prompts from before D3PO Train Settings
+        have them all there.
         """
         widgets = {name.removeprefix("method."): value for name, value in widgets.items()}
         settings, step = resolved(PRESETS[strength] | widgets | (settings or {}))

@@ -1,8 +1,9 @@
-"""Inputs made of the table of settings: what an artist decides stands on the train step, the rest on D3PO Train Settings."""
+"""Inputs made of the table of settings: what an artist decides is on the train step, all else on D3PO Train
+Settings."""
 
 from comfy_api.latest import io
 
-from ...d3po_core.training.methods import METHODS, RECORDED_NOISE  # noqa: F401 (RECORDED_NOISE: for the training)
+from ...d3po_core.training.methods import METHODS, RECORDED_NOISE  # noqa: F401 (for the training)
 from ...d3po_core.training.settings import AS_METHOD, TABLE
 
 SettingsType = io.Custom("D3PO_SETTINGS")

@@ -14,8 +14,8 @@ class D3POTrainSettings(io.ComfyNode):
             display_name="D3PO Train Settings",
             category=CATEGORY,
             search_aliases=["learning rate", "beta", "optimizer", "adapter", "dora", "early stopping"],
-            description="All settings of D3PO LoRA Train Step that it does not show itself. Wired to it, what "
-            "stands here takes the place of the train step's 'strength'.",
+            description="All settings of D3PO LoRA Train Step that it does not show itself. Wired to it, "
+            "what stands here takes the place of the train step's 'strength'.",
             inputs=[widget(name) for name in ON_SETTINGS],
             outputs=[
                 SettingsType.Output(display_name="settings", tooltip="Wire to one or several train steps.")

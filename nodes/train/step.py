@@ -28,8 +28,9 @@ class D3POTrainStep(io.ComfyNode):
             display_name="D3PO LoRA Train Step",
             category=CATEGORY,
             search_aliases=["train lora", "dpo", "preference tuning", "rlhf", "alignment"],
-            description="Trains a LoRA so that the preferred candidates become more likely than the rejected ones, "
-            "against the frozen model as reference (D3PO, arXiv 2311.13231). Your model is left as it is.",
+            description="Trains a LoRA so that the preferred candidates become more likely than the "
+            "rejected ones, against the frozen model as reference (D3PO, arXiv 2311.13231). Your model is "
+            "left as it is.",
             is_input_list=True,
             accept_all_inputs=True,  # older prompts hold all settings here
             inputs=[
@@ -45,13 +46,13 @@ class D3POTrainStep(io.ComfyNode):
                 PreferencesType.Input(
                     "held_out",
                     optional=True,
-                    tooltip="Judged candidates that are not trained on. They tell how well the LoRA ranks what it "
-                    "has not seen, and Save Run keeps the best checkpoint by it.",
+                    tooltip="Judged candidates that are not trained on. They tell how well the LoRA ranks "
+                    "what it has not seen, and Save Run keeps the best checkpoint by it.",
                 ),
                 SettingsType.Input(
                     "settings",
                     optional=True,
-                    tooltip="All other settings, from D3PO Train Settings. Without it they are as 'strength' says.",
+                    tooltip="All others, from D3PO Train Settings. Without it they are as 'strength' says.",
                 ),
                 widget("method"),
                 io.Combo.Input(
@@ -59,8 +60,8 @@ class D3POTrainStep(io.ComfyNode):
                     options=list(PRESETS),
                     default="paper",
                     optional=True,
-                    tooltip="How strongly to learn, where no D3PO Train Settings is wired. paper: the method's "
-                    "paper's settings, made for thousands of updates.",
+                    tooltip="How strongly to learn, where no D3PO Train Settings is wired. paper: the "
+                    "method's paper's settings, made for thousands of updates.",
                 ),
                 *map(widget, ("epochs", "rank", "targets")),
             ],
