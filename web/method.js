@@ -36,6 +36,7 @@ function showUsed(node) {
     // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one is a copy of
     for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hidden
   }
+  node.widgets.push(node.widgets.pop()) // and it looks only where a node's widgets change
 }
 
 const leastHeight = (node) => node.computeSize()[1]
@@ -48,18 +49,19 @@ function resize(node, width, height) {
 /** Saved heights of settings nodes: the host makes a node that it loads as high as all its widgets. */
 const savedHeights = new WeakMap()
 
-/** Keep a settings node to its method, once all nodes and links around it are there. */
-function showSoon(node) {
-  queueMicrotask(() => {
-    if (!node.graph) return // it has been removed
-    const before = leastHeight(node), saved = savedHeights.get(node)
-    savedHeights.delete(node)
-    showUsed(node)
-    const least = leastHeight(node)
-    if (saved !== undefined) resize(node, node.size[0], Math.max(saved, least))
-    else if (least !== before) resize(node, node.size[0], node.size[1] + least - before)
-  })
+/** Keep a settings node to its method, for what it is wired to now. */
+function show(node) {
+  if (!node.graph) return // it has been removed
+  const before = leastHeight(node), saved = savedHeights.get(node)
+  savedHeights.delete(node)
+  showUsed(node)
+  const least = leastHeight(node)
+  if (saved !== undefined) resize(node, node.size[0], Math.max(saved, least))
+  else if (least !== before) resize(node, node.size[0], node.size[1] + least - before)
 }
+
+/** The same once all nodes and links around it are there. */
+const showSoon = (node) => queueMicrotask(() => show(node))
 
 /** Call `heard` after what a node does of itself when this is called on it. */
 function after(node, name, heard) {
@@ -73,14 +75,15 @@ function after(node, name, heard) {
 
 function followSettings(node) {
   after(node, "onConfigure", (saved) => { savedHeights.set(node, saved.size[1]); showSoon(node) })
+  after(node, "onGraphConfigured", () => show(node)) // Nodes 2.0 looks at a workflow's nodes right after this
   after(node, "onConnectionsChange", () => showSoon(node))
 }
 
 function followStep(node) {
-  const told = () => {
-    const settings = node.getInputNode(node.findInputSlot("settings"))
-    if (isSettings(settings)) showSoon(settings)
-  }
+  const told = () => queueMicrotask(() => {
+    const settings = node.graph && node.getInputNode(node.findInputSlot("settings")) // a clone has no graph
+    if (isSettings(settings)) show(settings)
+  })
   after(methodOf(node), "callback", told)
   after(node, "onConnectionsChange", told)
 }

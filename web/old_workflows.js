@@ -106,8 +106,8 @@ function renew(workflow, specs) {
   const graphs = within(workflow).filter(({ nodes }) => nodes)
   if (!graphs.some(({ nodes }) => nodes.some(isOld))) return
   const most = (numbers) => Math.max(0, ...numbers.map(Number).filter(Number.isFinite))
-  let lastNode = most(graphs.flatMap(({ nodes }) => nodes.map(({ id }) => id)))
-  let lastLink = most(graphs.flatMap(({ links }) => links?.map(idOf) ?? []))
+  let lastNode = most([workflow.last_node_id ?? 0, ...graphs.flatMap(({ nodes }) => nodes.map(({ id }) => id))])
+  let lastLink = most([workflow.last_link_id ?? 0, ...graphs.flatMap(({ links }) => links?.map(idOf) ?? [])])
   for (const graph of graphs) {
     graph.links ??= []
     for (const node of graph.nodes.filter(isOld)) {
