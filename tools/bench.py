@@ -94,25 +94,25 @@ def speed(host, prompt, repeats):
     )
 
     training = upstream(prompt, "D3POTrainStep", 3)
-    step = lambda **changes: lambda i: variation(training, D3POTrainStep__seed=100 + i, **changes)
+    step = lambda **changes: lambda i: variation(training, D3POTrainSettings__seed=100 + i, **changes)
     compare(
         host,
         "a train step with all steps against half of them",
         step(),
-        step(D3POTrainStep__step_fraction=0.5),
+        step(D3POTrainSettings__step_fraction=0.5),
         repeats,
     )
     compare(
         host,
         "a train step with guidance off against as recorded",
-        step(D3POTrainStep__guidance="off (faster)"),
+        step(D3POTrainSettings__guidance="off (faster)"),
         step(),
         repeats,
     )
     compare(
         host,
         "a train step, candidates one by one against together",
-        step(D3POTrainStep__candidates_per_pass=1),
+        step(D3POTrainSettings__candidates_per_pass=1),
         step(),
         repeats,
     )
@@ -131,8 +131,8 @@ def learning(host, prompt, seeds, rounds):
                 prompt,
                 D3POLoadRun__run=run,
                 D3POSaveRun__run=run,
-                D3POTrainStep__seed=seed,
-                **{f"D3POTrainStep__{k}": v for k, v in changes.items()},
+                D3POTrainSettings__seed=seed,
+                **{f"D3POTrainSettings__{k}": v for k, v in changes.items()},
             )
             began = time.monotonic()
             for round_ in range(rounds):

@@ -21,7 +21,7 @@ from d3po_core.training import metrics
 from tools.demo import WORKFLOW, evaluate, measure, node_of
 from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import CHECKPOINT
-from tools.workflow import load, node, to_api
+from tools.workflow import load, node, to_api, train_nodes
 
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
@@ -57,8 +57,8 @@ METHODS = {
     "beta-DPO": {},
     "MaPO": {},
     "Diffusion-KTO": {},
-    "DDPO": {"method.ratio_clip": 0.1},
-    "DPOK": {"method.ratio_clip": 0.1},
+    "DDPO": {"ratio_clip": 0.1},
+    "DPOK": {"ratio_clip": 0.1},
     "reward-weighted": {},
     "supervised": {},
 }
@@ -118,14 +118,14 @@ def training(dataset, run, seed, changes):
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "train_sets": loaded("train"), "held_out": loaded("held out"), "one": loaded("train", limit=1),
-        "train": node("D3POTrainStep", model=["loader", 0], preferences=["train_sets", 0],
-                      **COMMON | {"seed": seed} | changes),
+        **train_nodes("train", {"model": ["loader", 0], "preferences": ["train_sets", 0]},
+                      COMMON | {"seed": seed} | changes),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
         "implicit": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0], preferences=["held_out", 0],
                          draws=4, seed=0),
         "look": node("PreviewAny", source=["measure", 4]),
-        "measure": node("D3POTrainStep", model=["loader", 0], preferences=["one", 0], held_out=["held_out", 0],
-                        lora=["train", 1], **still | {"seed": seed}),
+        **train_nodes("measure", {"model": ["loader", 0], "preferences": ["one", 0], "held_out": ["held_out", 0],
+                                  "lora": ["train", 1]}, still | {"seed": seed}),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import aiohttp
 from safetensors.torch import load_file
 
 from d3po_core.runs.files import content_name
+from tools import workflow
 
 CHECKPOINT = "d3po-emoji.safetensors"
 TEXT = "a cat on a red background"
@@ -84,15 +85,16 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
     }  # fmt: skip
 
 
-def train_node(model=("loader", 0), preferences=("judge", 0), **training):
-    return node(
-        "D3POTrainStep", **(dict(model=list(model), preferences=list(preferences)) | TRAINING | training)
-    )
+def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
+    """A train step and the node of its settings, by their names."""
+    wires = dict(model=list(model), preferences=list(preferences))
+    wires |= {key: training.pop(key) for key in ("lora", "held_out") if key in training}
+    return workflow.train_nodes(name, wires, TRAINING | training)
 
 
 def trained(training=None, **judging):
     """A judged recording and one train step whose LoRA goes nowhere: its loss map is probed."""
-    graph = judged(**judging) | {"train": train_node(**(training or {}))}
+    graph = judged(**judging) | train_nodes(**(training or {}))
     return graph | {"losses": probe("LossMap", "train", 2)}
 
 
@@ -101,7 +103,7 @@ def loop(run, training=None, prompts=None, **judging):
     graph = judged(model=("run", 0), **judging)
     graph |= {
         "run": node("D3POLoadRun", model=["loader", 0], run=run),
-        "train": train_node(lora=["run", 1], **(training or {})),
+        **train_nodes(lora=["run", 1], **(training or {})),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
     }
     return with_prompts(graph, prompts) if prompts else graph
