@@ -19,7 +19,7 @@ import sys
 if sys.version_info < (3, 10):
     raise SystemExit("dev.py: Python 3.10 or newer is needed, this is %d.%d" % sys.version_info[:2])
 
-from tools.environment import PYTHON, Problem, set_up
+from tools.environment import PYTHON, Problem, set_up, set_up_web_checks
 from tools.host import BASE, FRONTEND_WANTED, ROOT, host_command, host_environment
 
 
@@ -34,6 +34,7 @@ def serve(arguments) -> int:
 
 
 def test(arguments) -> int:
+    set_up_web_checks()
     everything = ["tests", "-n", 2]  # each worker has a host of its own
     return run(PYTHON, "-m", "pytest", *(arguments or everything), cwd=ROOT)
 

@@ -11,6 +11,7 @@ import tarfile
 import time
 from pathlib import Path, PurePosixPath
 
+from tools import web_checks
 from tools.host import (
     BASE,
     CHECKPOINT,
@@ -25,6 +26,7 @@ from tools.host import (
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+WEB_CHECKS = VENV / "web_checks"
 WORKSHOP = ROOT / ".host"
 LOG = WORKSHOP / "setup.log"
 REQUIREMENTS = ROOT / "requirements-dev.txt"
@@ -330,3 +332,22 @@ def set_up(frontend=None):
     for number, step in enumerate(plan, 1):
         if not step.done:
             perform(step, f"[{number}/{len(plan)}] {step.title}")
+
+
+def fetch_web_checks(tick):
+    try:
+        web_checks.fetch(WEB_CHECKS, PYTHON, lambda command: run_logged(command, tick))
+    except subprocess.CalledProcessError as failure:
+        errors = [line for line in failure.output.splitlines() if line.startswith("npm error")]
+        reason = errors[0].removeprefix("npm error ") if errors else "npm failed"
+        raise Problem(f"biome and tsc cannot be fetched: {reason} (details: {LOG})") from None
+
+
+def set_up_web_checks():
+    """Fetch what checks web/. Where that fails nothing else is stopped: the tests that need it say so."""
+    step = Step("fetching biome and tsc", web_checks.are_there(WEB_CHECKS), fetch_web_checks)
+    if not step.done:
+        try:
+            perform(step, step.title)
+        except Problem as problem:
+            print(f"dev.py: {problem}", file=sys.stderr)
