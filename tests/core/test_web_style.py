@@ -1,6 +1,8 @@
-"""web/ is as biome (format and lint) and tsc (the types in its comments) want it: biome.json and tsconfig.json."""
+"""web/ is as biome (format and lint) and tsc (the types in its comments) want it."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -75,3 +77,11 @@ def test_packages_are_fetched_once_a_version_and_whole_or_not_at_all(tmp_path, m
     assert web_checks.are_there(folder) and calls[0][0] == "python" and "--no-package-lock" in calls[0]
     web_checks.PACKAGES.write_text("another version")
     assert not web_checks.are_there(folder)
+
+
+def test_commits_are_checked_in_the_versions_of_the_tests():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    packages = json.loads(web_checks.PACKAGES.read_text("utf-8"))["devDependencies"]
+    (ruff,) = re.findall(r"^ruff==.+$", (ROOT / "requirements-dev.txt").read_text("utf-8"), re.MULTILINE)
+    wanted = [ruff, ruff, *(f"{name}@{version}" for name, version in packages.items())]
+    assert re.findall(r'additional_dependencies: \["(.+)"\]', hooks) == wanted
