@@ -1,21 +1,21 @@
 """What the pack does, as hashes: to see that a change of its code changes nothing that people get.
 
 On one machine and with one number of threads the same code makes the same LoRAs to the bit. This trains every method on
-one recording and runs the example workflows in small, and notes hashes of each LoRA's tensors, of a recording, and of what
-the nodes say of themselves. Where the file is there already, it is held against that.
+one recording and runs the example workflows in small, and notes hashes of each LoRA's tensors, of the files of a
+dataset and of a run, of the routes' answers, and of what the nodes say of themselves. Where the file is there
+already, it is held against that.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import tempfile
+import urllib.error
 from pathlib import Path
-
-from safetensors.torch import load_file
 
 from tools.experiment_templates import named_run, pick
 from tools.host import ROOT, Host, make_base
+from tools.same_files import digest_of, files_in, tensors_of
 from tools.workflow import load, node, to_api
 
 TEMPLATES = ("d3po_picker_loop", "d3po_thumbs", "d3po_objective_loop")
@@ -24,16 +24,6 @@ SMALL = {
     "D3POPrompts": {"count": 2},
     "D3POTrainStep": {"epochs": 2, "rank": 2},
 }
-
-
-def tensors_of(path):
-    """A hash of a file's tensors: its metadata holds the date."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(path).items()):
-        digest.update(
-            f"{name} {tensor.dtype} {list(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]
 
 
 def defaults(definition):
@@ -129,7 +119,7 @@ def templates(host, info):
 
 
 def kept(host):
-    """A recording in a dataset, as its files are."""
+    """A recording in a dataset, judged by a person, and the run that learns from it: all their files."""
     graph = recording() | {
         "keep": node(
             "D3POSaveToDataset",
@@ -137,22 +127,58 @@ def kept(host):
             images=["decode", 0],
             dataset="same",
             annotator="me",
-        )
+        ),
+        "pick": node(
+            "D3POPairPreference",
+            trajectory=["keep", 0],
+            images=["keep", 1],
+            dataset=["keep", 2],
+            picks="{}",
+            when_missing="stop here",
+        ),
     }
-    host.run(graph)
-    folder = host.base / "output" / "d3po" / "datasets" / "same"
-    yield "recording", " ".join(sorted(map(tensors_of, folder.rglob("*.safetensors"))))
+    graph.pop("judge")
+    asked = host.run(graph)["outputs"]["pick"]
+    yield "picker's question", digest_of(json.dumps(asked, sort_keys=True))
+    graph["pick"]["inputs"]["picks"] = json.dumps(
+        {"sets": {asked["d3po"][0]["set"]: {"ranking": [2, 0, 3, 1]}}}
+    )
+    graph["train"] = node(
+        "D3POTrainStep",
+        **defaults(host.object_info()["D3POTrainStep"])
+        | {"model": ["loader", 0], "preferences": ["pick", 0]},
+    )
+    graph["train"]["inputs"] |= {"method": "D3PO", "epochs": 3, "rank": 2}
+    graph["save"] = node(
+        "D3POSaveRun", **defaults(host.object_info()["D3POSaveRun"]) | {"lora": ["train", 1], "run": "same"}
+    )
+    judged = host.run(graph)["outputs"]
+    yield "picker's answer", digest_of(json.dumps(judged["pick"], sort_keys=True))
+    for name, kind in (("dataset", "datasets"), ("run", "runs")):
+        for path, value in files_in(host.base / "output" / "d3po" / kind / "same"):
+            yield f"{name} {path}", value
+
+
+def answers(host):
+    """What the routes answer to what is right and wrong."""
+    for body in ({}, [], {"prompt_id": "x", "node": "1", "picks": {}}, {"prompt_id": 1}, {"picks": "{}"}):
+        try:
+            reply = host.post("/d3po/answer", body)
+        except urllib.error.HTTPError as error:
+            reply = [error.code, error.read().decode()]
+        yield f"answer to {json.dumps(body)}", digest_of(json.dumps(reply))
+    yield "pending", digest_of(json.dumps(host.get("/d3po/pending")))
 
 
 def noted(host):
     """{what: hash} of all."""
     info = host.object_info()
     ours = {name: definition for name, definition in sorted(info.items()) if name.startswith("D3PO")}
-    told = json.dumps(
-        {name: [each["input"], each["output"], each["output_name"]] for name, each in ours.items()}
-    )
-    found = {"nodes": hashlib.sha256(told.encode()).hexdigest()[:16]}
-    for part in (kept(host), methods(host, info), templates(host, info)):
+    found = {
+        f"node {name}": digest_of(json.dumps([one["input"], one["output"], one["output_name"]]))
+        for name, one in ours.items()
+    }
+    for part in (kept(host), answers(host), methods(host, info), templates(host, info)):
         for name, value in part:
             print(f"{value} {name}", flush=True)
             found[name] = value

@@ -35,6 +35,7 @@ interface HostNode {
   graph: HostGraph | null
   subgraph?: HostGraph
   inputs: { widget?: { name: string } }[]
+  outputs: { links: number[] | null }[]
   widgets?: HostWidget[]
   properties: Record<string, unknown>
   hideOutputImages?: boolean
@@ -51,6 +52,8 @@ interface HostNode {
   ): HostWidget
   addDOMWidget(name: string, kind: string, element: HTMLElement, options: DOMWidgetOptions): HostWidget
   removeWidget(widget: HostWidget): void
+  findInputSlot(name: string): number
+  getInputNode(slot: number): HostNode | null
   isInputConnected(slot: number): boolean
   computeSize(): [width: number, height: number]
   setSize(size: [width: number, height: number]): void
@@ -64,14 +67,15 @@ interface HostNode {
   onRemoved?: Hook
 }
 
-/** A node's definition by the server; `method` is the train step's, with the settings that each method has no use for. */
+/** A node's definition by the server; `unused_by` names the methods that have no use for an input. */
 interface NodeDefinition {
-  input: { optional: { method: [unknown, { unused: Record<string, string[]> }] } }
+  input: { optional: Record<string, [kind: unknown, options: { default?: unknown; unused_by?: string[] }]> }
 }
 
 interface HostGraph {
   id: string
   subgraphs?: Map<string, HostGraph>
+  getLink(id: number): { target_id: number } | undefined
   getNodeById(id: string | number | undefined): HostNode | null | undefined
 }
 
@@ -82,9 +86,47 @@ interface NodeOutput {
   d3po?: import("../web/inbox.js").Told[]
 }
 
+interface SavedNode {
+  id: number
+  type: string
+  pos: [x: number, y: number]
+  size?: [width: number, height: number]
+  flags: object
+  order: number
+  mode: number
+  properties?: { "Node name for S&R"?: string; proxyWidgets?: [node: string, widget: string][] }
+  inputs?: SavedInput[]
+  outputs?: { name: string; type: string; links: number[] }[]
+  widgets_values: unknown[]
+}
+
+interface SavedInput {
+  name: string
+  type: string
+  link: number | null
+  widget?: { name: string }
+}
+
+type SavedLink = [id: number, origin: number, slot: number, target: number, slot: number, type: string]
+
+/** A link inside a subgraph. */
+interface InnerLink {
+  id: number
+  origin_id: number
+  origin_slot: number
+  target_id: number
+  target_slot: number
+  type: string
+}
+
 interface SavedGraph {
-  nodes: { id: number; type: string; widgets_values: unknown[] }[]
-  definitions?: { subgraphs?: (SavedGraph & { id: string })[] }
+  id: string
+  nodes: SavedNode[]
+  links: (SavedLink | InnerLink)[]
+  last_node_id?: number
+  last_link_id?: number
+  state?: { lastNodeId: number; lastLinkId: number }
+  definitions?: { subgraphs?: SavedGraph[] }
 }
 
 type Prompt = Record<string, { class_type: string; inputs: Record<string, unknown> }>
@@ -112,6 +154,7 @@ interface Extension {
     (node: HostNode, name: string) => { widget: HostWidget; minWidth: number; minHeight: number }
   >
   init?(): Promise<void>
+  beforeConfigureGraph?(workflow: SavedGraph): void
   setup?(): void | Promise<void>
   afterConfigureGraph?(): Promise<void>
   nodeCreated?(node: HostNode): void
@@ -144,7 +187,10 @@ interface Api {
   ): void
 }
 
-declare const LiteGraph: { vueNodesMode?: boolean }
+declare const LiteGraph: {
+  vueNodesMode?: boolean
+  registered_node_types: Record<string, { nodeData: NodeDefinition }>
+}
 
 declare module "*/scripts/api.js" {
   export const api: Api

@@ -1,33 +1,53 @@
-// The train step on the page: it shows the settings of the chosen method only, and tells what its training
-// warned of. So that nobody misses them, what other nodes of the pack warn of is told in the same corner of
-// the screen.
+// The train step on the page: D3PO Train Settings shows what the train step's method uses, and the train
+// step tells what its training warned of. So that nobody misses them, what other nodes of the pack warn of is
+// told in the same corner of the screen.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { nodeAt, nodeOf } from "./inbox.js"
 
 const TRAIN_STEP = "D3POTrainStep"
+const SETTINGS = "D3POTrainSettings"
 const LIFE = 20000 // ms that a warning stays on the screen
 const MARK = "warnings"
 
-/** @type {(node: HostNode) => boolean} */
-const isTrainStep = (node) => node.constructor.comfyClass === TRAIN_STEP
+/** @typedef {HostNode | null | undefined} Node */
+
+/** @param {Node} node
+ *  @returns {node is HostNode} */
+const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
+/** @param {Node} node
+ *  @returns {node is HostNode} */
+const isSettings = (node) => node?.constructor.comfyClass === SETTINGS
 /** @type {(node: HostNode, name: string) => boolean} */
 const isLinked = (node, name) =>
   node.inputs.some(({ widget }, slot) => widget?.name === name && node.isInputConnected(slot))
+/** @param {HostNode} step */
+const methodOf = (step) =>
+  /** @type {HostWidget} */ (step.widgets?.find((widget) => widget.name === "method"))
 
-/** @param {HostNode} node */
-const methodOf = (node) =>
-  /** @type {HostWidget} */ (node.widgets?.find((widget) => widget.name === "method"))
+/** The methods of the train steps that a settings node is wired to; null is one that cannot be told.
+ *  @param {HostNode} node
+ *  @returns {Set<string | null>} */
+function methodsOf(node) {
+  const { graph } = node
+  const ends = (node.outputs[0].links ?? []).map((id) => graph?.getNodeById(graph.getLink(id)?.target_id))
+  return new Set(
+    ends.map((end) => (isTrainStep(end) && !isLinked(end, "method") ? String(methodOf(end).value) : null))
+  )
+}
 
-/** Hide what the chosen method does not use. A linked widget stays, and so do all where the method is linked.
+/** Hide what the train step's method does not use. A linked widget stays, and all do where there is no one
+ *  method.
  *  @param {HostNode} node */
 function showUsed(node) {
-  const { unused } = node.constructor.nodeData.input.optional.method[1]
-  const useless = isLinked(node, "method") ? [] : (unused[String(methodOf(node).value)] ?? [])
-  const ofSome = new Set(Object.values(unused).flat())
-  for (const widget of (node.widgets ?? []).filter(({ name }) => ofSome.has(name))) {
-    const hidden = useless.includes(widget.name) && !isLinked(node, widget.name)
+  const [method, ...others] = methodsOf(node)
+  const specs = node.constructor.nodeData.input.optional
+  for (const widget of node.widgets ?? []) {
+    const { unused_by: needless } = specs[widget.name]?.[1] ?? {}
+    if (!needless) continue
+    const useless = method != null && needless.includes(method)
+    const hidden = !others.length && useless && !isLinked(node, widget.name)
     // Newer frontends add to this, when it is read, that a link stands in a widget's place.
     widget.hidden = hidden
     // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one was copied from
@@ -46,27 +66,57 @@ function resize(node, width, height) {
   node.setDirtyCanvas(true, true)
 }
 
-/** Keep a train step's widgets to its method, for good.
+/** Heights of settings nodes as they were saved: the host makes a node that it loads as high as all its
+ *  widgets.
+ *  @type {WeakMap<HostNode, number>} */
+const savedHeights = new WeakMap()
+
+/** Keep a settings node to its method, once all nodes and links around it are there.
  *  @param {HostNode} node */
-function follow(node) {
-  const { onConfigure, onConnectionsChange } = node
-  const method = methodOf(node)
-  const { callback } = method
-  method.callback = function (...told) {
-    callback?.apply(this, told)
+function showSoon(node) {
+  queueMicrotask(() => {
+    if (!node.graph) return // it has been removed
+    const before = leastHeight(node)
+    const saved = savedHeights.get(node)
+    savedHeights.delete(node)
     showUsed(node)
-    resize(node, node.size[0], leastHeight(node))
+    const least = leastHeight(node)
+    if (saved !== undefined) resize(node, node.size[0], Math.max(saved, least))
+    else if (least !== before) resize(node, node.size[0], node.size[1] + least - before)
+  })
+}
+
+/** Call `heard` after what a node or a widget does of itself when this is called on it.
+ *  @template {string} Name
+ *  @param {{ [name in Name]?: (...told: unknown[]) => unknown }} owner
+ *  @param {Name} name
+ *  @param {(...told: unknown[]) => void} heard */
+function after(owner, name, heard) {
+  const own = owner[name]
+  owner[name] = function (...told) {
+    const result = own?.apply(this, told)
+    heard(...told)
+    return result
   }
-  node.onConfigure = function (...told) {
-    onConfigure?.apply(this, told)
-    const saved = /** @type {{ size: [width: number, height: number] }} */ (told[0])
-    showUsed(node)
-    resize(node, saved.size[0], Math.max(saved.size[1], leastHeight(node)))
+}
+
+/** @param {HostNode} node */
+function followSettings(node) {
+  after(node, "onConfigure", (saved) => {
+    savedHeights.set(node, /** @type {{ size: [number, number] }} */ (saved).size[1])
+    showSoon(node)
+  })
+  after(node, "onConnectionsChange", () => showSoon(node))
+}
+
+/** @param {HostNode} node */
+function followStep(node) {
+  const told = () => {
+    const settings = node.getInputNode(node.findInputSlot("settings"))
+    if (isSettings(settings)) showSoon(settings)
   }
-  node.onConnectionsChange = function (...told) {
-    onConnectionsChange?.apply(this, told)
-    showUsed(node)
-  }
+  after(methodOf(node), "callback", told)
+  after(node, "onConnectionsChange", told)
 }
 
 /** @param {HostNode} node
@@ -103,13 +153,14 @@ function mark(node, warnings) {
 app.registerExtension({
   name: "D3PO.Method",
   nodeCreated(node) {
-    if (isTrainStep(node)) follow(node)
+    if (isTrainStep(node)) followStep(node)
+    if (isSettings(node)) followSettings(node)
   },
   onNodeOutputsUpdated(outputs) {
     // kept ones, for a workflow that is shown again
     for (const [locator, output] of Object.entries(outputs)) {
       const node = nodeAt(locator)
-      if (node && isTrainStep(node)) mark(node, output?.warnings ?? [])
+      if (isTrainStep(node)) mark(node, output?.warnings ?? [])
     }
   },
   setup() {
