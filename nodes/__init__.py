@@ -11,6 +11,7 @@ from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
+from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
 
 
@@ -23,6 +24,7 @@ class D3POExtension(ComfyExtension):
             D3POPairPreference,
             D3POObjectivePreference,
             D3POTrainStep,
+            D3POTrainSettings,
             D3POLoadRun,
             D3POSaveRun,
             D3POSaveLoRA,

@@ -1,25 +1,35 @@
-// The train step on the page: it shows the settings of the chosen method only, and tells what its training warned of. So
-// that nobody misses them, what other nodes of the pack warn of is told in the same corner of the screen.
+// The train step on the page: D3PO Train Settings shows what the train step's method uses, and the train step tells what
+// its training warned of. So that nobody misses them, what other nodes of the pack warn of is told in the same corner of
+// the screen.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { nodeAt, nodeOf } from "./inbox.js"
 
 const TRAIN_STEP = "D3POTrainStep"
+const SETTINGS = "D3POTrainSettings"
 const LIFE = 20000 // ms that a warning stays on the screen
 const MARK = "warnings"
 
 const isTrainStep = (node) => node?.constructor.comfyClass === TRAIN_STEP
+const isSettings = (node) => node?.constructor.comfyClass === SETTINGS
 const isLinked = (node, name) => node.inputs.some(({ widget }, slot) => widget?.name === name && node.isInputConnected(slot))
+const methodOf = (step) => step.widgets.find((widget) => widget.name === "method")
 
-/** Hide what the chosen method does not use. A linked widget stays, and so do all where the method itself is linked. */
+/** The methods of the train steps that a settings node is wired to; null is one that cannot be told from here. */
+function methodsOf(node) {
+  const ends = (node.outputs[0].links ?? []).map((id) => node.graph.getNodeById(node.graph.getLink(id)?.target_id))
+  return new Set(ends.map((end) => isTrainStep(end) && !isLinked(end, "method") ? methodOf(end).value : null))
+}
+
+/** Hide what the train step's method does not use. A linked widget stays, and all do where there is no one method. */
 function showUsed(node) {
-  const { unused } = node.constructor.nodeData.input.optional.method[1]
-  const method = node.widgets.find((widget) => widget.name === "method").value
-  const useless = isLinked(node, "method") ? [] : unused[method] ?? []
-  const ofSome = new Set(Object.values(unused).flat())
-  for (const widget of node.widgets.filter(({ name }) => ofSome.has(name))) {
-    const hidden = useless.includes(widget.name) && !isLinked(node, widget.name)
+  const [method, ...others] = methodsOf(node)
+  const specs = node.constructor.nodeData.input.optional
+  for (const widget of node.widgets) {
+    const { unused_by: needless } = specs[widget.name]?.[1] ?? {}
+    if (!needless) continue
+    const hidden = !others.length && needless.includes(method) && !isLinked(node, widget.name)
     widget.hidden = hidden // newer frontends add to this, when it is read, that a link stands in a widget's place
     // Nodes 2.0 looks here; at times it holds on to the options of the widget that this one was copied from
     for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hidden
@@ -33,25 +43,44 @@ function resize(node, width, height) {
   node.setDirtyCanvas(true, true)
 }
 
-/** Keep a train step's widgets to its method, for good. */
-function follow(node) {
-  const { onConfigure, onConnectionsChange } = node
-  const method = node.widgets.find((widget) => widget.name === "method")
-  const { callback } = method
-  method.callback = function () {
-    callback?.apply(this, arguments)
+/** Heights of settings nodes as they were saved: the host makes a node that it loads as high as all its widgets. */
+const savedHeights = new WeakMap()
+
+/** Keep a settings node to its method, once all nodes and links around it are there. */
+function showSoon(node) {
+  queueMicrotask(() => {
+    if (!node.graph) return // it has been removed
+    const before = leastHeight(node), saved = savedHeights.get(node)
+    savedHeights.delete(node)
     showUsed(node)
-    resize(node, node.size[0], leastHeight(node))
+    const least = leastHeight(node)
+    if (saved !== undefined) resize(node, node.size[0], Math.max(saved, least))
+    else if (least !== before) resize(node, node.size[0], node.size[1] + least - before)
+  })
+}
+
+/** Call `heard` after what a node does of itself when this is called on it. */
+function after(node, name, heard) {
+  const own = node[name]
+  node[name] = function () {
+    const result = own?.apply(this, arguments)
+    heard(...arguments)
+    return result
   }
-  node.onConfigure = function (saved) {
-    onConfigure?.apply(this, arguments)
-    showUsed(node)
-    resize(node, saved.size[0], Math.max(saved.size[1], leastHeight(node)))
+}
+
+function followSettings(node) {
+  after(node, "onConfigure", (saved) => { savedHeights.set(node, saved.size[1]); showSoon(node) })
+  after(node, "onConnectionsChange", () => showSoon(node))
+}
+
+function followStep(node) {
+  const told = () => {
+    const settings = node.getInputNode(node.findInputSlot("settings"))
+    if (isSettings(settings)) showSoon(settings)
   }
-  node.onConnectionsChange = function () {
-    onConnectionsChange?.apply(this, arguments)
-    showUsed(node)
-  }
+  after(methodOf(node), "callback", told)
+  after(node, "onConnectionsChange", told)
 }
 
 function toast(node, warnings) {
@@ -76,7 +105,8 @@ function mark(node, warnings) {
 app.registerExtension({
   name: "D3PO.Method",
   nodeCreated(node) {
-    if (isTrainStep(node)) follow(node)
+    if (isTrainStep(node)) followStep(node)
+    if (isSettings(node)) followSettings(node)
   },
   onNodeOutputsUpdated(outputs) { // kept ones, for a workflow that is shown again
     for (const [locator, output] of Object.entries(outputs)) {

@@ -7,6 +7,7 @@ from . import losses
 
 PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
 RECORDED, NOISED = "recorded steps", "noised images"
+RECORDED_NOISE = "noised images, recorded noise"
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,6 @@ class Method:
     def parts(self, preferences):
         """How many pairs or candidates the loss is a mean over."""
         return len(preferences.pairs) if self.of == PAIRS else len(self.candidates(preferences))
-
-    @property
-    def unused(self):
-        """Names of those settings of several methods that change nothing in what is learned."""
-        return [
-            name
-            for name, needless in {
-                "beta": not self.beta or self.terms == NOISED,
-                "dpo_beta": not self.beta or self.terms == RECORDED,
-                "clip": not self.clamps,
-                "weighting": self.terms == NOISED,
-                "step_fraction": self.terms == NOISED,
-                "draws_per_set": self.terms == RECORDED,
-                "window_start": self.terms == NOISED,
-                "window_end": self.terms == NOISED,
-            }.items()
-            if needless
-        ]
 
     @property
     def wanted(self):

@@ -19,6 +19,7 @@ TRAINING = dict(
     epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised", reference="base",
     guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention", weight_decay=1e-4,
     max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
+SHOWN = ("lora", "held_out", "method", "strength", "epochs", "rank", "targets")  # by the train step itself
 
 _numbers = itertools.count()
 
@@ -84,15 +85,19 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
     }  # fmt: skip
 
 
-def train_node(model=("loader", 0), preferences=("judge", 0), **training):
-    return node(
-        "D3POTrainStep", **(dict(model=list(model), preferences=list(preferences)) | TRAINING | training)
-    )
+def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
+    """A train step and the node of its settings, by their names."""
+    values, shown = TRAINING | training, dict(model=list(model), preferences=list(preferences))
+    shown |= {key: values.pop(key) for key in SHOWN if key in values}
+    return {
+        name: node("D3POTrainStep", settings=[f"{name} settings", 0], **shown),
+        f"{name} settings": node("D3POTrainSettings", **values),
+    }
 
 
 def trained(training=None, **judging):
     """A judged recording and one train step whose LoRA goes nowhere: its loss map is probed."""
-    graph = judged(**judging) | {"train": train_node(**(training or {}))}
+    graph = judged(**judging) | train_nodes(**(training or {}))
     return graph | {"losses": probe("LossMap", "train", 2)}
 
 
@@ -101,7 +106,7 @@ def loop(run, training=None, prompts=None, **judging):
     graph = judged(model=("run", 0), **judging)
     graph |= {
         "run": node("D3POLoadRun", model=["loader", 0], run=run),
-        "train": train_node(lora=["run", 1], **(training or {})),
+        **train_nodes(lora=["run", 1], **(training or {})),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
     }
     return with_prompts(graph, prompts) if prompts else graph

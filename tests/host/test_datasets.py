@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from d3po_core.dataset.store import Dataset
-from tests.host.graphs import found, judged, node, picked, probe, recording, train_node, unique, with_prompts
+from tests.host.graphs import found, judged, node, picked, probe, recording, train_nodes, unique, with_prompts
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_saying_the_same_again_adds_no_judgement_and_another_answer_does(host, d
 def test_training_from_a_dataset_is_training_from_the_graph_to_the_bit(host, dataset):
     prompts = ["a cat on a red background", "a dog"]
     graph = with_prompts(judged(seed=3), prompts)
-    direct = graph | {"train": train_node(), "losses": probe("LossMap", "train", 2)}
+    direct = graph | {**train_nodes(), "losses": probe("LossMap", "train", 2)}
     expected = found(host.run(direct), "losses")
     record = saved(dataset, prompts=prompts, seed=3)
     record["judge"] = graph["judge"] | {"inputs": graph["judge"]["inputs"] | {"dataset": ["save", 2]}}
@@ -125,7 +125,7 @@ def test_training_from_a_dataset_is_training_from_the_graph_to_the_bit(host, dat
     later = {name: recording()[name] for name in ("loader",)}
     later |= {
         "load": preferences(dataset),
-        "train": train_node(preferences=("load", 0)),
+        **train_nodes(preferences=("load", 0)),
         "losses": probe("LossMap", "train", 2),
     }
     entry = host.run(later)

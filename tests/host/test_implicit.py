@@ -18,7 +18,7 @@ from tests.host.graphs import (
     probe,
     recording,
     stage,
-    train_node,
+    train_nodes,
     unique,
     watch,
 )
@@ -57,7 +57,7 @@ def taught(host, source):
     """(a dataset of pairs, the name of a LoRA that was trained on its training split, for the stock Load LoRA)."""
     dataset, name = unique("dataset"), unique("brightness")
     host.run(stage() | pairs(source, dataset, "train") | {
-        "train": train_node(preferences=("pairs", 0), epochs=2, sets_per_update=3, learning_rate=3e-3, rank=4,
+        **train_nodes(preferences=("pairs", 0), epochs=2, sets_per_update=3, learning_rate=3e-3, rank=4,
                             alpha=4.0, draws_per_set=2, targets="all linear and convolutions"),
         "save": node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{name}",
                      naming="ComfyUI"),
@@ -260,7 +260,7 @@ def test_several_sets_are_judged_together_and_train_a_lora(host, taught):
     graph["sampler"]["inputs"]["seed"] = ["prompts", 1]
     graph |= {
         "prompts": node("D3POPrompts", prompts="a\nb", count=2, seed=3),
-        "train": train_node(),
+        **train_nodes(),
         "losses": probe("LossMap", "train", 2),
     }
     entry = host.run(graph)

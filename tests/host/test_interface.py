@@ -16,6 +16,7 @@ NODES = [
     "D3POPairPreference",
     "D3POObjectivePreference",
     "D3POTrainStep",
+    "D3POTrainSettings",
     "D3POLoadRun",
     "D3POSaveRun",
     "D3POSaveLoRA",
@@ -43,6 +44,7 @@ SOCKETS = {
     "LOSS_MAP",
     "D3PO_TRAJECTORY",
     "D3PO_PREFERENCES",
+    "D3PO_SETTINGS",
 }
 
 

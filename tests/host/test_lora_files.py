@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.host.graphs import found, judged, loop, node, stage, stock_image, train_node, unique
+from tests.host.graphs import found, judged, loop, node, stage, stock_image, train_nodes, unique
 
 COMFYUI, KOHYA = "ComfyUI", "kohya (A1111, Forge, diffusers)"
 WIDE = "all linear and convolutions"
@@ -148,7 +148,7 @@ def test_the_loss_graph_of_the_host_draws_the_loss_map(host, saved):
 def test_saving_again_never_overwrites_a_file(host, saved):
     files = []
     for seed in (102, 103):
-        graph = judged(seed=seed) | {"train": train_node()}
+        graph = judged(seed=seed) | train_nodes()
         graph["save"] = node(
             "D3POSaveLoRA",
             model=["loader", 0],

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.host import graphs
-from tests.host.graphs import found, judged, node, probe, train_node, with_prompts
+from tests.host.graphs import found, judged, node, probe, train_nodes, with_prompts
 
 PROMPTS = [
     f"a {thing} on a {colour} background" for thing in ("cat", "house", "fish") for colour in ("red", "blue")
@@ -32,9 +32,9 @@ CLEAR_PAIRS = (0.08, 4)  # for the methods that learn from what was preferred al
 ONE_OF_A_KIND = [
     ("D3PO", {}, PAIRS),
     ("Diffusion-DPO", {}, PAIRS),
-    ("Diffusion-DPO", {"method.learn_from": "noised images, recorded noise"}, PAIRS),
+    ("Diffusion-DPO", {"learn_from": "noised images, recorded noise"}, PAIRS),
     ("Diffusion-KTO", {}, PAIRS),
-    ("DDPO", {"method.ratio_clip": 0.1}, PAIRS),
+    ("DDPO", {"ratio_clip": 0.1}, PAIRS),
     ("supervised", {}, CLEAR_PAIRS),
 ]
 OTHERS = [
@@ -44,8 +44,8 @@ OTHERS = [
     ("Diffusion-SDPO", {}, PAIRS),
     ("beta-DPO", {}, PAIRS),
     ("MaPO", {}, PAIRS),
-    ("DPOK", {"method.ratio_clip": 0.1}, PAIRS),
-    ("reward-weighted", {"method.reward_beta": 50.0}, CLEAR_PAIRS),
+    ("DPOK", {"ratio_clip": 0.1}, PAIRS),
+    ("reward-weighted", {"reward_beta": 50.0}, CLEAR_PAIRS),
 ]
 # each of the others learns from what one of a kind learns from, by another loss: all of them take five minutes
 LEARNING_METHODS = ONE_OF_A_KIND + (OTHERS if os.environ.get("D3PO_EVERY") else [])
@@ -67,7 +67,7 @@ def trained(clearly, times, **train):
     for judge in ("judge", "judge held out"):
         graph[judge]["inputs"]["least_difference"] = clearly
     return graph | {
-        "train": train_node(**LEARNING | train), "losses": probe("LossMap", "train", 2),
+        **train_nodes(**LEARNING | train), "losses": probe("LossMap", "train", 2),
         "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0],
                          preferences=["judge held out", 0], draws=2, seed=0)}  # fmt: skip
 

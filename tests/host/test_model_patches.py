@@ -275,7 +275,7 @@ def test_what_ddpo_takes_for_the_policy_that_sampled_is_this_models(host):
     """Where other patches sampled, the ratio to the policy that sampled begins at 1 all the same."""
     for where in (["sampler"], ["train"], ["sampler", "train"]):
         losses = found(
-            host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"method.ratio_clip": 1e-4}))),
+            host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"ratio_clip": 1e-4}))),
             "losses",
         )
         if where != ["sampler", "train"]:

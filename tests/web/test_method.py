@@ -1,4 +1,4 @@
-"""The train step on the page: what its method uses is shown, what it does not use is kept; its warnings are told."""
+"""Train step and settings on the page: what the method uses is shown, what it does not use is kept; warnings are told."""
 
 import json
 
@@ -7,27 +7,36 @@ import pytest
 from tests.host.graphs import trained
 from tests.web.picker import BLANK, complaints, next_entry, set_renderer, set_setting
 from tests.web.test_look import SCREENSHOTS
-from tools.host import ROOT
-from tools.workflow import load, to_api
+from tools.workflow import to_api
 
-PAIRS = {"clip"}
+EITHER = {"learn_from", "caption_dropout"}
+OF_METHOD = {
+    "D3PO": set(),
+    "Diffusion-DPO": EITHER,
+    "IPO": EITHER,
+    "DPO with label smoothing": EITHER | {"label_smoothing"},
+    "DPO with winner anchor": EITHER | {"winner_weight"},
+    "Diffusion-SDPO": EITHER | {"winner_share"},
+    "beta-DPO": EITHER | {"adaptation", "adaptation_bound"},
+    "MaPO": EITHER | {"mapo_beta", "mapo_snr"},
+    "Diffusion-KTO": EITHER,
+    "DDPO": {"ratio_clip"},
+    "DPOK": {"ratio_clip", "kl_weight"},
+    "reward-weighted": EITHER | {"reward_beta"},
+    "supervised": EITHER,
+}
+ALL_OWN = set().union(*OF_METHOD.values())
 CLEAN = {"clip", "beta", "weighting", "step_fraction", "guidance", "window_start", "window_end"}
-REWARDS = {"clip", "beta", "dpo_beta", "draws_per_set"}
-HIDDEN = {
+SHARED = {
     "D3PO": set(),
     "Diffusion-DPO": CLEAN,
-    "IPO": PAIRS,
-    "DPO with label smoothing": PAIRS,
-    "DPO with winner anchor": PAIRS,
-    "Diffusion-SDPO": PAIRS,
-    "beta-DPO": PAIRS,
     "MaPO": CLEAN | {"dpo_beta", "stop_kl"},
-    "Diffusion-KTO": PAIRS,
-    "DDPO": REWARDS,
-    "DPOK": REWARDS,
+    "DDPO": {"clip", "beta", "dpo_beta", "draws_per_set"},
+    "DPOK": {"clip", "beta", "dpo_beta", "draws_per_set"},
     "reward-weighted": {"clip", "beta", "dpo_beta"},
     "supervised": {"clip", "beta", "dpo_beta"},
 }
+HIDDEN = {method: SHARED.get(method, {"clip"}) | ALL_OWN - own for method, own in OF_METHOD.items()}
 OF_SOME = set().union(*HIDDEN.values())
 OWN = {
     "beta": 7.0,
@@ -38,41 +47,44 @@ OWN = {
     "step_fraction": 0.5,
     "guidance": "off (faster)",
 }
-BEFORE, LATER = 19, {"method", "adapter", "dropout", "evaluate_every", "patience", "stop_kl"}
 ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets"  # which Nodes 2.0 folds away
 TOASTS = ".p-toast-message, [data-testid='toast']"
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 
 
 class TrainStep:
-    """A train step on a page. Its graph may be a subgraph, which is then the one on screen."""
+    """A train step and its settings on a page. Their graph may be a subgraph, which is then the one on screen."""
 
-    def __init__(self, page, node, renderer):
-        self.page, self.node, self.renderer = page, node, renderer
+    def __init__(self, page, node, settings, renderer):
+        self.page, self.node, self.settings, self.renderer = page, node, settings, renderer
 
     @classmethod
     def build(cls, page, renderer):
         set_renderer(page, renderer)
         page.keyboard.press("Escape")
-        node = page.evaluate(
+        nodes = page.evaluate(
             """async (blank) => {
             await app.loadGraphData(blank)
-            const node = LiteGraph.createNode("D3POTrainStep")
-            app.graph.add(node)
-            node.pos = [300, 60]
+            const [node, settings] = ["D3POTrainStep", "D3POTrainSettings"].map((type, place) => {
+                const node = LiteGraph.createNode(type)
+                app.graph.add(node)
+                node.pos = [300 + 420 * place, 60]
+                return node
+            })
+            settings.connect(0, node, node.findInputSlot("settings"))
             Object.assign(app.canvas.ds, {scale: 0.8, offset: [0, 60]})
             app.canvas.setDirty(true, true)
-            return String(node.id)
+            return [String(node.id), String(settings.id)]
         }""",
             BLANK,
         )
-        return cls(page, node, renderer).drawn()
+        return cls(page, *nodes, renderer).drawn()
 
-    def js(self, expression, argument=None):
-        """Evaluate a function of (the node, argument)."""
+    def js(self, expression, argument=None, node=None):
+        """Evaluate a function of (the node, argument): the train step, or the node of this id."""
         return self.page.evaluate(
             f"([id, argument]) => ({expression})(app.canvas.graph.getNodeById(id), argument)",
-            [self.node, argument],
+            [node or self.node, argument],
         )
 
     def drawn(self):
@@ -86,7 +98,7 @@ class TrainStep:
         self.page.evaluate(f"() => {TRACKER}.captureCanvasState()")
 
     def click_widget(self, name):
-        """In the canvas renderer."""
+        """On the train step, in the canvas renderer."""
         self.page.mouse.click(
             *self.js(
                 """(node, name) => {
@@ -112,39 +124,53 @@ class TrainStep:
 
     @property
     def element(self):
-        """The node itself, in Nodes 2.0."""
+        """The train step itself, in Nodes 2.0."""
         return self.page.locator(f"[data-node-id='{self.node}']")
 
     @property
     def shown(self):
-        """Names of the widgets on screen, in their order. Newer frontends show no more of a linked one than its name."""
+        """Names of the settings on screen, in their order. Newer frontends show no more of a linked one than its name."""
         self.drawn()
         if self.renderer == "canvas":
-            return self.js("""(node) => {
+            return self.js(
+                """(node) => {
                 const isShown = node.isWidgetRowVisible ?? node.isWidgetVisible
                 return node.widgets.filter((one) => isShown.call(node, one)).map(({name}) => name)
-            }""")
+            }""",
+                node=self.settings,
+            )
         labels = ".lg-node-widget [data-testid='widget-layout-field-label'], [data-widget-name]:not(.lg-node-widget)"
-        return [name.strip() for name in self.element.locator(labels).all_inner_texts()]
+        settings = self.page.locator(f"[data-node-id='{self.settings}']")
+        return [name.strip() for name in settings.locator(labels).all_inner_texts()]
 
     @property
     def values(self):
-        return self.js("(node) => Object.fromEntries(node.widgets.map(({name, value}) => [name, value]))")
+        """Of both nodes."""
+        read = "(node) => Object.fromEntries(node.widgets.map(({name, value}) => [name, value]))"
+        return self.js(read) | self.js(read, node=self.settings)
 
     def set(self, **values):
-        self.js(
-            """(node, values) => { for (const widget of node.widgets) {
-            if (widget.name in values) widget.value = values[widget.name] } }""",
-            values,
-        )
+        for node in (self.node, self.settings):
+            self.js(
+                """(node, values) => { for (const widget of node.widgets) {
+                if (widget.name in values) widget.value = values[widget.name] } }""",
+                values,
+                node,
+            )
 
     @property
     def hidden(self):
         """What a method hides. Nodes 2.0 folds the advanced ones away by itself."""
         folded = self.js(
-            "(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced).map(({name}) => name)"
+            "(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced).map(({name}) => name)",
+            node=self.settings,
         )
         return OF_SOME - set(self.shown) - set(folded if self.renderer != "canvas" else [])
+
+    @property
+    def height(self):
+        """(of the settings, the least that they can have)."""
+        return self.js("(node) => [node.size[1], node.computeSize()[1]]", node=self.settings)
 
     def sent(self):
         """The workflow as it is saved, and the inputs of its only train step in the API prompt that the page makes."""
@@ -160,8 +186,11 @@ class TrainStep:
 
 
 def train_step(prompt):
+    """The values of an API prompt's only train step and of the settings that are wired to it."""
     (inputs,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "D3POTrainStep"]
-    return inputs
+    assert prompt[inputs["settings"][0]]["class_type"] == "D3POTrainSettings"
+    values = inputs | prompt[inputs["settings"][0]]["inputs"]
+    return {name: value for name, value in values.items() if name != "settings"}
 
 
 @pytest.fixture
@@ -174,10 +203,11 @@ def step(page, renderer):
 
 def test_only_what_a_method_uses_is_shown_and_the_node_is_no_longer_than_that(step):
     heights = {}
-    for method in HIDDEN:
+    for method in [*HIDDEN, "D3PO"]:
         step.choose(method)
         assert step.hidden == HIDDEN[method], method
-        heights[method] = step.js("(node) => node.size[1] - node.computeSize()[1]")
+        height, least = step.height
+        heights[method] = height - least
         step.shoot(method)
     assert all(abs(left) < 2 for left in heights.values()), heights
 
@@ -192,12 +222,48 @@ def test_what_is_rarely_changed_is_hidden_as_well_where_it_is_of_no_use(step):
         set_setting(step.page, ADVANCED, False)
 
 
+def test_without_one_method_to_go_by_all_are_shown(step):
+    assert step.hidden == HIDDEN["D3PO"]
+    another = step.js(
+        """(node, settings) => {
+        const another = LiteGraph.createNode("D3POTrainStep")
+        app.canvas.graph.add(another)
+        another.pos = [300, 600]
+        app.canvas.graph.getNodeById(settings).connect(0, another, another.findInputSlot("settings"))
+        return String(another.id)
+    }""",
+        step.settings,
+    )
+    other = TrainStep(step.page, another, step.settings, step.renderer)
+    assert step.hidden == HIDDEN["D3PO"]
+    step.choose("DDPO")
+    assert step.hidden == set()
+    other.choose("DDPO")
+    assert step.hidden == HIDDEN["DDPO"]
+    unwire = "(node) => node.disconnectInput(node.findInputSlot('settings'))"
+    other.js(unwire)
+    assert step.hidden == HIDDEN["DDPO"]
+    step.js(unwire)
+    assert step.hidden == set()
+
+
+def test_where_the_method_is_linked_all_are_shown(step):
+    step.choose("DDPO")
+    step.js("""(node) => {
+        const source = LiteGraph.createNode("PrimitiveString")
+        app.canvas.graph.add(source)
+        source.pos = [20, 60]
+        source.connect(0, node, node.inputs.findIndex((input) => input.name === "method"))
+    }""")
+    linked = step.js("(node) => node.inputs.find((input) => input.name === 'method').link != null")
+    assert step.hidden == (set() if linked else HIDDEN["DDPO"])
+
+
 def test_a_method_keeps_its_values_and_the_others_over_saving_and_loading(step, object_info):
     step.set(**OWN)
-    for method in HIDDEN:
+    for method, own in OF_METHOD.items():
         step.choose(method)
-        own = {name: value for name, value in step.values.items() if name.startswith("method.")}
-        numbers = {name: value / 2 for name, value in own.items() if isinstance(value, float)}
+        numbers = {name: step.values[name] / 2 for name in own - {"learn_from", "caption_dropout"}}
         step.set(**numbers, patience=3)
         before, (saved, sent) = step.values, step.sent()
         assert before.items() >= (OWN | numbers | {"patience": 3, "method": method}).items()
@@ -206,25 +272,9 @@ def test_a_method_keeps_its_values_and_the_others_over_saving_and_loading(step, 
         step.page.evaluate("async (blank) => app.loadGraphData(blank)", BLANK)
         step.page.evaluate("async (saved) => app.loadGraphData(saved)", saved)
         assert step.values == before and step.hidden == HIDDEN[method]
-        assert step.js("(node) => node.size[1]") == saved["nodes"][0]["size"][1]
+        (node,) = [node for node in saved["nodes"] if node["type"] == "D3POTrainSettings"]
+        assert step.height[0] == node["size"][1]
         assert step.sent()[1] == sent
-
-
-@pytest.mark.parametrize(
-    "name", ["d3po_objective_loop", "d3po_picker_loop", "d3po_several_annotators", "d3po_train_on_pairs"]
-)
-def test_workflows_from_before_the_methods_are_as_they_were(step, name, object_info):
-    workflow = load(ROOT / "example_workflows" / f"{name}.json")
-    (node,) = [node for node in workflow["nodes"] if node["type"] == "D3POTrainStep"]
-    node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in LATER]
-    del node["widgets_values"][BEFORE:]
-    step.page.evaluate("async (workflow) => app.loadGraphData(workflow)", workflow)
-    step.node = str(node["id"])
-    assert list(step.values.values())[: len(node["widgets_values"])] == node["widgets_values"]
-    assert step.values["method"] == "D3PO" and step.hidden == set()
-    saved, sent = step.sent()
-    for made in (to_api(workflow, object_info), to_api(saved, object_info)):
-        assert train_step(made) == sent
 
 
 def test_undo_and_redo_bring_the_widgets_of_their_method(step):
@@ -242,61 +292,71 @@ def test_undo_and_redo_bring_the_widgets_of_their_method(step):
 def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
     step.set(**OWN)
     step.choose("DDPO")
-    copy = TrainStep(
-        step.page,
-        step.js("""(node) => {
-        app.canvas.selectNode(node)
+    nodes = step.js(
+        """(node, settings) => {
+        app.canvas.selectItems([node, app.canvas.graph.getNodeById(settings)])
         app.canvas.copyToClipboard()
         app.canvas.pasteFromClipboard()
-        node.pos = [2000, 60]
-        return String(app.canvas.graph._nodes.at(-1).id)
-    }"""),
-        step.renderer,
+        for (const one of [node, app.canvas.graph.getNodeById(settings)]) one.pos = [one.pos[0] + 2000, 60]
+        const pasted = app.canvas.graph._nodes.slice(-2)
+        return ["D3POTrainStep", "D3POTrainSettings"].map((type) => String(pasted.find((one) => one.type === type).id))
+    }""",
+        step.settings,
     )
-    assert copy.node != step.node
+    copy = TrainStep(step.page, *nodes, step.renderer)
+    assert not {copy.node, copy.settings} & {step.node, step.settings}
     copy.js("(node) => { node.pos = [300, 60]; app.canvas.deselectAll() }")
     copy.drawn()
     assert copy.values == step.values and copy.hidden == HIDDEN["DDPO"]
     copy.choose("D3PO")
-    assert copy.hidden == set() and copy.values.items() >= OWN.items()
-    assert step.js("(node) => node.widgets.filter((w) => w.hidden).length") == len(HIDDEN["DDPO"])
+    assert copy.hidden == HIDDEN["D3PO"] and copy.values.items() >= OWN.items()
+    hidden = step.js("(node) => node.widgets.filter((w) => w.hidden).length", node=step.settings)
+    assert hidden == len(HIDDEN["DDPO"])
 
 
 def test_in_a_subgraph(step, object_info):
     step.set(**OWN)
     step.choose("MaPO")
     before = step.sent()[1]
-    step.node = step.js("""(node) => {
-        const {node: box} = app.rootGraph.convertToSubgraph(new Set([node]))
+    step.node, step.settings = step.js(
+        """(node, settings) => {
+        const both = new Set([node, app.canvas.graph.getNodeById(settings)])
+        const {node: box} = app.rootGraph.convertToSubgraph(both)
         app.canvas.setGraph(box.subgraph)
         Object.assign(app.canvas.ds, {scale: 0.8, offset: [0, 60]})
-        box.subgraph.nodes[0].pos = [300, 60]
-        return String(box.subgraph.nodes[0].id)
-    }""")
+        const inside = ["D3POTrainStep", "D3POTrainSettings"].map((type) => box.subgraph.nodes.find((one) => one.type === type))
+        inside.forEach((one, place) => { one.pos = [300 + 420 * place, 60] })
+        return inside.map(({id}) => String(id))
+    }""",
+        step.settings,
+    )
     assert step.hidden == HIDDEN["MaPO"]
     step.choose("DDPO")
     assert step.hidden == HIDDEN["DDPO"]
     saved, sent = step.sent()
-    assert (
-        sent == train_step(to_api(saved, object_info))
-        and sent.items() >= OWN.items()
-        and sent["method"] == "DDPO"
-    )
+    assert sent == train_step(to_api(saved, object_info)) and sent.items() >= OWN.items()
+    assert sent["method"] == "DDPO"
     step.choose("MaPO")
     assert step.sent()[1] == before
 
 
 def test_a_linked_widget_stays_until_its_link_goes(step):
-    step.js("""(node) => {
+    step.js(
+        """(node) => {
         const source = LiteGraph.createNode("PrimitiveFloat")
         app.canvas.graph.add(source)
         source.pos = [20, 60]
         source.connect(0, node, node.inputs.findIndex((input) => input.name === "beta"))
-    }""")
+    }""",
+        node=step.settings,
+    )
     step.choose("DDPO")
     assert step.hidden == HIDDEN["DDPO"] - {"beta"}
     step.shoot("linked")
-    step.js("(node) => node.disconnectInput(node.inputs.findIndex((input) => input.name === 'beta'))")
+    step.js(
+        "(node) => node.disconnectInput(node.inputs.findIndex((input) => input.name === 'beta'))",
+        node=step.settings,
+    )
     assert step.hidden == HIDDEN["DDPO"]
 
 
@@ -408,7 +468,7 @@ def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_wor
     }""",
         graph,
     )
-    step.node = "train"
+    step.node, step.settings = "train", "train settings"
     toasts = step.page.locator(TOASTS)
     assert "at the clamp" in run(step, host)["train"]["warnings"][-1]
     toasts.first.wait_for()
