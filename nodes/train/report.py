@@ -28,8 +28,8 @@ def listed(names):
 def figures_of(preferences, out, seconds):
     """{name: number} of all that the report says of this train step in numbers.
 
-    "updates" were made, of which "kept" led to the LoRA; "step" counts the run's; the metrics are those of the
-    last update that is kept
+    "updates" were made, of which "kept" led to the LoRA. "step" counts the run's updates. The metrics are
+    those of the last update that is kept.
     """
     last = out.history[-1]
     return {

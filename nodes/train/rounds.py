@@ -93,8 +93,8 @@ def require_same_model(model, base, trajectories, name="preferences"):
         told = trajectory.settings.get("sampling")
         if told not in (None, host.sampling_name(model)):
             raise ValueError(
-                f"{name}: these candidates were made with the sampling {told}, and the model wired to 'model' "
-                f"has {host.sampling_name(model)}. Put the same ModelSampling node before both"
+                f"{name}: these candidates were made with the sampling {told}, and the model wired to "
+                f"'model' has {host.sampling_name(model)}. Put the same ModelSampling node before both"
             )
         if trajectory.model != base:
             raise ValueError(
