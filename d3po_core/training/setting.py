@@ -1,8 +1,12 @@
 """A setting: its default, its bounds, its words, and the methods that it is for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from .methods import METHODS
+from .methods import METHODS, Method
+
+Value: TypeAlias = int | float | str
 
 
 @dataclass(frozen=True)
@@ -17,21 +21,21 @@ class Setting:
     defaults  by method, where a method's is not the default of all
     """
 
-    default: int | float | str
+    default: Value
     tooltip: str
-    low: int | float | None = None
-    high: int | float | None = None
+    low: float = 0
+    high: float = 0
     step: float | None = None
-    options: tuple | None = None
+    options: tuple[str, ...] = ()
     advanced: bool = False
-    own_of: tuple | None = None
-    used_by: tuple | None = None
-    defaults: dict = field(default_factory=dict)
+    own_of: tuple[str, ...] | None = None
+    used_by: tuple[str, ...] | None = None
+    defaults: dict[str, float] = field(default_factory=dict)
 
-    def is_used_by(self, method):
+    def is_used_by(self, method: str) -> bool:
         return all(names is None or method in names for names in (self.own_of, self.used_by))
 
-    def taken(self, name, value):
+    def taken(self, name: str, value: Value) -> Value:
         """The value in its own type. Raises ValueError where it is none that this setting can have."""
         try:
             value = type(self.default)(value)
@@ -39,16 +43,16 @@ class Setting:
             raise ValueError(f"{name} is {value!r}, but must be a number") from None
         if self.options and value not in self.options:
             raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(self.options)}")
-        if not self.options and not self.low <= value <= self.high:
+        if not isinstance(value, str) and not self.low <= value <= self.high:
             raise ValueError(f"{name} is {value:g}, but must lie from {self.low:g} to {self.high:g}")
         return value
 
 
-def setting(default, tooltip, **about):
+def setting(default: Value, tooltip: str, **about: Any) -> Any:
     """A dataclass field that is a setting."""
     return field(default=default, metadata={"setting": Setting(default, tooltip, **about)})
 
 
-def those(where):
+def those(where: Callable[[Method], bool]) -> tuple[str, ...]:
     """Names of the methods of a kind."""
     return tuple(name for name, method in METHODS.items() if where(method))

@@ -3,12 +3,14 @@
 `Settings` and `StepSettings` are made of it, and so are the nodes' inputs and what the page hides.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from .adapter import ADAPTERS, TARGETS
 from .methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
 from .optimizers import OPTIMIZERS, SCHEDULES
-from .setting import setting, those
+from .setting import Setting, Value, setting, those
 
 WEIGHTINGS = ("paper", "standardised")
 REFERENCES = ("base", "round start")
@@ -372,25 +374,28 @@ class Settings:
     )
 
 
-TABLE = {each.name: each.metadata["setting"] for kind in (StepSettings, Settings) for each in fields(kind)}
+TABLE: dict[str, Setting] = {
+    each.name: each.metadata["setting"] for kind in (StepSettings, Settings) for each in fields(kind)
+}
 # by name, what differs from the defaults, which are the papers'
-PRESETS = {"paper": {}}
+PRESETS: dict[str, dict[str, Value]] = {"paper": {}}
 
 
-def resolved(given):
+def resolved(given: Mapping[str, Value]) -> tuple[Settings, StepSettings]:
     """(Settings, StepSettings) of values by name; what is not given has its method's default.
 
     A method's own setting keeps its default with any other method, whatever is given for it. Names that are
     no settings are passed over. Raises ValueError for a value that its setting cannot have.
     """
-    method = given.get("method", Settings().method)
-    values = {name: about.defaults.get(method, about.default) for name, about in TABLE.items()}
+    method = str(given.get("method", Settings().method))
+    values: dict[str, Any] = {
+        name: about.defaults.get(method, about.default) for name, about in TABLE.items()
+    }
     for name, about in TABLE.items():
         is_own = about.own_of is None or method in about.own_of
         if name in given and is_own and not (about.defaults and given[name] == AS_METHOD):
             values[name] = about.taken(name, given[name])
     if METHODS[method].terms == NOISED and values["learn_from"] == RECORDED:
         values["learn_from"] = NOISED
-    return tuple(
-        kind(**{each.name: values[each.name] for each in fields(kind)}) for kind in (Settings, StepSettings)
-    )
+    own, step = [{one.name: values[one.name] for one in fields(kind)} for kind in (Settings, StepSettings)]
+    return Settings(**own), StepSettings(**step)
