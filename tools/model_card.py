@@ -37,7 +37,7 @@ def name_background(colours, rng):
 
 
 def name_object(images, sprites):
-    """Nearest neighbour in pixels among every object at many sizes and places, on the image's own background."""
+    """Nearest neighbour in pixels among every object at many sizes and places, on the image's background."""
     library = sprites.flatten(0, 1).float() / 255
     found = []
     for image, background in zip(images, background_of(images)):
