@@ -3,12 +3,14 @@
 import errno
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 
-def replace_whole(path, write):
-    """write(temporary path), then put it in the place of `path` in one step."""
-    # never the name of another writer's: machines that share a folder may have processes of the same number
+def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Call write(temporary path), then move the temporary file to `path` in one step."""
+    # a random name: two machines that share a folder may have processes of the same number
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.touch()
@@ -24,23 +26,24 @@ def replace_whole(path, write):
             temporary.unlink(missing_ok=True)
 
 
-def make_folder(folder):
-    """Make a folder and those above it."""
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
 
 
-def sync_folder(folder):
-    """Put the names in a folder on disk. Windows has no such call; it does so in its own time."""
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk. Windows has no such call: there the system does it in its own
+    time."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network shares cannot do this to a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network shares cannot sync a folder
             raise
     finally:
         os.close(descriptor)

@@ -4,6 +4,7 @@ from comfy_execution.graph_utils import is_link
 
 from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.runs import store
+from ..d3po_core.runs.checkpoints import steps_kept
 from ..d3po_core.runs.progress import said
 from .library import runs_root
 
@@ -25,7 +26,7 @@ def corrections(graph, node_id, sets):
 def _of_run(run, checkpoint, sets):
     try:
         folder = store.run_folder(runs_root(), run)
-        record, kept = store.load_record(folder, checkpoint), store.steps_kept(folder)
+        record, kept = store.load_record(folder, checkpoint), steps_kept(folder)
     except ValueError:  # Load Run says what is wrong with it
         return []
     rounds = record["rounds"] if record else []

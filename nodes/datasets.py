@@ -29,8 +29,10 @@ HELD_OUT = dict(
     max=1.0,
     step=0.01,
     round=False,
-    tooltip="Share of the sets that is held out of training. Which these are depends on the sets alone, so it "
-    "stays as it is when others are added.",
+    tooltip=(
+        "Share of the sets that is held out of training. Which these are depends on the sets alone, so it "
+        "stays as it is when others are added."
+    ),
 )
 SPLIT = dict(
     options=list(SPLITS),
@@ -43,8 +45,10 @@ ANNOTATORS = dict(
 JOINING = dict(
     options=list(JOININGS),
     default=JOININGS[0],
-    tooltip="Where people disagree about two candidates. all: everybody's preferences as they are. majority: what "
-    "more people said. unanimous: only what nobody contradicts. Of thumbs, all means majority.",
+    tooltip=(
+        "Where people disagree about two candidates. all: everybody's preferences as they are. majority: "
+        "what more people said. unanimous: only what nobody contradicts. Of thumbs, all means majority."
+    ),
 )
 LIMIT = dict(min=0, max=1_000_000, tooltip="The most sets to load, oldest first. 0: all.")
 SINCE = dict(default="", tooltip="Only sets recorded on this day or later, as 2026-01-31. Empty: all.")
@@ -89,8 +93,8 @@ def open_dataset(name, create=False):
 
 
 def version(name):
-    """Changes whenever the dataset does; 0 while there is none. Without a name, when it comes over a wire, which the host
-    does not say, whenever any does."""
+    """Changes whenever the dataset does; 0 while there is none. Without a name, when it comes over a wire,
+    which the host does not say, whenever any does."""
     indices = datasets_root().glob(f"*/{INDEX}") if name is None else [dataset_folder(name) / INDEX]
     return max((index.stat().st_mtime_ns for index in indices if index.exists()), default=0)
 
@@ -142,7 +146,8 @@ class StoredConditioning:
             tree, settings = store.conditioning(self.set_id), store.settings(self.set_id)
         if tree is None:
             raise ValueError(
-                f"dataset: set {self.set_id} was kept without its conditioning; record it again to train on it"
+                f"dataset: set {self.set_id} was kept without its conditioning; record it again to train on "
+                "it"
             )
         try:
             return host.Conditioning(**tree, cfg=settings["cfg"], seed=settings["seed"])
@@ -154,7 +159,8 @@ class StoredConditioning:
 
 
 def loaded(name, store, row):
-    """What a set can be trained on, tensors still on disk: its Trajectory, or an ImageSet that is only to look at."""
+    """What a set can be trained on, tensors still on disk: its Trajectory, or an ImageSet that is only to
+    look at."""
     trajectory = store.trajectory(row.id)
     if trajectory is None:
         return ImageSet(row.id, row.candidates)
@@ -174,7 +180,8 @@ def nothing(node, text, **given):
 
 
 def each_whole(items, read, left_out):
-    """(item, read(item)) of each; a set that is damaged is left out, and what is wrong with it goes into `left_out`."""
+    """(item, read(item)) of each; a set that is damaged is left out, and what is wrong with it goes into
+    `left_out`."""
     for item in items:
         try:
             yield item, read(item)
@@ -187,9 +194,9 @@ def told(text, left_out):
 
 
 def with_judgements(store, rows, names, joining, limit, left_out):
-    """(row, {"pairs", "scores", "liked"} for Preferences) of each set that has a strict pair or a thumb, by the
-    annotators that `names` lists in words (none: everybody); at most `limit` of them, 0: all. `left_out` as each_whole has
-    it."""
+    """(row, {"pairs", "scores", "liked"} for Preferences) of each set that has a strict pair or a thumb, by
+    the annotators that `names` lists in words (none: everybody); at most `limit` of them, 0: all. `left_out`
+    as each_whole has it."""
     annotators = [name.strip() for name in names.split(",") if name.strip()] or None
 
     def judged(row):
@@ -229,8 +236,11 @@ class D3POSaveToDataset(io.ComfyNode):
             display_name="D3PO Save to Dataset",
             category=CATEGORY,
             search_aliases=["record dataset", "store candidates", "preference dataset"],
-            description="Keeps sets of candidates on disk, with all that training needs, so that they can be judged "
-            "later, by several people. Goes between VAE Decode and a preference node, or at the end.",
+            description=(
+                "Keeps sets of candidates on disk, with all that training needs, so that they can be "
+                "judged later, by several people. Goes between VAE Decode and a preference node, or at the "
+                "end."
+            ),
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
@@ -317,8 +327,10 @@ class D3POLoadSets(io.ComfyNode):
             display_name="D3PO Load Sets from Dataset",
             category=CATEGORY,
             search_aliases=["judge later", "unjudged", "annotate", "review"],
-            description="Takes sets of candidates out of a dataset to judge them: wire to the picker, or to an objective. "
-            "Judgements go back into the dataset by the wire of that name.",
+            description=(
+                "Takes sets of candidates out of a dataset to judge them: wire to the picker, or to an "
+                "objective. Judgements go back into the dataset by the wire of that name."
+            ),
             inputs=[
                 io.String.Input("dataset", **NAME),
                 io.String.Input(
@@ -407,8 +419,10 @@ class D3POLoadPreferences(io.ComfyNode):
             display_name="D3PO Load Preferences from Dataset",
             category=CATEGORY,
             search_aliases=["train on dataset", "load preferences", "held out"],
-            description="Judged sets of a dataset, for the train step. Tensors stay on disk until they are trained on, so "
-            "a dataset may be larger than memory.",
+            description=(
+                "Judged sets of a dataset, for the train step. Tensors stay on disk until they are trained "
+                "on, so a dataset may be larger than memory."
+            ),
             inputs=[
                 io.String.Input("dataset", **NAME),
                 io.Combo.Input("split", **SPLIT),
@@ -483,7 +497,10 @@ class D3PODatasetStatistics(io.ComfyNode):
             display_name="D3PO Dataset Statistics",
             category=CATEGORY,
             search_aliases=["dataset info", "agreement", "annotators"],
-            description="What a dataset holds: sets, judgements, who judged how much and how far they agree, space on disk.",
+            description=(
+                "What a dataset holds: sets, judgements, who judged how much and how far they agree, space "
+                "on disk."
+            ),
             inputs=[io.String.Input("dataset", **NAME), io.Float.Input("held_out", **HELD_OUT)],
             outputs=[
                 io.String.Output(display_name="report", tooltip="The figures as text."),

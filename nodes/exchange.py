@@ -57,8 +57,11 @@ class D3POImportPreferences(io.ComfyNode):
             display_name="D3PO Import Preferences",
             category=CATEGORY,
             search_aliases=["import pairs", "pick-a-pic", "hps", "winner loser folder", "chosen rejected"],
-            description="Brings judged images into a dataset: folders of winners and losers, tables of path pairs (CSV, "
-            "JSONL), D3PO scores, Pick-a-Pic and HPS files. What is there already is not brought in twice.",
+            description=(
+                "Brings judged images into a dataset: folders of winners and losers, tables of path pairs "
+                "(CSV, JSONL), D3PO scores, Pick-a-Pic and HPS files. What is there already is not brought "
+                "in twice."
+            ),
             inputs=[
                 io.String.Input(
                     "source",
@@ -75,8 +78,10 @@ class D3POImportPreferences(io.ComfyNode):
                     "problems",
                     options=["stop", "leave out"],
                     default="stop",
-                    tooltip="What a record that cannot be read does to the import. Nothing that was brought in "
-                    "before it is lost.",
+                    tooltip=(
+                        "What a record that cannot be read does to the import. Nothing that was brought in "
+                        "before it is lost."
+                    ),
                 ),
             ],
             outputs=[
@@ -148,7 +153,8 @@ def bring_in(store, record, annotator):
 
 
 def fitted(images):
-    """Images of several sizes, uint8, scaled and cut about the middle to the smallest height and width among them."""
+    """Images of several sizes, uint8, scaled and cut about the middle to the smallest height and width among
+    them."""
     height, width = min(i.shape[0] for i in images), min(i.shape[1] for i in images)
     out = []
     for image in images:
@@ -171,15 +177,20 @@ class D3POExportPreferences(io.ComfyNode):
             display_name="D3PO Export Preferences",
             category=CATEGORY,
             search_aliases=["export pairs", "pick-a-pic", "hps", "csv", "jsonl"],
-            description="Writes a dataset's judged images in a format that other trainers read, into output/d3po/exports.",
+            description=(
+                "Writes a dataset's judged images in a format that other trainers read, into "
+                "output/d3po/exports."
+            ),
             inputs=[
                 io.String.Input("dataset", **NAME),
                 io.Combo.Input(
                     "format",
                     options=list(WRITERS),
                     default="folders",
-                    tooltip="folders: w/ and l/ with equal names. csv, jsonl: a table of path pairs. d3po: scores "
-                    "as the paper's code has them. pickapic: parquet. hps: HPDv2's JSON.",
+                    tooltip=(
+                        "folders: w/ and l/ with equal names. csv, jsonl: a table of path pairs. d3po: "
+                        "scores as the paper's code has them. pickapic: parquet. hps: HPDv2's JSON."
+                    ),
                 ),
                 io.String.Input(
                     "name", default="my export", tooltip="Name of the new folder in output/d3po/exports."
@@ -211,15 +222,16 @@ class D3POExportPreferences(io.ComfyNode):
             except ExchangeError as error:
                 raise ValueError(f"name: {error}") from error
         text = told(
-            f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: output/d3po/exports/{name}",
+            f"{summary.pairs} pairs in {summary.records} sets, {summary.images} images: "
+            f"output/d3po/exports/{name}",
             left_out,
         )
         return io.NodeOutput(text, ui={"text": [text]})
 
 
 def records_of(store, annotator, left_out):
-    """A dataset's judged sets that have images, one Record for each annotator's judgement that counts. `left_out` as
-    each_whole has it."""
+    """A dataset's judged sets that have images, one Record for each annotator's judgement that counts.
+    `left_out` as each_whole has it."""
     rows = store.sets(judged=True, annotator=annotator or None)
     for row, (files, said) in each_whole(
         rows, lambda row: (store.image_files(row.id), store.judgements(row.id)), left_out
@@ -239,8 +251,11 @@ class D3POEncodePairs(io.ComfyNode):
             display_name="D3PO Encode Image Pairs",
             category=CATEGORY,
             search_aliases=["diffusion-dpo", "image pairs", "train on images", "winner loser"],
-            description="Judged images of a dataset, for the train step: they need no recorded trajectory and train by "
-            "Diffusion-DPO (arXiv 2311.12908). Images go through your VAE, prompts through your CLIP.",
+            description=(
+                "Judged images of a dataset, for the train step: they need no recorded trajectory and "
+                "train by Diffusion-DPO (arXiv 2311.12908). Images go through your VAE, prompts through "
+                "your CLIP."
+            ),
             inputs=[
                 io.Model.Input(
                     "model",

@@ -21,8 +21,8 @@ PER_PASS = 4  # candidates that go through the network together
 DOUBT = 2.0  # standard errors within which a difference is not beyond noise
 JUDGE = "implicit reward"
 SAME = (
-    "All rewards are exactly 0: 'tuned' denoises these images as 'model' does. There is no LoRA on it, or one of "
-    "strength 0, or both inputs are the tuned model"
+    "All rewards are exactly 0: 'tuned' denoises these images as 'model' does. There is no LoRA on it, or "
+    "one of strength 0, or both inputs are the tuned model"
 )
 MODEL = dict(tooltip="The base model, without the LoRA: the reference.")
 TUNED = dict(
@@ -58,9 +58,11 @@ class D3POImplicitReward(io.ComfyNode):
                 "best of n",
                 "diffusion-dpo reward",
             ],
-            description="Ranks images of one prompt by what a LoRA has learned to prefer: how much better the tuned "
-            "model denoises each than the base model does (Diffusion-DPO's implicit reward, arXiv "
-            "2311.12908).",
+            description=(
+                "Ranks images of one prompt by what a LoRA has learned to prefer: how much better the "
+                "tuned model denoises each than the base model does (Diffusion-DPO's implicit reward, "
+                "arXiv 2311.12908)."
+            ),
             inputs=[
                 io.Model.Input("model", **MODEL),
                 io.Model.Input("tuned", **TUNED),
@@ -128,8 +130,11 @@ class D3POImplicitPreference(io.ComfyNode):
             display_name="D3PO Implicit Preference",
             category=CATEGORY,
             search_aliases=["ai feedback", "auto preference", "self rewarding", "judge"],
-            description="Prefers recorded candidates by what a LoRA has learned, in place of a person: AI feedback by "
-            "the implicit reward (Diffusion-DPO, arXiv 2311.12908). Each is looked at without guidance.",
+            description=(
+                "Prefers recorded candidates by what a LoRA has learned, in place of a person: AI feedback "
+                "by the implicit reward (Diffusion-DPO, arXiv 2311.12908). Each is looked at without "
+                "guidance."
+            ),
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
@@ -229,8 +234,10 @@ class D3POImplicitAccuracy(io.ComfyNode):
             display_name="D3PO Implicit Accuracy",
             category=CATEGORY,
             search_aliases=["held out accuracy", "evaluate lora", "test preferences", "agreement"],
-            description="How often a LoRA's implicit reward agrees with judgements that it was not trained on, with a "
-            "95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908).",
+            description=(
+                "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
+                "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
+            ),
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", **MODEL),
@@ -281,7 +288,8 @@ class D3POImplicitAccuracy(io.ComfyNode):
 
 
 def require_tuned(model, tuned):
-    """The fingerprint of both models' base; ValueError where they have not the same, or read it differently."""
+    """The fingerprint of both models' base; ValueError where they have not the same, or read it
+    differently."""
     base = host.fingerprint(model)
     if host.fingerprint(tuned) != base:
         raise ValueError(

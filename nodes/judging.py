@@ -22,8 +22,8 @@ OBJECTIVES = {
 
 
 def preferred_and_rejected(preferences, images):
-    """The candidate with the most wins and the one with the most losses, or without any pair one that is liked and one
-    that is not, [1, H, W, 3] each."""
+    """The candidate with the most wins and the one with the most losses, or without any pair one that is
+    liked and one that is not, [1, H, W, 3] each."""
     standing = np.zeros(len(images))
     for winner, loser in preferences.pairs:
         standing[winner] += 1
@@ -50,8 +50,11 @@ class D3POObjectivePreference(io.ComfyNode):
             display_name="D3PO Objective Preference",
             category=CATEGORY,
             search_aliases=["auto preference", "reward", "judge", "compressibility", "brightness"],
-            description="Prefers candidates by something measurable in place of a person. With a second objective only "
-            "a candidate that is no worse in either and better in one is preferred; all else is a tie.",
+            description=(
+                "Prefers candidates by something measurable in place of a person. With a second objective "
+                "only a candidate that is no worse in either and better in one is preferred; all else is a "
+                "tie."
+            ),
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
                 io.Image.Input("images", tooltip="The same candidates as images, from VAE Decode."),

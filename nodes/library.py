@@ -38,8 +38,10 @@ class D3POLoadRun(io.ComfyNode):
             display_name="D3PO Load Run",
             category=CATEGORY,
             search_aliases=["resume training", "continue lora", "load trained lora"],
-            description="Puts a run's current LoRA on the model, for the sampler, and hands it to the train step to go "
-            "on from. A run that does not exist yet starts with the model as it is.",
+            description=(
+                "Puts a run's current LoRA on the model, for the sampler, and hands it to the train step "
+                "to go on from. A run that does not exist yet starts with the model as it is."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The base model. Wire the same to the train step."),
                 io.String.Input(
@@ -168,12 +170,14 @@ def file_of(training, rename=None):
 
 
 def _startable():
-    """LoRA files by their names in the host's lists; other kinds of file could run code when they are read."""
+    """LoRA files by their names in the host's lists; other kinds of file could run code when they are
+    read."""
     return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
 
 
 def begin_from(model, name):
-    """A LoRA file on a model: (the model with it, a layer's path -> (up, down, alpha), what is left out in words).
+    """A LoRA file on a model: (the model with it, a layer's path -> (up, down, alpha), what is left out in
+    words).
 
     The host reads it, so that all names of layers will do that its own Load LoRA knows.
     """
@@ -211,8 +215,8 @@ def begin_from(model, name):
     told = [f"{name}: {len(initial)} layers"]
     if left:
         told.append(
-            f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or for "
-            f"layers that this model does not have: {left[0]} and others"
+            f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or "
+            f"for layers that this model does not have: {left[0]} and others"
         )
     return tuned, initial, told
 
@@ -225,15 +229,19 @@ class D3POSaveRun(io.ComfyNode):
             display_name="D3PO Save Run",
             category=CATEGORY,
             search_aliases=["save training", "checkpoint"],
-            description="Keeps a trained LoRA with its optimizer under a name, so that the next run of the workflow goes "
-            "on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME.",
+            description=(
+                "Keeps a trained LoRA with its optimizer under a name, so that the next run of the "
+                "workflow goes on from there. The LoRA also appears in Load LoRA's list, as d3po/NAME."
+            ),
             inputs=[
                 LoraModel.Input("lora", tooltip="The LoRA from the train step."),
                 io.String.Input(
                     "run",
                     default="",
-                    tooltip="Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
-                    "not, or to save a copy under a new name.",
+                    tooltip=(
+                        "Empty: the run that the LoRA came from by Load Run. A name is for a LoRA that did "
+                        "not, or to save a copy under a new name."
+                    ),
                 ),
                 io.Int.Input(
                     "keep",
@@ -292,7 +300,10 @@ def _branched(training, run, saved):
     if saved.why != NOT_PAST:
         reason = ""
     elif training.home is None:
-        reason = "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step to go on. "
+        reason = (
+            "It began anew, as no D3PO Load Run is above it: wire D3PO Load Run's lora to the train step "
+            "to go on. "
+        )
     elif training.home.name != run:
         reason = f"It comes from the run {training.home.name!r}: leave run empty to save it there. "
     else:
@@ -311,8 +322,10 @@ class D3POManageRuns(io.ComfyNode):
             display_name="D3PO Manage Runs",
             category=CATEGORY,
             search_aliases=["list runs", "branch run", "copy run", "delete run", "checkpoints"],
-            description="Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a checkpoint "
-            "of another, or deletes a run.",
+            description=(
+                "Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a "
+                "checkpoint of another, or deletes a run."
+            ),
             inputs=[
                 io.Combo.Input(
                     "action",
@@ -425,7 +438,10 @@ class D3POSaveLoRA(io.ComfyNode):
             display_name="D3PO Save LoRA",
             category=CATEGORY,
             search_aliases=["export lora", "a1111", "kohya", "diffusers"],
-            description="Saves a trained LoRA as a file for this or other programs, with a record of how it was trained.",
+            description=(
+                "Saves a trained LoRA as a file for this or other programs, with a record of how it was "
+                "trained."
+            ),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The base model: it tells how other programs name its layers."
@@ -488,7 +504,8 @@ def remove_events(folder):
 
 
 def _training_of(lora, untrained=False):
-    """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still nothing."""
+    """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still
+    nothing."""
     if not isinstance(lora, TrainedLora):
         raise ValueError(
             "lora: this LoRA does not come from a D3PO node, so there is no training to keep; save it with "

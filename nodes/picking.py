@@ -49,8 +49,8 @@ def sets_in(picks):
         ) from error
     if value.get("version", PICKS_VERSION) != PICKS_VERSION:
         raise ValueError(
-            f"picks: they are of format version {value['version']!r:.40}, which this version of the pack does "
-            "not know; update the pack"
+            f"picks: they are of format version {value['version']!r:.40}, which this version of the pack "
+            "does not know; update the pack"
         )
     return value.get("sets", {})
 
@@ -71,9 +71,11 @@ class D3POPairPreference(io.ComfyNode):
             display_name="D3PO Pair Preference (Picker)",
             category=CATEGORY,
             search_aliases=["picker", "image chooser", "human feedback", "rank images", "choose"],
-            description="Your picks among the candidates. While a set has none, its candidates are shown and nothing "
-            "behind this node runs; with picks the run goes on. Picks belong to their set of candidates "
-            "and travel with the workflow.",
+            description=(
+                "Your picks among the candidates. While a set has none, its candidates are shown and "
+                "nothing behind this node runs; with picks the run goes on. Picks belong to their set of "
+                "candidates and travel with the workflow."
+            ),
             is_input_list=True,
             inputs=[
                 Trajectories.Input("trajectory", tooltip="The recorded candidates."),
@@ -202,8 +204,10 @@ class D3POPairPreference(io.ComfyNode):
 
     @classmethod
     async def wait_for(cls, missing, limit, dataset):
-        """The judgements that a person gives to the missing sets, kept in the dataset, if there is one,
-        before they are acknowledged; none if `limit` seconds pass first (0: no limit)."""
+        """A person's judgements of the missing sets; none if `limit` seconds pass first (0: no limit).
+
+        If there is a dataset, they are kept there before they are acknowledged.
+        """
         context, server, extra = get_executing_context(), PromptServer.instance, cls.hidden.extra_pnginfo
         if server.client_id is None or not (routes.workflow_of(extra) or server.client_id in server.sockets):
             raise ValueError(

@@ -21,8 +21,10 @@ class D3POPlot(io.ComfyNode):
             display_name="D3PO Plot",
             category=CATEGORY,
             search_aliases=["plot loss", "training chart", "compare runs", "metrics", "loss graph"],
-            description="Draws how training went: a panel for each metric, a colour for each run. It compares the run "
-            "at hand with runs that were saved before.",
+            description=(
+                "Draws how training went: a panel for each metric, a colour for each run. It compares the "
+                "run at hand with runs that were saved before."
+            ),
             inputs=[
                 LossMap.Input(
                     "loss_map",
@@ -89,8 +91,8 @@ def draw(*given):
         from ..d3po_core.runs import plots
     except ImportError as error:
         raise ValueError(
-            f"Plots need the package matplotlib, which cannot be imported ({error}). Install it into the Python "
-            "that runs ComfyUI with: pip install matplotlib"
+            f"Plots need the package matplotlib, which cannot be imported ({error}). Install it into the "
+            "Python that runs ComfyUI with: pip install matplotlib"
         ) from error
     return plots.draw(*given)
 

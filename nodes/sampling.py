@@ -22,8 +22,10 @@ class D3POPrompts(io.ComfyNode):
             display_name="D3PO Prompts",
             category=CATEGORY,
             search_aliases=["prompt list", "random prompts", "prompt sampler"],
-            description="Draws prompts from a list, each with a seed of its own. Everything wired behind it runs once "
-            "for each prompt, and the train step learns from all of them together.",
+            description=(
+                "Draws prompts from a list, each with a seed of its own. Everything wired behind it runs "
+                "once for each prompt, and the train step learns from all of them together."
+            ),
             inputs=[
                 io.String.Input(
                     "prompts",
@@ -77,9 +79,11 @@ class D3POKSampler(io.ComfyNode):
             display_name="D3PO KSampler (Recording)",
             category=CATEGORY,
             search_aliases=["recording sampler", "trajectory", "ksampler d3po", "candidates"],
-            description="KSampler for preference tuning: makes several candidates of one prompt that share their "
-            "initial noise, and records every step of each, so that a LoRA can be trained from which of "
-            "them you prefer.",
+            description=(
+                "KSampler for preference tuning: makes several candidates of one prompt that share their "
+                "initial noise, and records every step of each, so that a LoRA can be trained from which "
+                "of them you prefer."
+            ),
             is_input_list=True,
             inputs=[
                 io.Model.Input(
@@ -120,10 +124,12 @@ class D3POKSampler(io.ComfyNode):
                     "scheduler",
                     options=comfy.samplers.KSampler.SCHEDULERS,
                     default="normal",
-                    tooltip="How noise falls over the steps. With the train step's weighting paper, one step of 20 "
-                    "has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform (0.73 in D3PO's "
-                    "code), but at most 0.12 with sgm_uniform and 0.10 with karras. With standardised "
-                    "all steps count alike.",
+                    tooltip=(
+                        "How noise falls over the steps. With the train step's weighting paper, one step "
+                        "of 20 has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform "
+                        "(0.73 in D3PO's code), but at most 0.12 with sgm_uniform and 0.10 with karras. "
+                        "With standardised all steps count alike."
+                    ),
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the image."),
@@ -153,8 +159,10 @@ class D3POKSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
-                    "deterministic and cannot be trained on. Lower values make candidates more alike.",
+                    tooltip=(
+                        "How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
+                        "deterministic and cannot be trained on. Lower values make candidates more alike."
+                    ),
                 ),
             ],
             outputs=[

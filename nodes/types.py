@@ -18,8 +18,8 @@ SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of th
 class TrainingState:
     """All that training needs to go on from a LoRA exactly where it stopped.
 
-    run      folder of the run that it was loaded from: there a train step keeps its progress. A train step's output has
-             none, as the state that it goes on from is not on disk yet
+    run      folder of the run that it was loaded from: there a train step keeps its progress. A train step's
+             output has none, as the state that it goes on from is not on disk yet
     home     folder of the run that it, or what it goes on from, was loaded from: there Save Run puts it
     head     what that run was when it was loaded (runs.head): while it is, this state may take its place
     rounds   what each round was trained on: its first step, its key (progress.py), its sets with their pairs

@@ -116,13 +116,12 @@ function followSettings(node) {
 
 /** @param {HostNode} node */
 function followStep(node) {
-  const told = () =>
-    queueMicrotask(() => {
-      const settings = node.graph && node.getInputNode(node.findInputSlot("settings")) // a clone has no graph
-      if (isSettings(settings)) show(settings)
-    })
-  after(methodOf(node), "callback", told)
-  after(node, "onConnectionsChange", told)
+  const told = () => {
+    const settings = node.graph && node.getInputNode(node.findInputSlot("settings")) // a clone has no graph
+    if (isSettings(settings)) show(settings)
+  }
+  after(methodOf(node), "callback", told) // at once, for one step of the undo
+  after(node, "onConnectionsChange", () => queueMicrotask(told))
 }
 
 /** @param {HostNode} node

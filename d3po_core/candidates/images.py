@@ -1,10 +1,13 @@
 """Judged images that come without a trajectory: latents, and the noise that Diffusion-DPO puts on them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Generator, Tensor
 
+from .kernels import Scalar
 from .trajectory import LazyTensor
 
 PREDICTIONS = ("epsilon", "v", "flow")
@@ -12,44 +15,43 @@ PREDICTIONS = ("epsilon", "v", "flow")
 
 @dataclass
 class CleanCandidates:
-    """N images of one prompt as latents, wherever they come from. Stand where a Trajectory does in Preferences.
+    """N images of one prompt as latents, wherever they come from. Preferences take them like a Trajectory.
 
-    latents  [N, C, H, W] float32 in the model's own latent space: what its sampler ends with at sigma 0
-    sigmas   [K] float32, above 0: the noise levels of the model; for flow not above 1
-    prediction  what the network predicts, one of PREDICTIONS: "epsilon", "v" or "flow" (rectified flow's velocity,
-             noise - x0, as SD3 and Flux do). It weighs the error, and tells how x0 and noise are mixed
-    set_id, model, settings, conditioning  as a Trajectory's
-    noise    [1 or N, C, H, W], the noise that the candidates were sampled from, the same for all: draws then gives it
-             in place of fresh noise. None where it is not known, or not wanted
+    latents     [N, C, H, W] float32 in the model's own latent space, as its sampler ends at sigma 0; may be a
+                LazyTensor
+    sigmas      [K] float32, above 0: the noise levels of the model; for flow not above 1
+    prediction  what the network predicts, one of PREDICTIONS: "epsilon", "v" or "flow" (rectified flow's
+                velocity, noise - x0, as in SD3 and Flux). It sets the weight of the error and how x0 and
+                noise are mixed
+    noise       [1 or N, C, H, W], the noise that the candidates were sampled from, the same for all. `draws`
+                then gives it instead of fresh noise. None where it is not known or not wanted
 
-    latents may be a LazyTensor.
+    set_id, model, settings and conditioning are those of a Trajectory.
 
-    Images noised with the noise that they came from lie nearer to the states that sampling went through: PNAPO (arXiv
-    2605.09433), made for flow models, whose paths are nearly straight. It holds the more, the less noise the sampler's
-    steps add.
+    Images noised with the noise they came from lie nearer to the states that sampling went through (PNAPO,
+    arXiv 2605.09433, made for flow models, whose paths are nearly straight). The less noise the sampler's
+    steps add, the better this holds.
     """
 
     recorded: ClassVar[bool] = False
 
-    latents: torch.Tensor | LazyTensor
-    sigmas: torch.Tensor
+    latents: Tensor | LazyTensor
+    sigmas: Tensor
     prediction: str
     set_id: str
     model: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     conditioning: object = None
-    noise: torch.Tensor | None = None
+    noise: Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"prediction is {self.prediction!r}, but must be one of: {', '.join(PREDICTIONS)}"
             )
         if not len(self.sigmas) or not (self.sigmas > 0).all():
             raise ValueError("noise levels must be above 0, and there must be one at least")
-        if (
-            self.prediction == "flow" and self.sigmas.max() > 1 + 1e-6
-        ):  # a shift rounds the last one up at times
+        if self.prediction == "flow" and self.sigmas.max() > 1 + 1e-6:  # a shift may round the last one up
             raise ValueError(
                 f"the noise levels of a flow model must not be above 1, but one is {self.sigmas.max():g}"
             )
@@ -68,15 +70,15 @@ class CleanCandidates:
         return self.latents.shape[0]
 
     @property
-    def latent_shape(self):
+    def latent_shape(self) -> torch.Size:
         """[N, C, H, W] of the candidates."""
         return self.latents.shape
 
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d): the first one as it is, at the noise level halfway."""
         return self.latents[:1], self.sigmas[len(self.sigmas) // 2]
 
-    def noised(self, x0, sigma, noise):
+    def noised(self, x0: Tensor, sigma: Scalar, noise: Tensor) -> Tensor:
         """x at noise level sigma (0-d), in the coordinates of the model's denoiser and shaped as x0.
 
         epsilon and v: x0 + sigma noise. flow: (1 - sigma) x0 + sigma noise (arXiv 2209.03003, eq. 1).
@@ -84,24 +86,24 @@ class CleanCandidates:
         sigma = torch.as_tensor(sigma).to(x0)
         return (1 - sigma if self.prediction == "flow" else 1) * x0 + sigma * noise.to(x0)
 
-    def target_scale(self, sigma):
-        """|d x0 / d prediction| at a fixed x, a 0-d tensor: x0's error divided by it is the prediction's.
+    def target_scale(self, sigma: Scalar) -> Tensor:
+        """|d x0 / d prediction| at a fixed x, a 0-d tensor. x0's error divided by it is the prediction's.
 
-        epsilon: x0 = x - sigma epsilon. flow: x0 = x - sigma v. v (arXiv 2202.00512, appendix D, in the coordinates
-        x / sqrt(1 + sigma^2)): x0 = x / (1 + sigma^2) - v sigma / sqrt(1 + sigma^2).
+        epsilon: x0 = x - sigma epsilon. flow: x0 = x - sigma v. v (arXiv 2202.00512, appendix D, in the
+        coordinates x / sqrt(1 + sigma^2)): x0 = x / (1 + sigma^2) - v sigma / sqrt(1 + sigma^2).
         """
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         return sigma / (1 + sigma**2).sqrt() if self.prediction == "v" else sigma
 
-    def draws(self, count, generator):
-        """`count` times (sigma, 0-d; noise [1, C, H, W] for all candidates alike).
+    def draws(self, count: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """`count` pairs of a sigma, 0-d, and a noise [1, C, H, W] that all candidates share.
 
-        The levels are uniform over `sigmas` and stratified, one from each of `count` equal parts: their mean is that of
-        independent draws with less variance. Uniform is Diffusion-DPO's choice. A flow model's levels have its shift in
-        them, so that training looks where its sampler spends its steps. SD3 was trained on logit-normal levels, and
-        some trainers of preferences (Flow-GRPO's DPO) keep to these, which seldom look at the first steps, where an
-        image as a whole is decided. Every level's error weighs alike, which Flow-DPO (arXiv 2501.13918) found better
-        than the weights of its bound.
+        The levels are uniform over `sigmas` and stratified, one from each of `count` equal parts. Their mean
+        is that of independent draws, with less variance. Uniform is Diffusion-DPO's choice. A flow model's
+        levels include its shift, so training looks where its sampler spends its steps. SD3 was trained on
+        logit-normal levels, and some preference trainers (Flow-GRPO's DPO) keep to these; they seldom look at
+        the first steps, where an image as a whole is decided. Every level's error has the same weight, which
+        Flow-DPO (arXiv 2501.13918) found better than the weights of its bound.
         """
         places = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
         for place in places.tolist():

@@ -2,29 +2,36 @@
 
 import io
 import re
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+
+Numbers: TypeAlias = NDArray[np.float64]
 
 REC709 = np.array([0.2126, 0.7152, 0.0722])
 
 
-def jpeg_size(images, quality=95):
+def jpeg_size(images: ArrayLike, quality: int = 95) -> Numbers:
     """Size as a JPEG in kB (1000 bytes): D3PO's compressibility (lower) and incompressibility (higher)."""
     return np.array([_jpeg_bytes(image, quality) / 1000 for image in _uint8(images)])
 
 
-def brightness(images):
+def brightness(images: ArrayLike) -> Numbers:
     """Mean luma by Rec. 709, 0 (black) to 1 (white)."""
-    return (_array(images) @ REC709).mean((1, 2))
+    luma: Numbers = (_array(images) @ REC709).mean((1, 2))
+    return luma
 
 
-def colour_distance(images, target=(1.0, 0.0, 0.0)):
+def colour_distance(images: ArrayLike, target: Sequence[float] = (1.0, 0.0, 0.0)) -> Numbers:
     """Mean Euclidean distance of the pixels to a target colour (r, g, b in 0...1), 0 to sqrt(3)."""
-    return np.linalg.norm(_array(images) - np.asarray(target), axis=-1).mean((1, 2))
+    distance: Numbers = np.linalg.norm(_array(images) - np.asarray(target), axis=-1).mean((1, 2))
+    return distance
 
 
-def parse_colour(text):
+def parse_colour(text: str) -> tuple[float, ...]:
     """'#rrggbb' -> (r, g, b) in 0...1. Raises ValueError for anything else."""
     channels = re.fullmatch("#?" + 3 * "([0-9a-fA-F]{2})", text.strip())
     if not channels:
@@ -32,18 +39,19 @@ def parse_colour(text):
     return tuple(int(channel, 16) / 255 for channel in channels.groups())
 
 
-def _array(images):
+def _array(images: ArrayLike) -> Numbers:
     images = np.asarray(images, dtype=np.float64)
     if images.ndim != 4 or images.shape[-1] not in (3, 4):
         raise ValueError(f"images must be [N, H, W, 3], got {list(images.shape)}")
     return images[..., :3].clip(0, 1)
 
 
-def _uint8(images):
-    return (_array(images) * 255).round().astype(np.uint8)
+def _uint8(images: ArrayLike) -> NDArray[np.uint8]:
+    levels: NDArray[np.uint8] = (_array(images) * 255).round().astype(np.uint8)
+    return levels
 
 
-def _jpeg_bytes(image, quality):
+def _jpeg_bytes(image: NDArray[np.uint8], quality: int) -> int:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.tell()

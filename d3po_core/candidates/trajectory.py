@@ -1,34 +1,39 @@
-"""The recorded candidates of one prompt: every latent on the way from noise to image, and how it came about."""
+"""The recorded candidates of one prompt: all latents on the way from noise to image."""
 
 import hashlib
 import json
 import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .kernels import Ancestral, Kernel, described, kernel_of
 
 FORMAT = "d3po.trajectory/2"
 FIRST_FORMAT = "d3po.trajectory/1"  # it has the eta of an Ancestral in place of a kernel
 
+Index: TypeAlias = int | slice
+
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a safetensors file, read where it is indexed, by an int, a slice or a tuple of these.
+    """A tensor in a safetensors file, read where it is indexed by an int, a slice or a tuple of these.
 
-    What it gives is an ordinary tensor of its own: the file is open during the reading only. torch's functions take it
-    too, and read all of it; zeros_like reads nothing.
+    Indexing gives an ordinary tensor with memory of its own. The file is open only while it is read. torch's
+    functions accept a LazyTensor and read all of it, but zeros_like reads nothing.
 
-    checksums  of each step, self[i]; None where the file has none. A step is read and checked as a whole, also where the
-               index asks for a part of it, at about a millisecond a megabyte
+    checksums  one for each step, self[i]; None where the file has none. A step is always read and checked as
+               a whole, even where the index asks for a part of it. This takes about a millisecond a megabyte
 
-    Raises ValueError, naming the file, if it can no longer be read, is damaged, or holds a number that is not finite.
+    Raises ValueError, naming the file, if it can no longer be read, is damaged, or holds a number that is not
+    finite.
     """
 
     path: Path
@@ -38,31 +43,30 @@ class LazyTensor:
     checksums: tuple[str, ...] | None = None
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return len(self.shape)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Tensor:
         first, *inner = index if isinstance(index, tuple) else (index,)
         steps = range(len(self))[first]
-        one = isinstance(steps, int)
         try:
             with safe_open(self.path, framework="pt") as file:
                 read = file.get_slice(self.name)[first]
-                for i, step in [(steps, read)] if one else zip(steps, read):
+                for i, step in [(steps, read)] if isinstance(steps, int) else zip(steps, read):
                     self._check(i, step)
-                return read[
-                    tuple(inner) if one else (slice(None), *inner)
-                ].clone()  # a view would keep the file open
+                part = tuple(inner) if isinstance(steps, int) else (slice(None), *inner)
+                kept: Tensor = read[part].clone()  # a view would keep the file open
+                return kept
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read ({error})") from error
 
-    def _check(self, i, step):
+    def _check(self, i: int, step: Tensor) -> None:
         if self.checksums and checksum(step) != self.checksums[i]:
             raise ValueError(
                 f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
@@ -75,11 +79,17 @@ class LazyTensor:
             )
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if function is torch.zeros_like:
             return torch.zeros(args[0].shape, **{"dtype": args[0].dtype, **(kwargs or {})})
 
-        def read(value):
+        def read(value: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return type(value)(map(read, value))
             return value[:] if isinstance(value, cls) else value
@@ -87,24 +97,24 @@ class LazyTensor:
         return function(*read(args), **{name: read(value) for name, value in (kwargs or {}).items()})
 
 
-def checksum(tensor):
+def checksum(tensor: Tensor) -> str:
     """CRC-32 of a tensor's bytes, as eight hexadecimal digits."""
-    return f"{zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()):08x}"
+    return f"{zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data):08x}"
 
 
 @dataclass
 class Trajectory:
     """N candidates that share their initial noise and differ by the noise of the steps.
 
-    states   [T + 1, N, C, H, W] float32: x at sigmas[0] ... sigmas[T], in the model's latent space
-    denoised [T, N, C, H, W] float32: the sampling policy's x0 at each state, guidance applied
-    sigmas   [T + 1] float32, falling
-    kernel   the transition between neighbouring states
-    set_id   names the set: the same graph gives the same name on every machine
-    model    fingerprint of the base model's weights
-    policy   names the weights that sampled, and after a space what else was on the model, as "KINDS:OBJECTS"; where it is
-             the reference's name, `denoised` is the reference's x0
-    settings seed, cfg and what else describes the sampling; JSON values
+    states        [T + 1, N, C, H, W] float32: x at sigmas[0] ... sigmas[T], in the model's latent space
+    denoised      [T, N, C, H, W] float32: the sampling policy's x0 at each state, guidance applied
+    sigmas        [T + 1] float32, falling
+    kernel        the transition between neighbouring states
+    set_id        names the set: the same graph gives the same name on every machine
+    model         fingerprint of the base model's weights
+    policy        names the weights that sampled and, after a space, what else was on the model, as
+                  "KINDS:OBJECTS". Where it is the reference's name, `denoised` is the reference's x0
+    settings      seed, cfg and whatever else describes the sampling; JSON values
     conditioning  whatever the host's denoiser needs besides x and sigma; opaque here and not saved
 
     states and denoised are LazyTensors where the trajectory was opened rather than loaded.
@@ -112,17 +122,17 @@ class Trajectory:
 
     recorded: ClassVar[bool] = True
 
-    states: torch.Tensor | LazyTensor
-    denoised: torch.Tensor | LazyTensor
-    sigmas: torch.Tensor
+    states: Tensor | LazyTensor
+    denoised: Tensor | LazyTensor
+    sigmas: Tensor
     kernel: Kernel
     set_id: str
     model: str
     policy: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     conditioning: object = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         steps = len(self.sigmas) - 1
         if len(self.states) != steps + 1 or len(self.denoised) != steps:
             raise ValueError(
@@ -140,12 +150,12 @@ class Trajectory:
         return self.states.shape[1]
 
     @property
-    def latent_shape(self):
+    def latent_shape(self) -> torch.Size:
         """[N, C, H, W] of the candidates."""
         return self.states.shape[1:]
 
     @property
-    def actions(self):
+    def actions(self) -> list[int]:
         """Indices of the steps that are random, and so have a log-prob (std > 0)."""
         return [
             i for i in range(len(self.sigmas) - 1) if self.kernel.std(self.sigmas[i], self.sigmas[i + 1]) > 0
@@ -154,19 +164,19 @@ class Trajectory:
     @cached_property
     def ending(self) -> bytes:
         """Names a recording by what it ended with: one that is read from disk again is known again."""
-        return hashlib.sha256(self.states[-1].cpu().contiguous().numpy()).digest()
+        return hashlib.sha256(self.states[-1].cpu().contiguous().numpy().data).digest()
 
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d) of the first candidate, halfway."""
         middle = len(self.sigmas) // 2
         return self.states[middle, :1], self.sigmas[middle]
 
-    def save(self, path):
-        """Write tensors and settings, without the conditioning, to a safetensors file. A contiguous tensor is written
-        from where it lies.
+    def save(self, path: Path) -> None:
+        """Write tensors and settings, without the conditioning, to a safetensors file.
 
-        Its metadata "d3po" is JSON, with "checksums": the CRC-32 of each step of states and denoised, of the sigmas, and
-        of the JSON without them ("header"). Files of before, with no checksums or of the first format, are read as well.
+        A contiguous tensor is written without a copy. The metadata "d3po" is JSON. Its "checksums" hold the
+        CRC-32 of each step of states and denoised, of the sigmas, and of the JSON without them ("header").
+        Older files can still be read: those without checksums, and those of the first format.
         """
         tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
         header = {
@@ -185,16 +195,21 @@ class Trajectory:
         save_file(tensors, path, metadata={"d3po": json.dumps(header | {"checksums": checksums})})
 
     @classmethod
-    def load(cls, path, conditioning=None):
-        """Read a file that `save` wrote. Raises ValueError, naming the file, for any other, a damaged one, and for numbers
-        that are not finite."""
+    def load(cls, path: Path, conditioning: object = None) -> "Trajectory":
+        """Read a file that `save` wrote.
+
+        Raises ValueError, naming the file, if it is another kind of file, is damaged, or holds numbers that
+        are not finite.
+        """
         opened = cls.open(path, conditioning)
         return replace(opened, states=opened.states[:], denoised=opened.denoised[:])
 
     @classmethod
-    def open(cls, path, conditioning=None):
-        """As `load`, but states and denoised are read, and checked, where they are indexed (LazyTensor). Keeps no file
-        open."""
+    def open(cls, path: Path, conditioning: object = None) -> "Trajectory":
+        """Like `load`, but states and denoised are read and checked where they are indexed (LazyTensor).
+
+        No file is kept open.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["d3po"])
@@ -213,11 +228,15 @@ class Trajectory:
                 }
             kernel = kernel_of(header["kernel"]) if header["format"] == FORMAT else Ancestral(header["eta"])
             return cls(
-                **lazy,
-                sigmas=sigmas,
-                kernel=kernel,
-                conditioning=conditioning,
-                **{name: header[name] for name in ("set_id", "model", "policy", "settings")},
+                lazy["states"],
+                lazy["denoised"],
+                sigmas,
+                kernel,
+                header["set_id"],
+                header["model"],
+                header["policy"],
+                header["settings"],
+                conditioning,
             )
         except (
             SafetensorError,
@@ -231,12 +250,13 @@ class Trajectory:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
 
 
-def _header_checksum(header):
-    """As `checksum`, of what JSON keeps of a header."""
+def _header_checksum(header: Mapping[str, Any]) -> str:
+    """Like `checksum`, of what JSON keeps of a header."""
     return f"{zlib.crc32(json.dumps(json.loads(json.dumps(header)), sort_keys=True).encode()):08x}"
 
 
-def _lazy(path, name, part, checksums):
+def _lazy(path: Path, name: str, part: Any, checksums: Sequence[str] | None) -> LazyTensor:
+    """The tensor of this name in a file. `part` is the file's slice of it; only shape and dtype are read."""
     shape, dtype = torch.Size(part.get_shape()), part[:0].dtype
     if not dtype.is_floating_point:
         raise ValueError(
@@ -244,4 +264,4 @@ def _lazy(path, name, part, checksums):
         )
     if checksums is not None and len(checksums) != shape[0]:
         raise ValueError(f"it has {len(checksums)} checksums for {shape[0]} steps of {name}")
-    return LazyTensor(path, name, shape, dtype, checksums and tuple(checksums))
+    return LazyTensor(path, name, shape, dtype, None if checksums is None else tuple(checksums))

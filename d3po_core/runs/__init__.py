@@ -1,1 +1,1 @@
-"""Runs on disk: the LoRA with its optimizer's state, checkpoints, the progress of a train step, plots and events."""
+"""Runs on disk: LoRA, optimizer state and checkpoints, the progress of a train step, plots, events."""

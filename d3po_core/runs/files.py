@@ -1,40 +1,48 @@
 """The files of a run: tensors and a JSON record in one safetensors file that is replaced as a whole.
 
-A record may have a "history", the metrics of every update (history.py). In the file it is the tensor HISTORY, and the
-record has the names of its columns as "metrics": safetensors takes no more than 100 MB of JSON. Files of before have the
-list in their JSON, and are read as well.
+A record may have a "history", the metrics of every update (history.py). In the file the history is the tensor
+HISTORY, and the record has the names of its columns as "metrics": safetensors takes no more than 100 MB of
+JSON. Older files have the list in their JSON, and can still be read.
 
-The record has a CHECKSUM of itself and all tensors, which is looked at where the whole file is read.
+The record has a CHECKSUM of itself and all tensors, which is checked where the whole file is read.
 """
 
 import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..files import make_folder, replace_whole
 from . import history
+from .record import Record, Tensors
 
-HISTORY, CHECKSUM = "history", "checksum"
+HISTORY: Final = "history"
+CHECKSUM: Final = "checksum"
 ADAPTER = ("lora.", "raw.", "ema.")  # the weights in a state
 
 
 class NotOurs(ValueError):
-    """A file that is damaged, was written by something else, or by a later version of this pack. It names the file."""
+    """A file that is damaged, or was written by something else or a later version. It is named."""
 
 
 class Unsound(NotOurs):
-    """A file that is whole, with numbers in it that no training goes on from."""
+    """A file that is whole, but holds numbers that no training can go on from."""
 
 
-def write(path, format, tensors, record):
-    """Write a file, all of it or nothing, by who holds the lock of its run's folder (locks.py). Raises OSError, naming
-    the file, where that is not possible."""
+def write(path: Path, format: str, tensors: Tensors, record: Record) -> None:
+    """Write a file, all of it or nothing. The caller holds the lock of the run's folder (locks.py).
+
+    Raises OSError, naming the file, where it cannot be written.
+    """
     record = record | {"format": format}
     if HISTORY in record:
         record["metrics"], table = history.to_table(record.pop(HISTORY))
@@ -55,31 +63,32 @@ def write(path, format, tensors, record):
             leftover.unlink(missing_ok=True)
 
 
-def name_of(value):
-    """A name of a JSON value by what is in it."""
+def name_of(value: object) -> str:
+    """A name of a JSON value by its content."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def content_name(tensors):
+def content_name(tensors: Mapping[str, Tensor]) -> str:
     """A name of tensors by their bits: the same on every machine, whatever file they come from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
-def checksum(tensors, record):
-    """Of a file's content; a record that has one already counts without it."""
+def checksum(tensors: Mapping[str, Tensor], record: Record) -> str:
+    """The checksum of a file's content. A checksum that the record has already is left out."""
     return name_of(
         [content_name(tensors), {name: value for name, value in record.items() if name != CHECKSUM}]
     )
 
 
-def unsound(tensors):
-    """What there is in a state's tensors that no training goes on from, in words; "" where there is nothing.
+def unsound(tensors: Mapping[str, Tensor]) -> str:
+    """What is in a state's tensors that no training can go on from, in words; "" where there is nothing.
 
-    Weights are finite numbers, and so is what an optimizer keeps, in which counters are integers and packed values bytes.
+    Weights must be finite, and so must the optimizer's state, in which counters are integers and packed
+    values bytes.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -92,16 +101,16 @@ def unsound(tensors):
     return ""
 
 
-def leftovers(folder):
-    """Files of a process that was killed while it wrote them, as far as nobody writes now."""
+def leftovers(folder: Path) -> list[Path]:
+    """Files of a process that was killed while it wrote them, provided that nobody writes now."""
     return [
         path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\w+\.partial", path.name)
     ]
 
 
 @contextmanager
-def named(path):
-    """Say of an error in writing a file which one it was and what is left."""
+def named(path: Path) -> Iterator[None]:
+    """Turn an error in writing a file into one that names it and says what is left."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -111,9 +120,12 @@ def named(path):
         ) from error
 
 
-def read(path, format):
-    """(tensors, record) of a file of this format or an earlier one. Raises NotOurs, naming the file, for any other, also
-    where its content is not what was written; Unsound where it is, and of no use."""
+def read(path: Path, format: str) -> tuple[Tensors, Record]:
+    """(tensors, record) of a file of this format or an earlier version of it.
+
+    Raises NotOurs, naming the file, for any other file, and where the content is not what was written. Raises
+    Unsound where it is what was written, but no training can go on from it.
+    """
     with _opened(path, format) as (file, record):
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # a view keeps the file open
         written = record.pop(CHECKSUM, None)
@@ -126,8 +138,8 @@ def read(path, format):
     return tensors, record
 
 
-def read_record(path, format):
-    """As `read`, without the tensors; of the history there is only the last update, in a list of one or none."""
+def read_record(path: Path, format: str) -> Record:
+    """Like `read`, without the tensors. Its history has only the last update, in a list of one or none."""
     with _opened(path, format) as (file, record):
         record.pop(CHECKSUM, None)
         if "metrics" in record:
@@ -137,7 +149,7 @@ def read_record(path, format):
         return record
 
 
-def read_curves(path, format):
+def read_curves(path: Path, format: str) -> history.Curves:
     """The history of a file as `history.curves`, without the other tensors."""
     with _opened(path, format) as (file, record):
         if "metrics" in record:
@@ -146,7 +158,7 @@ def read_curves(path, format):
 
 
 @contextmanager
-def _opened(path, format):
+def _opened(path: Path, format: str) -> Iterator[tuple[safe_open, Record]]:
     kind, newest = format.split("/")
     try:
         with safe_open(path, framework="pt") as file:

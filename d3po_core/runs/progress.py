@@ -1,26 +1,31 @@
-"""A train step's state on disk while it runs, so that one that was stopped goes on where it was.
+"""A train step's state on disk while it runs, so that a stopped one goes on where it was.
 
-It belongs to one train step alone, which its key names: where training began, with what settings, on what data. Any
-other leaves it aside.
+It belongs to one train step alone, named by its key: where training began, with what settings, on what data.
+Other train steps leave it aside.
 """
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from torch import Tensor
+
+from ..candidates.preferences import Preferences
 from ..training.monitor import best_update
 from .files import NotOurs, content_name, name_of, read, read_record, write
 from .locks import held
+from .record import JudgedSet, Metrics, Record, Tensors
 
 FORMAT = "d3po.progress/2"
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 
 
-def trained_on(preferences):
-    """Which sets and what was said of them, in order: the name of each set, a hash of its pairs, scores and thumbs, and
-    one of how it was made."""
+def trained_on(preferences: Iterable[Preferences]) -> list[JudgedSet]:
+    """Which sets, and what was said of them, in order."""
     return [
         {
             "set": p.candidates.set_id,
@@ -31,16 +36,49 @@ def trained_on(preferences):
     ]
 
 
-def said(pairs, scores, liked):
+def said(
+    pairs: Sequence[tuple[int, int]], scores: Sequence[float | None], liked: Sequence[bool | None]
+) -> str:
     """A name of what was said of a set, as Preferences has it."""
     return name_of([pairs, scores, liked])
 
 
-def key_of(start, tensors, settings, model, data):
-    """Name of a train step: the step and state it starts from, all settings that change its result, and its data."""
+def key_of(
+    start: int,
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    model: str,
+    data: Sequence[JudgedSet],
+) -> str:
+    """The name of a train step: the step and state it starts from, its data, and all settings that matter."""
     digest = hashlib.sha256(json.dumps([start, settings, model, data], sort_keys=True).encode())
     digest.update(content_name(tensors).encode())
     return digest.hexdigest()
+
+
+class Trainer(Protocol):
+    """What progress needs of a training.loop.Trainer."""
+
+    @property
+    def round_start(self) -> Tensors | None: ...
+
+    def state(self) -> tuple[Tensors, int]: ...
+
+    def load_state(self, tensors: Tensors, step: int, /) -> None: ...
+
+    def updates_in(self, examples: Sequence[Any], /) -> int: ...
+
+    def fit(self, examples: Sequence[Any], /, **options: Any) -> list[Metrics]: ...
+
+
+@dataclass
+class Best:
+    """The state after the best update of a train step. `written` says whether it is on disk."""
+
+    update: int
+    step: int
+    tensors: Tensors
+    written: bool
 
 
 @dataclass
@@ -48,7 +86,7 @@ class Progress:
     """The progress of the train step `key` in a run's folder.
 
     folder     None: nothing is kept
-    every      how many updates lie between two states that are kept; 0: none is
+    every      a state is kept after so many updates; 0: none is kept
     keep_best  remember the state after the update with the best held-out figures, for `back_to_best`
     """
 
@@ -56,59 +94,65 @@ class Progress:
     key: str
     every: int = 1
     keep_best: bool = False
-    _best: dict | None = None  # update, step, tensors; written: whether it is on disk
+    _best: Best | None = None
 
-    def fit(self, trainer, examples, begin=lambda start: None, on_update=lambda history: None, **options):
-        """`Trainer.fit` from where this train step was stopped: (every update's metrics, how many updates had been made
-        before, a warning or ""). begin(how many) is called first, on_update(metrics of all updates so far) after each
-        update; options are fit's.
+    def fit(
+        self,
+        trainer: Trainer,
+        examples: Sequence[Any],
+        begin: Callable[[int], object] = lambda start: None,
+        on_update: Callable[[list[Metrics]], object] = lambda history: None,
+        **options: Any,
+    ) -> tuple[list[Metrics], int, str]:
+        """`Trainer.fit` from where this train step was stopped; options are fit's.
+
+        Returns every update's metrics, how many of these updates had been made before, and a warning or "".
+        begin(how many) is called first, and on_update(metrics of all updates so far) after each update.
         """
         round_start = trainer.round_start
         (before, warning), total = self._take_up(trainer), trainer.updates_in(examples)
         begin(len(before))
 
-        def keep(history):
+        def keep(history: list[Metrics]) -> None:
             on_update(history)
             if self.keep_best and best_update(history) == len(history):
                 tensors, step = trainer.state()
-                self._best = {"update": len(history), "step": step, "tensors": tensors, "written": False}
+                self._best = Best(len(history), step, tensors, written=False)
             if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
-                self.save(trainer, history)
+                self.save(self.folder, trainer, history)
 
         history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
         return history, len(before), warning
 
-    def back_to_best(self, trainer, history):
-        """Put the trainer back to where it was after the best of these updates: the updates' metrics up to it.
+    def back_to_best(self, trainer: Trainer, history: list[Metrics]) -> list[Metrics]:
+        """Put the trainer back to where it was after the best update, and return the metrics up to it.
 
-        All of them, with the trainer as it is, where nothing was measured or the last update is the best.
+        Where nothing was measured, or the last update is the best, the trainer stays as it is and all are
+        returned.
         """
         best, self._best = self._best, None
-        if best is None or best["update"] != best_update(history):
+        if best is None or best.update != best_update(history):
             return history
-        trainer.load_state(best["tensors"], best["step"])
-        return history[: best["update"]]
+        trainer.load_state(best.tensors, best.step)
+        return history[: best.update]
 
-    def _take_up(self, trainer):
+    def _take_up(self, trainer: Trainer) -> tuple[list[Metrics], str]:
+        """Load what is on disk of this train step: the metrics of its updates so far, and a warning or ""."""
         try:
-            found = self.find()
-            best = self.find(BEST_FILE) if found and self.keep_best else None
+            stopped = self.find()
+            best = self.find(BEST_FILE) if stopped and self.keep_best else None
         except NotOurs as error:
             return (
                 [],
-                f"The progress of a train step that had been stopped was lost, and this one began anew: {error}",
+                "The progress of a train step that had been stopped was lost, and this one began anew: "
+                f"{error}",
             )
-        if found is None:
+        if stopped is None:
             return [], ""
         if best:
             tensors, record = best
-            self._best = {
-                "update": record["update"],
-                "step": record["step"],
-                "tensors": tensors,
-                "written": True,
-            }
-        tensors, record = found
+            self._best = Best(record["update"], record["step"], tensors, written=True)
+        tensors, record = stopped
         trainer.load_state(tensors, record["step"])
         lost = self.keep_best and not best and best_update(record["history"])
         return record["history"], (
@@ -116,41 +160,42 @@ class Progress:
             "disk, so that training cannot go back to it"
         ) if lost else ""
 
-    def find(self, file=FILE):
-        """(tensors, record) of this very train step, or None. Raises NotOurs if there is no telling."""
-        return read(self.folder / file, FORMAT) if self._is_there(file) else None
+    def find(self, file: str = FILE) -> tuple[Tensors, Record] | None:
+        """(tensors, record) of this very train step, or None.
 
-    def _is_there(self, file):
-        path = self.folder and self.folder / file
-        return path and path.exists() and read_record(path, FORMAT).get("key") == self.key
+        Raises NotOurs if the file cannot be read, so that nothing tells which train step it belongs to.
+        """
+        if self.folder is None or not self._is_ours(self.folder / file):
+            return None
+        return read(self.folder / file, FORMAT)
 
-    def save(self, trainer, history):
+    def _is_ours(self, path: Path) -> bool:
+        return path.exists() and read_record(path, FORMAT).get("key") == self.key
+
+    def save(self, folder: Path, trainer: Trainer, history: list[Metrics]) -> None:
+        """Write the trainer's state into the run's folder, and the best one if it is not there yet."""
         tensors, step = trainer.state()
-        with held(self.folder):
-            if (
-                self._best and not self._best["written"]
-            ):  # first, so that no progress is past a best that is not on disk
-                write(
-                    self.folder / BEST_FILE,
-                    FORMAT,
-                    self._best["tensors"],
-                    {"key": self.key, "step": self._best["step"], "update": self._best["update"]},
-                )
-                self._best["written"] = True
-            write(self.folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
-            if not self._best:  # a best that is there belonged to the progress that was there
+        with held(folder):
+            best = self._best
+            if best and not best.written:  # first, so that no progress is past a best that is not on disk
+                figures: Record = {"key": self.key, "step": best.step, "update": best.update}
+                write(folder / BEST_FILE, FORMAT, best.tensors, figures)
+                best.written = True
+            write(folder / FILE, FORMAT, tensors, {"key": self.key, "step": step, "history": history})
+            if not best:  # a best that is there belonged to the progress that was there
                 with suppress(OSError):
-                    (self.folder / BEST_FILE).unlink(missing_ok=True)
+                    (folder / BEST_FILE).unlink(missing_ok=True)
 
-    def remove(self):
-        """Remove it, unless it is another train step's by now."""
-        if not self.folder or not any((self.folder / file).exists() for file in FILES):
+    def remove(self) -> None:
+        """Remove the files of this train step, and leave those of any other."""
+        if not self.folder:
             return
-        with (
-            suppress(OSError),
-            held(self.folder),
-        ):  # else it is in nobody's way: the next train step replaces it
-            for file in FILES:
+        paths = [self.folder / file for file in FILES]
+        if not any(path.exists() for path in paths):
+            return
+        # a file that stays is in nobody's way: the next train step replaces it
+        with suppress(OSError), held(self.folder):
+            for path in paths:
                 with suppress(NotOurs, OSError):
-                    if self._is_there(file):
-                        (self.folder / file).unlink()
+                    if self._is_ours(path):
+                        path.unlink()

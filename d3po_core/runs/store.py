@@ -1,6 +1,7 @@
 """Named runs on disk. A run is a folder with
 
-run.safetensors                       its LoRA, optimizer, step and metrics, and what each round was trained on
+run.safetensors                       its LoRA, optimizer, step and metrics, and what each round was trained
+                                      on
 checkpoints/step-000123.safetensors   the same of earlier steps: the last few, and the best on held-out sets
 progress.safetensors                  a train step that has not ended yet (progress.py)
 progress-best.safetensors             that train step after its best update so far
@@ -9,40 +10,45 @@ No file is ever changed, only replaced by a whole one.
 """
 
 import re
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from ..training import metrics
 from . import progress
-from .files import NotOurs, Unsound, leftovers, read, read_curves, read_record, unsound, write
-from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401 (SHAPE is of the runs' face)
+from .checkpoints import (
+    BEGINNING,
+    CHECKPOINTS,
+    FORMAT,
+    LATEST,
+    STATE,
+    best_of,
+    checkpoint_files,
+    checkpoint_path,
+    checkpoints,
+    complete,
+    current_record,
+    held_out,
+    left_alone,
+    state_path,
+)
+from .files import NotOurs, leftovers, read, read_curves, read_record, unsound, write
+from .history import Curves
+from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401
 from .locks import held
+from .record import Record, Tensors
 
-FORMAT = "d3po.run/3"
-STATE = "run.safetensors"
-CHECKPOINTS = "checkpoints"
-LATEST, BEST = "latest", "best"
-BEGINNING = "0"  # the checkpoint before a run's first round
-# what older runs do not say, of themselves and of their settings
-UNSAID = {"rounds": [], "saved": 0}
-UNSAID_SETTINGS = {"adapter": "LoRA"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A run's state at a step. `saved` counts the run's saves, as one that went back has fewer steps later."""
-
-    path: Path
-    step: int
-    saved: int
-    held_out: tuple | None  # (accuracy, margin), None where nothing was held out
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What became of a state that was saved: the name of the run that has it, and why it is not what was asked for, as a
-    clause about the run that is there; "" where it is."""
+    """What became of a state that was saved.
+
+    run  the name of the run that has it
+    why  why that is not the run that was asked for, as a clause about the run that is there; "" where it is
+    """
 
     run: str
     why: str = ""
@@ -61,13 +67,15 @@ class Summary:
     best: float | None = None
     size: int = 0
     changed: float = 0.0
-    checkpoints: tuple = ()
+    checkpoints: tuple[int, ...] = ()
     problem: str = ""
 
 
-def run_folder(root, name, what="run"):
-    """Folder of a run, or of `what` else has a name. Raises ValueError for a name that could lie outside `root` or not be
-    a folder everywhere."""
+def run_folder(root: Path, name: str, what: str = "run") -> Path:
+    """The folder of a run, or of something else that `what` calls by a word.
+
+    Raises ValueError for a name that could lie outside `root` or cannot be a folder on every system.
+    """
     reserved = name.split(".")[0].upper() in {
         "CON",
         "PRN",
@@ -83,25 +91,26 @@ def run_folder(root, name, what="run"):
 # --- saving and loading ---
 
 
-def save_run(folder, tensors, record, keep=3, head=None):
-    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint: a Saved.
+def save_run(folder: Path, tensors: Tensors, record: Record, keep: int = 3, head: str | None = None) -> Saved:
+    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint.
 
     Of the checkpoints the last `keep` stay, and the best by held-out accuracy.
 
-    What is there is replaced only by a state that follows from it (lineage.why_not; head is `head` of the folder when this
-    one was loaded). Any other is kept beside it as a run of its own, NAME branch 2, unless what is there has gone on from
-    it: then there is nothing to write. Raises ValueError for a state that no training goes on from.
+    The state that is there is replaced only by one that follows from it (lineage.why_not). `head` is what the
+    function head gave when this state was loaded. Any other state is kept beside it as a run of its own, NAME
+    branch 2. Where the state that is there has gone on from this one, nothing is written. Raises ValueError
+    for a state that no training can go on from.
     """
     if wrong := unsound(tensors):
         raise ValueError(
             f"lora: {wrong}, so this state was not saved: what was there before is as it was. Lower "
             "learning_rate, and train the round again"
         )
-    record = _whole(record)
+    record = complete(record)
     with held(folder):
-        there = _current(folder)
+        there = current_record(folder)
         why = why_not(there, record, head)
-        if not why:
+        if there is None or not why:
             _write_state(folder, tensors, record, keep)
             return Saved(folder.name)
     if is_past(record, there):
@@ -111,65 +120,68 @@ def save_run(folder, tensors, record, keep=3, head=None):
             if _takes(folder.with_name(name), record):
                 _write_state(folder.with_name(name), tensors, record, keep)
                 return Saved(name, why)
+    raise ValueError(f"run: no branch of {folder.name!r} is free. Save to another name")
 
 
-def _takes(folder, record):
-    """Whether a folder has room for a state as a branch: it is not there, or has what the state goes on from."""
+def _takes(folder: Path, record: Record) -> bool:
+    """Whether a folder can take a state as a branch: it is not there, or has what the state goes on from."""
     with suppress(NotOurs):
-        there = _current(folder)
+        there = current_record(folder)
         return not folder.exists() if there is None else not why_not(there, record)
     return False
 
 
-def _write_state(folder, tensors, record, keep):
-    before, found = _current(folder), checkpoints(folder)
-    record = record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in found)])}
-    kept = (
-        [checkpoint_path(folder, record["step"])] if record["step"] else []
-    )  # of no step there is nothing to go back to
-    for path in (*kept, folder / STATE):
+def _write_state(folder: Path, tensors: Tensors, record: Record, keep: int) -> None:
+    before, kept = current_record(folder), checkpoints(folder)
+    record = record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in kept)])}
+    # a state of no steps is nothing to go back to
+    as_checkpoint = [checkpoint_path(folder, record["step"])] if record["step"] else []
+    for path in (*as_checkpoint, folder / STATE):
         write(path, FORMAT, tensors, record)
     _prune(folder, keep)
 
 
-def head(folder):
+def head(folder: Path) -> str | None:
     """A name of what a run's folder has now, for a later `save_run`; None where there is no run yet.
 
     Raises ValueError, naming the file, if it is not whole or not a run.
     """
-    there = _current(folder)
-    return there and identity(there)
+    record = current_record(folder)
+    return None if record is None else identity(record)
 
 
-def load_run(folder, checkpoint=LATEST):
-    """(tensors, record) of a run at a checkpoint ("latest", "best" or a step), or None where there is no run yet.
+def load_run(folder: Path, checkpoint: str | int = LATEST) -> tuple[Tensors, Record] | None:
+    """(tensors, record) of a run at a checkpoint ("latest", "best" or a step).
 
-    A step is the state before any round that went on from it: 0 is the run as it began, without tensors.
+    None where there is no run yet. A step is the state before any round that went on from it: 0 is the run as
+    it began, without tensors.
 
     Raises ValueError, naming the file, if it is not whole or not a run.
     """
     if str(checkpoint).strip() == BEGINNING:
         record = load_record(folder, checkpoint)
-        return record and ({}, record)
+        return None if record is None else ({}, record)
     return _at(folder, checkpoint, lambda path: read(path, FORMAT))
 
 
-def load_record(folder, checkpoint=LATEST):
-    """The record that `load_run` returns, alone, and of its history the end."""
-    found = _at(folder, checkpoint, lambda path: (None, read_record(path, FORMAT)))
-    return found and found[1]
+def load_record(folder: Path, checkpoint: str | int = LATEST) -> Record | None:
+    """The record that `load_run` returns, alone, and only the end of its history."""
+    state = _at(folder, checkpoint, lambda path: (None, read_record(path, FORMAT)))
+    return None if state is None else state[1]
 
 
-def _at(folder, checkpoint, look):
-    """What look(path) -> (tensors, record) finds at a checkpoint."""
+def _at(
+    folder: Path, checkpoint: str | int, look: Callable[[Path], tuple[T, Record]]
+) -> tuple[T, Record] | None:
+    """What look(path) -> (tensors, record) reads at a checkpoint; None where there is no run yet."""
     checkpoint = str(checkpoint).strip()
-    _current(folder)  # a run that could not be saved again is not trained on
-    path = _path_of(folder, checkpoint)
+    current_record(folder)  # a run that could not be saved again is not trained on
+    path = state_path(folder, checkpoint)
     if path is None:
         return None
-    with _left_alone(path):
+    with left_alone(path):
         tensors, record = look(path)
-    record = _whole(record)
+    record = complete(record)
     if checkpoint == BEGINNING:
         record |= {"step": 0, "history": []}
     if checkpoint.isdecimal():
@@ -177,137 +189,30 @@ def _at(folder, checkpoint, look):
     return tensors, record
 
 
-def load_curves(folder):
+def load_curves(folder: Path) -> Curves | None:
     """{metric: float64 [updates]} of a run, NaN where it was not measured; None where there is no run yet.
 
     Raises ValueError, naming the file, if it is not whole or not a run.
     """
-    path = _path_of(folder, LATEST)
+    path = state_path(folder, LATEST)
     if path is None:
         return None
-    with _left_alone(path):
+    with left_alone(path):
         return read_curves(path, FORMAT)
 
 
-def run_version(folder):
-    """Changes whenever the run on disk does; "" where there is none."""
+def run_version(folder: Path) -> str:
+    """A text that changes whenever the run on disk does; "" where there is none."""
     stats = [
-        (path.name, path.stat()) for path in (folder / STATE, *_checkpoint_files(folder)) if path.exists()
+        (path.name, path.stat()) for path in (folder / STATE, *checkpoint_files(folder)) if path.exists()
     ]
     return " ".join(f"{name} {stat.st_mtime_ns} {stat.st_ino} {stat.st_size}" for name, stat in stats)
 
 
-def _current(folder):
-    """The record of a run as it stands, with the end of its history, or None."""
-    path = _path_of(folder, LATEST)
-    if path is None:
-        return None
-    with _left_alone(path):
-        return _whole(read_record(path, FORMAT))
-
-
-def _whole(record):
-    """A record with what older ones do not say."""
-    return UNSAID | record | {"settings": UNSAID_SETTINGS | record.get("settings", {})}
-
-
-@contextmanager
-def _left_alone(path):
-    """Say of a file that is not a run's, or is damaged, what there is to do."""
-    try:
-        yield
-    except Unsound as error:
-        folder = path.parent if path.name == STATE else path.parent.parent
-        raise Unsound(
-            f"{error}. It was left as it is: set D3PO Load Run's checkpoint to an earlier step of those that are "
-            f"kept: {', '.join(map(str, steps_kept(folder)))}"
-        ) from error
-    except NotOurs as error:
-        found = checkpoints(path.parent) if path.name == STATE else []
-        instead = f" to go on from the last checkpoint, step {found[-1].step}" if found else ""
-        raise NotOurs(
-            f"{error}. It was left as it is: give this run another name, or move the file away{instead}"
-        ) from error
-
-
-# --- checkpoints ---
-
-
-def checkpoint_path(folder, step):
-    return folder / CHECKPOINTS / f"step-{step:06d}.safetensors"
-
-
-def checkpoints(folder):
-    """A run's checkpoints in the order they were saved. Damaged and foreign files are left out, and left alone."""
-    found = []
-    for path in _checkpoint_files(folder):
-        with suppress(NotOurs):
-            record = _whole(read_record(path, FORMAT))
-            if checkpoint_path(folder, record["step"]) == path:
-                found.append(Checkpoint(path, record["step"], record["saved"], held_out(record)))
-    return sorted(found, key=lambda c: (c.saved, c.step))
-
-
-def steps_kept(folder):
-    """The steps that a run can go back to."""
-    there = _current(folder)
-    return sorted({0, *(c.step for c in checkpoints(folder)), *([there["step"]] if there else [])})
-
-
-def best_of(found):
-    """The checkpoint with the highest held-out accuracy, of equals the one with the highest margin; or None."""
-    return max((c for c in found if c.held_out), key=lambda c: (*c.held_out, c.saved), default=None)
-
-
-def held_out(record):
-    """(accuracy, margin) on the held-out sets when a state was saved, or None."""
-    last = (record.get("history") or [{}])[-1]
-    accuracy = last.get(metrics.HELD_OUT_ACCURACY)
-    return None if accuracy is None else (accuracy, last.get(metrics.HELD_OUT_MARGIN, 0.0))
-
-
-def _checkpoint_files(folder):
-    return sorted(
-        path
-        for path in (folder / CHECKPOINTS).glob("step-*.safetensors")
-        if re.fullmatch(r"step-\d{6,}\.safetensors", path.name)
-    )
-
-
-def _path_of(folder, checkpoint):
-    """File of a run's state, or None where there is no run yet. run.safetensors moved away: the last checkpoint."""
-    current, found = folder / STATE, checkpoints(folder)
-    last = current if current.exists() else found[-1].path if found else None
-    if last is None or checkpoint in (LATEST, BEGINNING):
-        return last
-    if checkpoint == BEST:
-        best = best_of(found)
-        if best is None:
-            raise ValueError(
-                "checkpoint: this run has no held-out figures to tell which is best. Wire preferences to "
-                f"the train step's 'held_out', or choose {LATEST} or a step: {_steps(found)}"
-            )
-        return best.path
-    if checkpoint.isdecimal():
-        step = int(checkpoint)
-        if checkpoint_path(folder, step).exists():
-            return checkpoint_path(folder, step)
-        if read_record(last, FORMAT)["step"] == step:
-            return last
-    raise ValueError(
-        f"checkpoint: this run has no {checkpoint!r}. Choose {LATEST}, {BEST}, or one of the steps it "
-        f"keeps: {_steps(found)}; {BEGINNING} is the run as it began"
-    )
-
-
-def _steps(found):
-    return ", ".join(str(c.step) for c in found) or "none"
-
-
-def _prune(folder, keep):
-    found = checkpoints(folder)
-    for checkpoint in found[:-keep] if keep else found:
-        if checkpoint != best_of(found):
+def _prune(folder: Path, keep: int) -> None:
+    kept = checkpoints(folder)
+    for checkpoint in kept[:-keep] if keep else kept:
+        if checkpoint != best_of(kept):
             with suppress(OSError):  # somebody has it open: the next save tries again
                 checkpoint.path.unlink()
 
@@ -315,7 +220,7 @@ def _prune(folder, keep):
 # --- list, branch, delete ---
 
 
-def list_runs(root):
+def list_runs(root: Path) -> list[Summary]:
     """A Summary of every run below `root`, by name."""
     folders = (
         sorted(Path(root).iterdir(), key=lambda folder: folder.name.lower()) if Path(root).is_dir() else []
@@ -323,10 +228,18 @@ def list_runs(root):
     return [_summary(root, folder) for folder in folders if _own_files(folder)]
 
 
-def branch(root, name, new_name, checkpoint=LATEST):
-    """Start a run from a checkpoint of another. Raises ValueError if the new name is taken."""
+def branch(root: Path, name: str, new_name: str, checkpoint: str | int = LATEST) -> int:
+    """Start a run from a checkpoint of another, and return the step it is at.
+
+    Raises ValueError if the new name is taken.
+    """
     source, target = existing(root, name), run_folder(root, new_name)
-    tensors, record = load_run(source, checkpoint)
+    loaded = load_run(source, checkpoint)
+    if loaded is None:
+        raise ValueError(
+            f"run: the first round of {name!r} is not finished, so there is nothing to branch from"
+        )
+    tensors, record = loaded
     with held(target):
         try:
             target.mkdir()
@@ -342,16 +255,19 @@ def branch(root, name, new_name, checkpoint=LATEST):
     return record["step"]
 
 
-def delete(root, name):
-    """Remove a run's own files, and its folder if nothing else is in it. Returns what is left there."""
+def delete(root: Path, name: str) -> list[str]:
+    """Remove a run's own files, and its folder if nothing else is in it. Returns what is left."""
     folder = existing(root, name)
     with held(folder):
         _remove(_own_files(folder), folder)
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def existing(root, name):
-    """Folder of a run that is there. Raises ValueError if there is none, or a link in it leads out of the folder."""
+def existing(root: Path, name: str) -> Path:
+    """The folder of a run that is there.
+
+    Raises ValueError if there is none, or a link in it leads out of the folder.
+    """
     folder = run_folder(root, name)
     if not _own_files(folder):
         names = ", ".join(run.name for run in list_runs(root)) or "none yet"
@@ -360,7 +276,7 @@ def existing(root, name):
     return folder
 
 
-def _refuse_links(root, folder):
+def _refuse_links(root: Path, folder: Path) -> None:
     real = Path(root).resolve() / folder.name
     for path in (folder, folder / CHECKPOINTS, *_own_files(folder)):
         if path.resolve() != real / path.relative_to(folder):
@@ -370,9 +286,9 @@ def _refuse_links(root, folder):
             )
 
 
-def _own_files(folder):
-    """All that this pack writes into a run's folder, run.safetensors last: until then the run is one."""
-    whole = [*(folder / file for file in progress.FILES), *_checkpoint_files(folder), folder / STATE]
+def _own_files(folder: Path) -> list[Path]:
+    """All that this pack writes into a run's folder. It ends with run.safetensors, which makes it a run."""
+    whole = [*(folder / file for file in progress.FILES), *checkpoint_files(folder), folder / STATE]
     return [
         *leftovers(folder),
         *leftovers(folder / CHECKPOINTS),
@@ -380,7 +296,7 @@ def _own_files(folder):
     ]
 
 
-def _remove(files, folder):
+def _remove(files: list[Path], folder: Path) -> None:
     for path in files:
         path.unlink(missing_ok=True)
     for emptied in (folder / CHECKPOINTS, folder):
@@ -388,29 +304,29 @@ def _remove(files, folder):
             emptied.rmdir()
 
 
-def _summary(root, folder):
+def _summary(root: Path, folder: Path) -> Summary:
     size = 0
     for path in _own_files(folder):
         with suppress(OSError):  # a writer at work has just given it its name
             size += path.stat().st_size
     try:
         _refuse_links(root, folder)
-        path = _path_of(folder, LATEST)
-        if path is None:
+        state = state_path(folder, LATEST)
+        if state is None:
             return Summary(folder.name, size=size, problem="its first round is not finished")
-        record, found = _whole(read_record(path, FORMAT)), checkpoints(folder)
+        record, kept = complete(read_record(state, FORMAT)), checkpoints(folder)
     except ValueError as error:
         return Summary(folder.name, size=size, problem=str(error))
-    settings, last, best = record["settings"], held_out(record), best_of(found)
+    settings, last, best = record["settings"], held_out(record), best_of(kept)
     return Summary(
         folder.name,
         record["step"],
         len(record["rounds"]),
         " ".join(filter(None, (settings.get("architecture"), record.get("model")))),
         settings.get("rank", 0),
-        last and last[0],
-        best and best.held_out[0],
+        last[0] if last else None,
+        best.held_out[0] if best and best.held_out else None,
         size,
-        path.stat().st_mtime,
-        tuple(c.step for c in found),
+        state.stat().st_mtime,
+        tuple(c.step for c in kept),
     )

@@ -1,7 +1,13 @@
 """A run's metrics for TensorBoard, where the package tensorboard is installed; nothing at all elsewhere."""
 
 import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 from ..training import metrics
 
@@ -11,26 +17,27 @@ class Events:
 
     folder  where `tensorboard --logdir` finds them; made at the first update. None: nothing is written
 
-    What the folder has of the first update that is written and later ones is of training that was stopped or
-    gone back on, and is not shown any more.
+    Events that the folder has from the first written update on are of training that was stopped or gone back
+    on. They are no longer shown.
 
-    What was written stays when the process is killed. An error in writing is told once in the log and ends
-    the writing, never the training.
+    What was written stays when the process is killed. An error in writing is logged once and ends the
+    writing, never the training.
     """
 
-    def __init__(self, folder):
-        self._folder, self._writer = folder, None
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Events":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         with self._told_once():
             if self._writer:
                 self._writer.close()
 
-    def write(self, step, measured):
-        """Add an update's metrics, {name: float}; `step` counts the run's updates from 1."""
+    def write(self, step: int, measured: Mapping[str, float]) -> None:
+        """Add an update's metrics, {name: float}. `step` counts the run's updates from 1."""
         with self._told_once():
             if self._folder and not self._writer:
                 self._open(step)
@@ -39,16 +46,16 @@ class Events:
                     self._writer.add_scalar(tag(name), value, step)
                 self._writer.flush()
 
-    def _open(self, step):
+    def _open(self, step: int) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is not there for everybody
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds, and not everybody has it
         except ImportError:
             self._folder = None
         else:
             self._writer = SummaryWriter(self._folder, purge_step=step)
 
     @contextmanager
-    def _told_once(self):
+    def _told_once(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -63,8 +70,8 @@ class Events:
             self._folder = self._writer = None
 
 
-def tag(metric):
-    """TensorBoard's name of a metric: what is before the slash is a section of its page."""
+def tag(metric: str) -> str:
+    """TensorBoard's name of a metric. The part before the slash is a section of its page."""
     whole, quarter = metrics.parted(metric)
     if quarter:
         return f"{whole} by noise quarter/{quarter}"

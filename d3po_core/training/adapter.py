@@ -10,20 +10,20 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Module, Parameter
 
-from .randomness import forked
+from .randomness import Device, forked
 from .randomness import seed as seed_draws
-
-if TYPE_CHECKING:
-    import peft
 
 ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
@@ -35,22 +35,15 @@ PARTS = {
     "dora_scale": "lora_magnitude_vector.{}.weight",
     **{
         name: f"{name}.{{}}"
-        for name in (
-            "hada_w1_a",
-            "hada_w1_b",
-            "hada_w2_a",
-            "hada_w2_b",
-            "lokr_w1",
-            "lokr_w2",
-            "lokr_w2_a",
-            "lokr_w2_b",
-        )
+        for name in "hada_w1_a hada_w1_b hada_w2_a hada_w2_b lokr_w1 lokr_w2 lokr_w2_a lokr_w2_b".split()
     },
 }
 NORM_RATIO = "norm_ratio"
 
+Layer: TypeAlias = Any  # one of PEFT's: what it has depends on the adapter's kind
 
-def target_modules(root, targets="attention"):
+
+def target_modules(root: Module, targets: str = "attention") -> list[str]:
     """Paths of the layers of `root` that a plain name stands for (one of TARGETS). Raises ValueError if there
     are none."""
     if targets not in TARGETS:
@@ -75,11 +68,10 @@ def target_modules(root, targets="attention"):
     return found
 
 
-def _peft():
+def _peft() -> Any:
     """The package PEFT: seconds to load, and nothing but adapters needs it."""
-    quantised = logging.getLogger(
-        "bitsandbytes"
-    )  # PEFT loads it, and its notices on kernels of its own are of no use here
+    # PEFT loads it, and its notices on kernels of its own are of no use here
+    quantised = logging.getLogger("bitsandbytes")
     level = quantised.level
     quantised.setLevel(logging.ERROR)
     try:
@@ -113,14 +105,24 @@ class Adapter:
     """
 
     def __init__(
-        self, root, rank=8, alpha=8.0, targets="attention", dropout=0.0, seed=0, device=None, adapter="LoRA"
-    ):
-        self.root, self._device, self._held = root, device, set()
+        self,
+        root: Module,
+        rank: int = 8,
+        alpha: float = 8.0,
+        targets: str = "attention",
+        dropout: float = 0.0,
+        seed: int = 0,
+        device: Device = None,
+        adapter: str = "LoRA",
+    ) -> None:
+        self.root, self._device = root, device
+        self._held: set[str] = set()
         self.rank, self.alpha, self.targets, self.adapter = rank, alpha, targets, adapter
         paths = target_modules(root, targets)
         config = _config(adapter, rank, alpha, dropout, paths)
         if adapter == "DoRA":
-            _require_plain_weights([root.get_submodule(path).weight for path in paths], device, dropout)
+            adapted: list[Layer] = [root.get_submodule(path) for path in paths]
+            _require_plain_weights([layer.weight for layer in adapted], device, dropout)
         self._attributes = set(vars(root))
         self._place = next(root.get_submodule(paths[0]).parameters()).device
         self._requires_grad = {name: p.requires_grad for name, p in root.named_parameters()}
@@ -132,7 +134,7 @@ class Adapter:
             self.eject()
             raise
 
-    def _inject(self, name: str, config: "peft.PeftConfig", seed: int = 0) -> None:
+    def _inject(self, name: str, config: Any, seed: int = 0) -> None:
         """Put an adapter into the layers under this name, for PEFT, and make it the active one."""
         with forked(self._place), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
@@ -163,12 +165,12 @@ class Adapter:
                 )
 
     @cached_property
-    def layers(self):
+    def layers(self) -> dict[str, Layer]:
         """The adapted layers by path."""
         tuner = _peft().tuners.tuners_utils.BaseTunerLayer
         return {path: layer for path, layer in self.root.named_modules() if isinstance(layer, tuner)}
 
-    def named_parameters(self, name: str = ADAPTER) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    def named_parameters(self, name: str = ADAPTER) -> Iterator[tuple[str, Parameter]]:
         """(path.part, parameter) of every layer, with the parts that files have: for LoRA lora_down.weight,
         which is A, and lora_up.weight, which is B. Of the trained weights, or of those that are held under a
         name."""
@@ -177,11 +179,11 @@ class Adapter:
             own = dict(layer.named_parameters())
             yield from ((f"{path}.{part}", own[where]) for part, where in places.items() if where in own)
 
-    def parameters(self, name: str = ADAPTER) -> list[torch.nn.Parameter]:
+    def parameters(self, name: str = ADAPTER) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters(name)]
 
     @contextmanager
-    def off(self):
+    def off(self) -> Iterator[None]:
         """Inside, the network is the one without this adapter."""
         was_off = [(layer, layer.disable_adapters) for layer in self.layers.values()]
         for layer, _ in was_off:
@@ -192,7 +194,7 @@ class Adapter:
             for layer, off in was_off:
                 layer.enable_adapters(not off)
 
-    def hold(self, name: str, weights: Mapping[str, torch.Tensor]) -> None:
+    def hold(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Keep other weights of this adapter (a `weights()` of it) beside the trained ones, frozen, under a
         name; what it held before goes. Raises ValueError as `load`."""
         try:
@@ -218,7 +220,7 @@ class Adapter:
         for layer in self.layers.values():
             layer.set_adapter(name)
 
-    def weights(self, name: str = ADAPTER) -> dict[str, torch.Tensor]:
+    def weights(self, name: str = ADAPTER) -> dict[str, Tensor]:
         """A copy of the trained weights, or of those that are held under a name, on the CPU. For DoRA with
         each layer's norm_ratio, which its files need and `load` has no use for."""
         copied = {part: p.detach().to("cpu", copy=True) for part, p in self.named_parameters(name)}
@@ -228,7 +230,7 @@ class Adapter:
             }
         return copied
 
-    def load(self, weights: Mapping[str, torch.Tensor], name: str = ADAPTER) -> None:
+    def load(self, weights: Mapping[str, Tensor], name: str = ADAPTER) -> None:
         """Take up weights, as the trained ones or as those that are held under a name. Raises ValueError if
         they are of another rank or kind, or for other layers."""
         mine = dict(self.named_parameters(name))
@@ -243,7 +245,7 @@ class Adapter:
             for part, parameter in mine.items():
                 parameter.copy_(given[part])
 
-    def begin_from(self, initial):
+    def begin_from(self, initial: Mapping[str, tuple[Tensor, Tensor, float | None]]) -> None:
         """Let a fresh adapter compute what another LoRA does, layer's path -> (up [out, r], down [r, in],
         alpha); its further rank learns from there. Convolutions have two more axes; without an alpha the
         scale is 1.
@@ -275,7 +277,7 @@ class Adapter:
                 A[:rank] = down.to(A).reshape(A[:rank].shape)
                 B[:, :rank] = scale * up.to(B).reshape(B[:, :rank].shape)
 
-    def eject(self):
+    def eject(self) -> None:
         """Give `root` its own layers back."""
         for path, layer in self.layers.items():
             parent, _, name = path.rpartition(".")
@@ -286,7 +288,7 @@ class Adapter:
             parameter.requires_grad_(self._requires_grad[name])
 
 
-def _config(adapter, rank, alpha, dropout, paths):
+def _config(adapter: str, rank: int, alpha: float, dropout: float, paths: Iterable[str]) -> Any:
     """PEFT's description of an adapter on these layers."""
     if adapter not in ADAPTERS:
         raise ValueError(f"adapter is {adapter!r}, but must be one of: {', '.join(ADAPTERS)}")
@@ -306,7 +308,7 @@ def _config(adapter, rank, alpha, dropout, paths):
     return config(r=rank, alpha=alpha, target_modules=modules)
 
 
-def _require_plain_weights(weights, device, dropout):
+def _require_plain_weights(weights: list[Tensor], device: Device, dropout: float) -> None:
     """Raise ValueError unless DoRA can compute with the weights of the layers themselves."""
     plain = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
     if any(
@@ -328,18 +330,23 @@ def _require_plain_weights(weights, device, dropout):
 
 
 @torch.no_grad()
-def _norm_ratio(layer: torch.nn.Module, name: str) -> torch.Tensor:
+def _norm_ratio(layer: Layer, name: str) -> Tensor:
     """|W + dW| / |W| of every row of a DoRA layer: [out, 1], for convolutions [out, 1, 1, 1]."""
     delta = layer.get_delta_weight(name)
     weight = layer.base_layer.weight.to(delta)
-    ratio = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
+    ratio: Tensor = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
     return ratio.view(-1, *[1] * (weight.ndim - 1))
 
 
 # --- files ---
 
 
-def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
+def to_state_dict(
+    weights: Mapping[str, Tensor],
+    alpha: float,
+    rename: Callable[[str], str] | None = None,
+    adapter: str = "LoRA",
+) -> dict[str, Tensor]:
     """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
 
     rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host
@@ -352,31 +359,31 @@ def to_state_dict(weights, alpha, rename=None, adapter="LoRA"):
     rename = rename or (lambda path: f"diffusion_model.{path}")
     out = {}
     for name, tensor in weights.items():
-        path, part = re.fullmatch(r"(.+?)\.([^.]+(?:\.weight)?)", name).groups()
+        [(path, part)] = re.findall(r"^(.+?)\.([^.]+(?:\.weight)?)$", name)
         if part == NORM_RATIO:
             continue
         if part == "dora_scale":
             ratio = weights[f"{path}.{NORM_RATIO}"]
             tensor = tensor.view_as(ratio) / ratio
-        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else None
+        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else 0
         out[f"{rename(path)}.{part}"] = tensor
         out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
     return out
 
 
-def file_alpha(alpha, rank, adapter):
+def file_alpha(alpha: float, rank: int, adapter: str) -> float:
     """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its
     alpha is one that comes to alpha / sqrt(rank)."""
     return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
 
 
-def save_lora(tensors, path, metadata):
+def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object]) -> None:
     """Write a LoRA file; metadata values become strings, as the format asks."""
     plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=plain)
 
 
-def load_lora(path):
+def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a LoRA file. Raises ValueError, naming the file, for one that is not."""
     try:
         with safe_open(path, framework="pt") as file:

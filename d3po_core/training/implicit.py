@@ -1,28 +1,40 @@
-"""The implicit reward of a tuned model (Diffusion-DPO, arXiv 2311.12908): how much likelier tuning made an image.
+"""The implicit reward of a tuned model (Diffusion-DPO, arXiv 2311.12908): how it ranks images.
 
-Tuning by preferences makes a model its own reward model: r(x0) = beta E[log p(x0) - log p_ref(x0)] up to a constant of
-the prompt, so rewards rank images of one prompt only. By the paper's eq. 14 the expectation is over noised draws, whose
-log-ratio is loss.error_log_ratio. The paper estimates it by 10 draws.
+Tuning by preferences makes a model its own reward model: r(x0) = beta E[log p(x0) - log p_ref(x0)] up to a
+constant of the prompt. Rewards therefore rank images of one prompt only. By the paper's eq. 14 the
+expectation is over noised draws, whose log-ratio is losses.error_log_ratio. The paper estimates it by 10
+draws.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Generator, Tensor
 
+from ..candidates.images import CleanCandidates
 from ..candidates.kernels import per_candidate_mean
 from .losses import error_log_ratio
+from .randomness import Device
 from .terms import accuracy as ranked_right
 
-BETA = 5000.0  # of Diffusion-DPO's launchers. It sets the rewards' unit and never their order
+BETA = 5000.0  # from Diffusion-DPO's launchers. It sets the rewards' unit, never their order
 NORMAL_95 = 1.959964  # standard deviations that hold 95 % of a normal distribution
 
 
-def errors(clean, denoise, draws, generator, device="cpu", per_pass=4):
-    """Mean squared errors of the prediction's target, [draws, N] float64, of CleanCandidates.
+def errors(
+    clean: CleanCandidates,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    draws: int,
+    generator: Generator,
+    device: Device = "cpu",
+    per_pass: int = 4,
+) -> Tensor:
+    """Mean squared errors of the prediction's target for CleanCandidates, [draws, N] float64.
 
-    denoise(x [B, C, H, W], sigma [B]) -> x0 is the model under the candidates' prompt, without guidance; B is at most
-    `per_pass`. Noise levels rise from draw to draw, and all candidates share each draw's noise. The draws depend on
-    the generator's state alone, so that they can be the same for two models.
+    denoise(x [B, C, H, W], sigma [B]) -> x0 is the model under the candidates' prompt, without guidance. B is
+    at most `per_pass`. Noise levels rise from draw to draw, and all candidates share each draw's noise. The
+    draws depend on the generator's state alone, so they can be the same for two models.
     """
     x0, rows = clean.latents[:].to(device), []
     with torch.no_grad():
@@ -37,8 +49,8 @@ def errors(clean, denoise, draws, generator, device="cpu", per_pass=4):
     return torch.stack(rows)
 
 
-def rewards(error, ref_error, beta=BETA):
-    """beta (reference error - error) / 2, [draws, N]; an image's reward is its mean over the draws.
+def rewards(error: Tensor, ref_error: Tensor, beta: float = BETA) -> Tensor:
+    """beta (reference error - error) / 2, [draws, N]. An image's reward is its mean over the draws.
 
     Raises ValueError if one is not finite.
     """
@@ -51,29 +63,31 @@ def rewards(error, ref_error, beta=BETA):
     return values
 
 
-def standard_error(values):
-    """Of the mean over stratified draws in their order, [draws, ...] -> [...], from two draws on.
+def standard_error(values: Tensor) -> Tensor:
+    """Standard error of the mean over stratified draws in their order, [draws, ...] -> [...].
 
-    sqrt(mean squared difference of neighbours / (2 draws)) (Wolter, Introduction to Variance Estimation, 2007, section
-    8.2, v2). Independent draws give what their sample variance would; of stratified ones this leaves out what the
-    noise levels differ by, which does not make their mean uncertain.
+    There must be two draws at least. sqrt(mean squared difference of neighbours / (2 draws)) (Wolter,
+    Introduction to Variance Estimation, 2007, section 8.2, v2). For independent draws it agrees with the
+    sample variance. For stratified draws it leaves out the difference between noise levels, which does not
+    make their mean uncertain.
     """
     return (values.diff(dim=0).square().mean(0) / (2 * len(values))).sqrt()
 
 
-def differences(values):
+def differences(values: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, standard error) of reward a - reward b for all a and b, [N, N] each.
 
-    The error is that of the draws' differences, less than the two rewards' own: they share their noise.
+    The error is that of the draws' differences. It is smaller than the two rewards' own, as they share their
+    noise.
     """
     apart = values[:, :, None] - values[:, None, :]
     return apart.mean(0), standard_error(apart)
 
 
-def strict_pairs(values, least=0.0):
-    """[(winner, loser), ...] of candidates whose rewards differ by more than `least` standard errors of that."""
+def strict_pairs(values: Tensor, least: float = 0.0) -> list[tuple[int, int]]:
+    """[(winner, loser), ...] of candidates whose rewards differ by more than `least` standard errors."""
     apart, error = differences(values)
-    return [tuple(pair) for pair in (apart > least * error).nonzero().tolist()]
+    return [(winner, loser) for winner, loser in (apart > least * error).nonzero().tolist()]
 
 
 # --- accuracy ---
@@ -86,7 +100,7 @@ class Accuracy:
     share      of the pairs, ties counting half
     low, high  95 % interval of the share
     worth      how many independent pairs they are worth
-    margin     mean of the winners' rewards less the losers'
+    margin     mean difference between the winner's reward and the loser's
     """
 
     share: float
@@ -96,34 +110,34 @@ class Accuracy:
     margin: float
 
 
-def accuracy(margins):
-    """Accuracy of margins, reward of the winner - reward of the loser: one tensor [pairs] for each set of candidates.
+def accuracy(margins: Sequence[Tensor]) -> Accuracy:
+    """Accuracy by margins, reward of the winner - reward of the loser: one tensor [pairs] for each set.
 
-    Every pair weighs alike. Pairs of one set share images and a prompt, so they are not independent: the interval is
-    Wilson's for as many pairs as they are worth.
+    Every pair has the same weight. Pairs of one set share images and a prompt, so they are not independent.
+    The interval is therefore Wilson's for as many pairs as they are worth.
     """
     right = [ranked_right(margin.double()) for margin in margins]
     share, worth = float(torch.cat(right).mean()), effective_pairs(right)
     return Accuracy(share, *wilson(share, worth), worth, float(torch.cat(list(margins)).mean()))
 
 
-def effective_pairs(right):
-    """How many independent pairs are known as well as these, 1 for a right one and 0 for a wrong one, [pairs] of a set.
+def effective_pairs(right: list[Tensor]) -> float:
+    """How many independent pairs these are worth, [pairs] of each set: 1 for right, 0 for wrong.
 
-    Pairs / design effect (Kish, Survey Sampling, 1965), at most all: the variance of the mean with sets as clusters
-    over that of independent pairs. Where there is one set, or all pairs are right or all wrong, nothing tells how
-    alike the pairs of a set are: then each set is worth one.
+    Pairs / design effect (Kish, Survey Sampling, 1965), at most all pairs. The design effect is the variance
+    of the mean with sets as clusters over that of independent pairs. With one set, or all pairs right or all
+    wrong, nothing shows how alike the pairs of a set are. Then each set is worth one pair.
     """
     sets, pairs, mean = len(right), sum(map(len, right)), float(torch.cat(right).mean())
     if sets == 1 or mean in (0.0, 1.0):
         return float(sets)
-    clustered = sets / (sets - 1) * sum(float((one - mean).sum()) ** 2 for one in right) / pairs**2
+    clustered = sets / (sets - 1) * sum(float((of_set - mean).sum()) ** 2 for of_set in right) / pairs**2
     independent = mean * (1 - mean) / (pairs - 1)
     return min(float(pairs), pairs * independent / clustered) if clustered else float(pairs)
 
 
-def wilson(share, n):
-    """95 % interval (low, high) of a share seen in n independent trials (Wilson 1927); n need not be whole."""
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """95 % interval (low, high) of a share seen in n trials, where n may be fractional (Wilson 1927)."""
     z2 = NORMAL_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5

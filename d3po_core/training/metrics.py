@@ -23,17 +23,17 @@ QUARTERS = (1, 2, 3, 4)  # of the noise schedule, the least noise first
 QUARTER = ", noise quarter "
 
 
-def of_quarter(name, quarter):
+def of_quarter(name: str, quarter: int) -> str:
     """The name of a metric's mean over one quarter of the noise schedule."""
     return f"{name}{QUARTER}{quarter}"
 
 
-def parted(name):
-    """(metric, quarter) of a name, quarter None where it is of no one quarter."""
+def parted(name: str) -> tuple[str, int | None]:
+    """(metric, quarter) of a name. The quarter is None where the name is of no one quarter."""
     metric, found, quarter = name.rpartition(QUARTER)
     return (metric, int(quarter)) if found and quarter in map(str, QUARTERS) else (name, None)
 
 
-def held_out(name):
+def held_out(name: str) -> str | None:
     """What a held-out metric's name says after that word; None for a metric of training."""
     return name.removeprefix(_HELD_OUT) if name.startswith(_HELD_OUT) else None

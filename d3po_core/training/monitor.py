@@ -1,36 +1,41 @@
-"""Looks at a run's history while it trains: when to stop, and what goes wrong in the ways known for
-preference tuning.
+"""Watches a run's history while it trains: when to stop, and what goes wrong.
 
 A history is a list of dicts, oldest first: the metrics of each update by name. Any metric may be missing in
-any entry; an update after which held-out sets were evaluated has their figures as well. Updates are counted
+any entry. An update after which held-out sets were evaluated has their figures as well. Updates are counted
 from 1.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median, stdev
+from typing import TypeAlias
 
 from . import metrics
 
+History: TypeAlias = Sequence[Mapping[str, float]]
+
 SMOOTH = 5  # updates whose mean is the present KL to the reference
-ENOUGH = 8  # updates that a warning takes at least
-WINDOW = 100  # updates that it looks back at most
-SIGMAS = 4.0  # standard errors that chance does not make: of eight numbers in 0.4 % of all cases
+ENOUGH = 8  # updates that a warning needs at least
+WINDOW = 100  # updates that a warning looks back at most
+SIGMAS = 4.0  # standard errors that chance rarely reaches: for eight numbers in 0.4 % of all cases
 QUARTERS = [metrics.of_quarter(metrics.MARGIN, k) for k in metrics.QUARTERS]
 
 
-def best_update(history):
-    """The update with the best held-out accuracy, of equals the first with the highest held-out margin; 0
-    where nothing was measured."""
-    return max(_evaluated(history), key=lambda e: e[1:], default=(0,))[0]
+def best_update(history: History) -> int:
+    """The update with the best held-out accuracy; 0 where nothing was measured.
+
+    Of equal accuracies it is the first with the highest held-out margin.
+    """
+    return max(_evaluated(history), key=lambda evaluation: evaluation[1:], default=(0, 0.0, 0.0))[0]
 
 
-def stop_reason(history, stop_kl=0.0, patience=0, before=()):
+def stop_reason(history: History, stop_kl: float = 0.0, patience: int = 0, before: History = ()) -> str:
     """Why training should end after the last update, as a sentence; "" where it should go on.
 
-    stop_kl   the mean KL to the reference of the last five updates may not be above this; 0: it may be
-              anything
+    stop_kl   training ends where the mean KL to the reference of the last five updates is above this; 0:
+              never
     before    earlier history, whose KL is that of the same LoRA to the same reference
-    patience  so many evaluations in a row may not all be without a new best held-out accuracy; 0: they may.
+    patience  training ends after so many evaluations in a row without a new best held-out accuracy; 0: never.
               Of equal accuracies the one with the higher held-out margin is better
     """
     evaluated, best = _evaluated(history), best_update(history)
@@ -54,38 +59,41 @@ def stop_reason(history, stop_kl=0.0, patience=0, before=()):
     return ""
 
 
-def kl_above(stop_kl, history):
-    """The mean KL to the reference of the last five updates where it is above stop_kl, else None; with
-    stop_kl 0 always."""
+def kl_above(stop_kl: float, history: History) -> float | None:
+    """The mean KL to the reference of the last five updates where it is above stop_kl, else None.
+
+    With a stop_kl of 0 it is always None.
+    """
     kl = _values(history, metrics.KL)[-SMOOTH:]
     return fmean(kl) if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl else None
 
 
-def warnings(history, before=0):
-    """What goes wrong, a sentence each with what to do about it; [] where nothing does as far as the figures
-    can tell. The history begins `before` updates into the run.
+def warnings(history: History, before: int = 0) -> list[str]:
+    """What goes wrong and what to do about it, a sentence for each; [] where the figures show nothing.
 
-    Each looks at the last 100 updates, and takes eight at least. A figure rises or falls where the means of
-    the two halves differ by four standard errors (Welch's t), which noise alone does in less than 1 % of all
-    cases.
+    The history begins `before` updates into the run. Each warning looks at the last 100 updates, and needs
+    eight at least. A figure rises or falls where the means of the two halves differ by four standard errors
+    (Welch's t). Noise alone does so in less than 1 % of all cases.
     """
     recent = history[-WINDOW:]
-    found = [
+    sentences = [
         _both_less_likely(recent),
         _clamp_saturates(recent),
         _over_optimised(history, before),
         _only_noisy_steps(recent),
         _margin_explodes(recent),
     ]
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
 # --- one warning each: its sentence, or None ---
 
 
-def _both_less_likely(history):
-    """The winner's log-ratio, below 0, falls while the margin rises (likelihood displacement, arXiv
-    2410.08847)."""
+def _both_less_likely(history: History) -> str | None:
+    """The winner's log-ratio, below 0, falls while the margin rises: likelihood displacement.
+
+    See arXiv 2410.08847.
+    """
     winner = _values(history, metrics.WINNER)
     if (
         _trend(_values(history, metrics.MARGIN)) > SIGMAS
@@ -93,29 +101,31 @@ def _both_less_likely(history):
         and fmean(_halves(winner)[1]) < 0
     ):
         return (
-            "The preferred images become less likely too (winner log-ratio "
-            f"{fmean(_halves(winner)[1]):.3g} and falling) while the margin rises: the pictures may get worse. Use "
-            "a method that holds on to the winner (a winner anchor, or SDPO's safeguard), a lower learning_rate or "
-            "a higher beta."
+            f"The preferred images become less likely too (winner log-ratio {fmean(_halves(winner)[1]):.3g} "
+            "and falling) while the margin rises: the pictures may get worse. Use a method that holds on "
+            "to the winner (a winner anchor, or SDPO's safeguard), a lower learning_rate or a higher beta."
         )
+    return None
 
 
-def _clamp_saturates(history):
+def _clamp_saturates(history: History) -> str | None:
     """The mean clip fraction of the last eight updates is above 0.8."""
     clipped = _values(history, metrics.CLIP_FRACTION)[-ENOUGH:]
     if len(clipped) == ENOUGH and fmean(clipped) > 0.8:
         return (
-            f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach nothing: "
-            "training has all but ended. Set a larger clip, or 0 (with DDPO and DPOK a larger ratio_clip), or a lower "
-            "learning_rate."
+            f"{fmean(clipped):.0%} of the ratios are at the clamp (clip fraction), where they teach "
+            "nothing: training has all but ended. Set a larger clip, or 0 (with DDPO and DPOK a larger "
+            "ratio_clip), or a lower learning_rate."
         )
+    return None
 
 
-def _over_optimised(history, before):
+def _over_optimised(history: History, before: int) -> str | None:
     """Since the best evaluation KL and the margin or accuracy in training rise, and a held-out figure fell.
 
-    Evaluations are smoothed over three. A fall is one by four standard errors, by how much they scatter from
-    one to the next; of the accuracy also by two of those that n held-out pairs leave, sqrt(a (1 - a) / n).
+    Evaluations are smoothed over three. A fall is four standard errors or more, measured by how much
+    evaluations scatter from one to the next. For the accuracy it is also two or more of sqrt(a (1 - a) / n),
+    the standard error that n held-out pairs leave.
     """
     for name in (metrics.HELD_OUT_ACCURACY, metrics.HELD_OUT_MARGIN):
         series = _series(history, name)
@@ -135,15 +145,16 @@ def _over_optimised(history, before):
         learns = max(_trend(_values(since, gained)) for gained in (metrics.MARGIN, metrics.ACCURACY)) > SIGMAS
         if fall > limit and learns and _trend(_values(since, metrics.KL)) > SIGMAS:
             return (
-                f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} while training "
-                "went on to gain: the LoRA learns the judged images by heart or finds a way around the taste "
-                "(reward hacking). Go back to the checkpoint 'best', and stop earlier with stop_kl or patience."
+                f"{name} fell from {smooth[best]:.3g} (around update {before + update}) to {smooth[-1]:.3g} "
+                "while training went on to gain: the LoRA learns the judged images by heart or finds a way "
+                "around the taste (reward hacking). Go back to the checkpoint 'best', and stop earlier "
+                "with stop_kl or patience."
             )
+    return None
 
 
-def _only_noisy_steps(history):
-    """The noisiest quarter's mean margin is above 0 and more than 0.8 of the sum of all four quarters'
-    sizes."""
+def _only_noisy_steps(history: History) -> str | None:
+    """The noisiest quarter's mean margin is above 0 and more than 0.8 of all four's summed sizes."""
     quarters = [_values(history, name) for name in QUARTERS]
     if min(map(len, quarters)) < ENOUGH:
         return None
@@ -151,38 +162,39 @@ def _only_noisy_steps(history):
     share = abs(means[3]) / (sum(map(abs, means)) or 1.0)
     if share > 0.8 and means[3] > SIGMAS * _error(quarters[3]):
         return (
-            f"{share:.0%} of the margin comes from the noisiest quarter of the steps: composition is tuned and "
-            "detail is not, which ends in over-optimised pictures. With recorded steps set weighting to "
-            "standardised; with noised images lower learning_rate, or stop earlier."
+            f"{share:.0%} of the margin comes from the noisiest quarter of the steps: composition is tuned "
+            "and detail is not, which ends in over-optimised pictures. With recorded steps set weighting "
+            "to standardised; with noised images lower learning_rate, or stop earlier."
         )
+    return None
 
 
-def _margin_explodes(history):
-    """Margin and gradient norm both have a median over the last ninth of the updates that is ten times that
-    of all."""
+def _margin_explodes(history: History) -> str | None:
+    """Of margin and gradient norm, the median over the last ninth of the updates is ten times that of all."""
     growth = [_growth(_values(history, name)) for name in (metrics.MARGIN, metrics.GRADIENT_NORM)]
     if min(growth) > 10:
         return (
-            f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the last "
-            "updates: training is about to break. Go back to an earlier checkpoint and lower learning_rate, or use "
-            "IPO or a higher beta."
+            f"The margin grew {growth[0]:.0f} times and the gradient norm {growth[1]:.0f} times within the "
+            "last updates: training is about to break. Go back to an earlier checkpoint and lower "
+            "learning_rate, or use IPO or a higher beta."
         )
+    return None
 
 
 # --- the figures ---
 
 
-def _series(history, name):
+def _series(history: History, name: str) -> list[tuple[int, float]]:
     """(update, value) of every update that has the metric."""
     return [(update, entry[name]) for update, entry in enumerate(history, 1) if name in entry]
 
 
-def _values(history, name):
+def _values(history: History, name: str) -> list[float]:
     return [value for _, value in _series(history, name)]
 
 
-def _evaluated(history):
-    """(update, held-out accuracy, held-out margin) of every evaluation. One that overflowed tells nothing."""
+def _evaluated(history: History) -> list[tuple[int, float, float]]:
+    """(update, held-out accuracy, held-out margin) of every evaluation, without those that overflowed."""
     return [
         (update, accuracy, margin)
         for update, accuracy in _series(history, metrics.HELD_OUT_ACCURACY)
@@ -191,18 +203,17 @@ def _evaluated(history):
     ]
 
 
-def _halves(values):
+def _halves(values: list[float]) -> tuple[list[float], list[float]]:
     return values[: len(values) // 2], values[len(values) // 2 :]
 
 
-def _error(values):
+def _error(values: list[float]) -> float:
     """The standard error of a mean."""
     return stdev(values) / math.sqrt(len(values))
 
 
-def _trend(values):
-    """Welch's t of the later half against the earlier: how many standard errors it is higher; 0 for too few
-    values."""
+def _trend(values: list[float]) -> float:
+    """Welch's t of the later half against the earlier, in standard errors; 0 for too few values."""
     if len(values) < ENOUGH:
         return 0.0
     early, late = _halves(values)
@@ -210,8 +221,8 @@ def _trend(values):
     return (fmean(late) - fmean(early)) / error if error else 0.0
 
 
-def _growth(values):
-    """How many times its median a figure is over the last ninth, three values at least; 0 for too few."""
+def _growth(values: list[float]) -> float:
+    """The median over the last ninth, three values at least, by the median of all; 0 for too few values."""
     if len(values) < ENOUGH:
         return 0.0
     sizes = [abs(value) for value in values]

@@ -1,14 +1,20 @@
-"""Optimizers by name and their state as plain tensors; the learning rate's schedule; the moving average of a LoRA.
+"""Optimizers by name and their state as plain tensors; the learning rate's schedule; the moving average of a
+LoRA.
 
-Prodigy (arXiv 2306.06101) is left out on purpose. It works its step size up from 1e-6 to the distance of the solution,
-and a preference loss has none at any finite distance: in runs of 20 to 300 updates it either has not begun to move
-(with bias correction) or goes far beyond what the LoRA bears (without).
+Prodigy (arXiv 2306.06101) is left out on purpose. It works its step size up from 1e-6 to the distance of the
+solution, and a preference loss has none at any finite distance: in runs of 20 to 300 updates it either has
+not begun to move (with bias correction) or goes far beyond what the LoRA bears (without).
 """
 
 import importlib
 import math
+from collections.abc import Iterable, Mapping
+from types import ModuleType
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
 OPTIMIZERS = ("AdamW", "AdamW 8-bit", "AdamW schedule-free")
 SCHEDULES = ("constant", "cosine")
@@ -16,15 +22,17 @@ SCHEDULES = ("constant", "cosine")
 GROUP_STATE = ("k", "weight_sum", "lr_max")  # what schedule-free counts for all parameters together
 
 
-def make_optimizer(name, parameters, learning_rate, weight_decay):
+def make_optimizer(
+    name: str, parameters: Iterable[Parameter], learning_rate: float, weight_decay: float
+) -> Optimizer:
     """One of OPTIMIZERS, ready to step, with its authors' defaults apart from learning rate and weight decay.
 
     AdamW                arXiv 1711.05101, torch's
-    AdamW 8-bit          bitsandbytes' (arXiv 2110.02861): its two averages in 8 bits, for less memory; parameters of
-                         fewer than 4096 weights keep theirs in 32
-    AdamW schedule-free  averages its steps instead of shortening them by a schedule (arXiv 2405.15682), which does as
-                         much as a cosine where nobody knows how long the run will be; wants about three times AdamW's
-                         learning rate. `trained_weights` tells what it has learned
+    AdamW 8-bit          bitsandbytes' (arXiv 2110.02861): its two averages in 8 bits, for less memory;
+                         parameters of fewer than 4096 weights keep theirs in 32
+    AdamW schedule-free  averages its steps instead of shortening them by a schedule (arXiv 2405.15682), which
+                         does as much as a cosine where nobody knows how long the run will be; wants about
+                         three times AdamW's learning rate. `trained_weights` tells what it has learned
 
     Raises ValueError for another name, and where the package that has the optimizer is not installed.
     """
@@ -36,13 +44,13 @@ def make_optimizer(name, parameters, learning_rate, weight_decay):
         make = _package("schedulefree", name).AdamWScheduleFree
     else:
         raise ValueError(f"optimizer is {name!r}, but must be one of: {', '.join(OPTIMIZERS)}")
-    optimizer = make(parameters, lr=learning_rate, weight_decay=weight_decay)
+    optimizer: Optimizer = make(parameters, lr=learning_rate, weight_decay=weight_decay)
     if hasattr(optimizer, "train"):
         optimizer.train()
     return optimizer
 
 
-def _package(package, name):
+def _package(package: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -52,8 +60,11 @@ def _package(package, name):
         ) from error
 
 
-def trained_weights(optimizer, named_parameters):
-    """What training has arrived at, copies by name where the parameters are: these; schedule-free's average of them.
+def trained_weights(
+    optimizer: Optimizer, named_parameters: Iterable[tuple[str, Parameter]]
+) -> dict[str, Tensor]:
+    """What training has arrived at, copies by name where the parameters are: these; schedule-free's average
+    of them.
 
     Schedule-free takes its gradients at y, where the parameters stay, and what it has learned is x with
     y = beta1 x + (1 - beta1) z (arXiv 2405.15682, algorithm 1).
@@ -74,10 +85,13 @@ def averages(optimizer: torch.optim.Optimizer) -> bool:
 # --- state ---
 
 
-def state_tensors(optimizer, named_parameters):
+def state_tensors(
+    optimizer: Optimizer, named_parameters: Iterable[tuple[str, Parameter]]
+) -> dict[str, Tensor]:
     """All that the optimizer goes on from, tensors by name on the CPU; with schedule-free the parameters too.
 
-    AdamW's are "optimizer.PARAMETER.PART"; another's begin with the name of its class and are for that one alone.
+    AdamW's are "optimizer.PARAMETER.PART"; another's begin with the name of its class and are for that one
+    alone.
     """
     prefix, tensors = _prefix(optimizer), {}
     for name, parameter in named_parameters:
@@ -88,8 +102,13 @@ def state_tensors(optimizer, named_parameters):
     return tensors | {f"{prefix} group.{part}": _tensor(group[part]) for part in GROUP_STATE if part in group}
 
 
-def load_state_tensors(optimizer, named_parameters, tensors):
-    """Take up what `state_tensors` returned, among other tensors: is there anything of this optimizer in them?
+def load_state_tensors(
+    optimizer: Optimizer,
+    named_parameters: Iterable[tuple[str, Parameter]],
+    tensors: Mapping[str, Tensor],
+) -> bool:
+    """Take up what `state_tensors` returned, among other tensors: is there anything of this optimizer in
+    them?
 
     Where there is nothing, another optimizer wrote them or there was no step yet, and it starts afresh.
     """
@@ -118,12 +137,12 @@ def load_state_tensors(optimizer, named_parameters, tensors):
     return bool(optimizer.state)
 
 
-def _prefix(optimizer):
+def _prefix(optimizer: Optimizer) -> str:
     kind = type(optimizer).__name__
     return "optimizer" if kind == "AdamW" else kind
 
 
-def _tensor(value):
+def _tensor(value: Tensor | float) -> Tensor:
     """A copy on the CPU; of a number in 64 bits, which hold it exactly."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
@@ -133,12 +152,13 @@ def _tensor(value):
 # --- the learning rate ---
 
 
-def learning_rate_factor(schedule, step, warmup, done, total):
+def learning_rate_factor(schedule: str, step: int, warmup: int, done: int, total: int) -> float:
     """What to multiply the learning rate of the next update by: warmup times schedule.
 
-    warmup    (step + 1) / warmup for the first `warmup` updates of a run, of which there have been `step`; 0: none
-    schedule  "constant": 1; "cosine": (1 + cos(pi done / total)) / 2, from 1 towards 0 over the `total` updates of a
-              train step, of which `done` are made (arXiv 1608.03983, eq. 5)
+    warmup    (step + 1) / warmup for the first `warmup` updates of a run, of which there have been `step`; 0:
+              none
+    schedule  "constant": 1; "cosine": (1 + cos(pi done / total)) / 2, from 1 towards 0 over the `total`
+              updates of a train step, of which `done` are made (arXiv 1608.03983, eq. 5)
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}, but must be one of: {', '.join(SCHEDULES)}")
@@ -150,16 +170,19 @@ def learning_rate_factor(schedule, step, warmup, done, total):
 
 
 class Ema:
-    """Exponential moving average of weights by name, on their device: decay * average + (1 - decay) * weights.
+    """Exponential moving average of weights by name, on their device: decay * average + (1 - decay) *
+    weights.
 
-    The first weights are taken as they are, and after n updates decay is at most (1 + n) / (10 + n), so that the
-    average of a short run is not that of its beginning (as in TensorFlow's ExponentialMovingAverage and diffusers').
+    The first weights are taken as they are, and after n updates decay is at most (1 + n) / (10 + n), so that
+    the average of a short run is not that of its beginning (as in TensorFlow's ExponentialMovingAverage and
+    diffusers').
     """
 
-    def __init__(self, decay):
-        self.decay, self.updates, self._average = decay, 0, {}
+    def __init__(self, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self._average: dict[str, Tensor] = {}
 
-    def update(self, named_weights):
+    def update(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take in the weights after an update: pairs (name, tensor), as of `Adapter.named_parameters`."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, weight in named_weights:
@@ -167,17 +190,17 @@ class Ema:
             self._average[name] = self._average.get(name, weight).to(weight.device).lerp(weight, 1 - decay)
         self.updates += 1
 
-    def weights(self):
+    def weights(self) -> dict[str, Tensor]:
         """A copy of the average by name, on the CPU; {} before the first update."""
         return {name: value.to("cpu", copy=True) for name, value in self._average.items()}
 
-    def state_tensors(self):
+    def state_tensors(self) -> dict[str, Tensor]:
         """The average as "ema.NAME" and how many updates it has had, on the CPU."""
         return {f"ema.{name}": value for name, value in self.weights().items()} | {
             "ema updates": torch.tensor(self.updates)
         }
 
-    def load_state_tensors(self, tensors):
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `state_tensors` returned, among other tensors; without it start anew."""
         self._average = {
             key.removeprefix("ema."): value.clone()

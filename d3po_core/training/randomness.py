@@ -1,18 +1,29 @@
-"""Draws that may be made again: by names alone, or inside a block that leaves the random numbers outside as they were."""
+"""Repeatable draws: from names alone, or inside a block that leaves the random state outside untouched."""
 
 import hashlib
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeAlias
 
 import torch
+from torch import Tensor
+
+Device: TypeAlias = torch.device | str | None
 
 
-def generator_of(*names):
-    """Draws that depend on these names alone, so that a resumed run makes the same ones, in whatever order."""
+class _Draws(Protocol):
+    """What torch.cuda and its likes have for the random numbers of their devices."""
+
+    def set_rng_state(self, new_state: Tensor, device: torch.device, /) -> None: ...
+
+
+def generator_of(*names: object) -> torch.Generator:
+    """A generator that depends on these names alone: a resumed run makes the same draws."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def forked(device=None):
-    """Inside, what is drawn on the CPU and on this device changes no random numbers outside."""
+def forked(device: Device = None) -> AbstractContextManager[None]:
+    """Inside, draws on the CPU and on this device leave the random state outside as it was."""
     device = torch.device(device or "cpu")
     return (
         torch.random.fork_rng([device], device_type=device.type)
@@ -21,15 +32,15 @@ def forked(device=None):
     )
 
 
-def seed(number, device=None):
-    """Seed the CPU's draws and this device's, and no other's (torch.manual_seed seeds every one)."""
+def seed(number: int, device: Device = None) -> None:
+    """Seed the CPU's draws and this device's, and no other's (torch.manual_seed seeds every device)."""
     device = torch.device(device or "cpu")
     torch.default_generator.manual_seed(number)
     if draws := _own_draws(device):
         draws.set_rng_state(torch.Generator(device).manual_seed(number).get_state(), device)
 
 
-def _own_draws(device):
-    """torch's module that keeps the random numbers of such a device; None for the CPU, and where there is none (DirectML)."""
+def _own_draws(device: torch.device) -> _Draws | None:
+    """torch's module with the random state of such a device. None for the CPU and DirectML."""
     module = getattr(torch, device.type, None)
     return module if hasattr(module, "set_rng_state") else None

@@ -1,4 +1,5 @@
-"""The seam to ComfyUI: names of what it computes, recording its sampling, and denoisers to train through inside it."""
+"""The seam to ComfyUI: names of what it computes, recording its sampling, and denoisers to train through
+inside it."""
 
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above

@@ -11,8 +11,8 @@ PARTS, PART = 64, 2**18
 
 
 def content_of(value, kind, options):
-    """A name of the content of the file that a choice stands for, on every machine alike; None for another choice, or for
-    a file that is not there."""
+    """A name of the content of the file that a choice stands for, on every machine alike; None for another
+    choice, or for a file that is not there."""
     choices = kind if isinstance(kind, (list, tuple)) else options.get("options") if kind == "COMBO" else None
     if choices is None or not isinstance(value, str):
         return None
@@ -21,7 +21,8 @@ def content_of(value, kind, options):
 
 
 def _model_file(value, choices):
-    """The path where the choices are the files of one of the host's model folders, perhaps with others besides."""
+    """The path where the choices are the files of one of the host's model folders, perhaps with others
+    besides."""
     if value not in choices:
         return None
     for category in folder_paths.folder_names_and_paths:
@@ -34,8 +35,8 @@ def _model_file(value, choices):
 
 
 def _input_file(value, choices, options):
-    """The path where the choices are files of the input folder, or may be put there. value may end with [output] or
-    [temp]."""
+    """The path where the choices are files of the input folder, or may be put there. value may end with
+    [output] or [temp]."""
     if not folder_paths.exists_annotated_filepath(value):
         return None
     path = folder_paths.get_annotated_filepath(value)

@@ -1,5 +1,5 @@
-"""Names of what the host gives: base models by their weights, policies by all that acts on a MODEL, sets of candidates by
-the graph that makes them."""
+"""Names of what the host gives: base models by their weights, policies by all that acts on a MODEL, sets of
+candidates by the graph that makes them."""
 
 import hashlib
 import inspect
@@ -85,11 +85,11 @@ def sampling_name(model):
 
 
 def policy_name(model):
-    """Name of what a MODEL samples with: "base", or while it has patches of weights a name of these, then good while the
-    host runs; after a space, where there is more on the MODEL that acts, "KINDS:OBJECTS".
+    """Name of what a MODEL samples with: "base", or while it has patches of weights a name of these, then
+    good while the host runs; after a space, where there is more on the MODEL that acts, "KINDS:OBJECTS".
 
-    KINDS tells the kinds and plain settings of that, on every machine alike; OBJECTS these very objects, while the host
-    runs. A MODEL with nothing on it is "base", on every machine.
+    KINDS tells the kinds and plain settings of that, on every machine alike; OBJECTS these very objects,
+    while the host runs. A MODEL with nothing on it is "base", on every machine.
     """
     weights = str(model.patches_uuid) if model.patches or model.weight_wrapper_patches else "base"
     if not (acting := _acting(model)):
@@ -185,9 +185,10 @@ def carry(model, name):
 def set_name(graph, node_id, *extra):
     """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
 
-    The same on every machine, whatever the ids of the nodes. An input at its default counts as one that is not there,
-    so that names stay when a later version of a node has more inputs. A file that an input names counts by its content.
-    What a run is called does not count either: its LoRA comes by its content, in `extra`.
+    The same on every machine, whatever the ids of the nodes. An input at its default counts as one that is
+    not there, so that names stay when a later version of a node has more inputs. A file that an input names
+    counts by its content. What a run is called does not count either: its LoRA comes by its content, in
+    `extra`.
     """
     seen = {}
 
@@ -218,8 +219,8 @@ def _counted(value, spec, digest):
 
 
 def texts_above(graph, node_id):
-    """What the graph above a node says in plain text: {"prompt": a sampler's positive text, "model": a model file's
-    name}, each where there is one."""
+    """What the graph above a node says in plain text: {"prompt": a sampler's positive text, "model": a model
+    file's name}, each where there is one."""
     found, todo, seen = {}, [node_id], set()
     while todo:
         inputs = graph.get_node(todo.pop(0))["inputs"]
@@ -237,8 +238,8 @@ def texts_above(graph, node_id):
 
 
 def is_empty_text(graph, node_id, name):
-    """Whether a node's conditioning input is the empty text, as far as the node right above says so: CLIP Text Encode of
-    nothing, or zeros."""
+    """Whether a node's conditioning input is the empty text, as far as the node right above says so: CLIP
+    Text Encode of nothing, or zeros."""
     above = graph.get_node(graph.get_node(node_id)["inputs"][name][0])
     text = above["inputs"].get("text")
     return above["class_type"] == "ConditioningZeroOut" or (
@@ -247,8 +248,8 @@ def is_empty_text(graph, node_id, name):
 
 
 def _specs(node):
-    """(type, options) of a node's inputs by name; asked once for a node, as some types list files to answer. A choice
-    between groups of inputs has its first as its default."""
+    """(type, options) of a node's inputs by name; asked once for a node, as some types list files to answer.
+    A choice between groups of inputs has its first as its default."""
     return dict(_specs_of(host_nodes.NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES(), node["inputs"]))
 
 

@@ -1,4 +1,5 @@
-"""What other nodes put on a MODEL or into its conditioning, so that a step may be gone through again, with gradients."""
+"""What other nodes put on a MODEL or into its conditioning, so that a step may be gone through again, with
+gradients."""
 
 import functools
 import hashlib
@@ -16,7 +17,10 @@ from ...d3po_core.training.randomness import forked, seed
 
 REPEATED = 1e-2  # of a result's norm: far above rounding, far below what chance and memory do
 OF_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
-SINGLE = "it takes one image at a time, and there are several candidates (in KSampler it fails with a batch as well)"
+SINGLE = (
+    "it takes one image at a time, and there are several candidates (in KSampler it fails with a batch as "
+    "well)"
+)
 CACHES = {"easycache": "EasyCache or LazyCache"}  # what transformer options have from them
 
 
@@ -28,9 +32,9 @@ def require_steps(model):
     for name, node in CACHES.items():
         if name in model.model_options.get("transformer_options", {}):
             raise ValueError(
-                f"model: {node} is on it, which gives at some steps what the network gave at earlier ones, so "
-                "that such a step cannot be learned from. Take that node out, before both the sampler and "
-                "the train step"
+                f"model: {node} is on it, which gives at some steps what the network gave at earlier ones, "
+                "so that such a step cannot be learned from. Take that node out, before both the sampler "
+                "and the train step"
             )
 
 
@@ -46,7 +50,8 @@ def require_plain(conditioning, name):
 
 @contextmanager
 def naming_nodes(model, while_):
-    """Say of an error in a function that a node has put on the MODEL which node that is. while_: what was being done."""
+    """Say of an error in a function that a node has put on the MODEL which node that is. while_: what was
+    being done."""
     try:
         yield
     except Exception as error:
@@ -103,9 +108,9 @@ def require_repeatable(denoise, x, sigma):
     if (first - again).norm() > REPEATED * first.norm():
         raise ValueError(
             "model: something on it gives another result when a step is gone through again, as it draws at "
-            "random or keeps what it gave before (such as Adaptive Projected Guidance with momentum), so that "
-            "steps cannot be learned from. Take that node out, or set its momentum to 0, before both the "
-            "sampler and the train step"
+            "random or keeps what it gave before (such as Adaptive Projected Guidance with momentum), so "
+            "that steps cannot be learned from. Take that node out, or set its momentum to 0, before both "
+            "the sampler and the train step"
         )
 
 
@@ -113,8 +118,9 @@ def require_repeatable(denoise, x, sigma):
 
 
 def steadied(model):
-    """A MODEL whose functions of attention and guidance give the same whenever a step is gone through again, and with
-    gradients: what they draw depends on the seed and the noise level alone, and they may write into what they get.
+    """A MODEL whose functions of attention and guidance give the same whenever a step is gone through again,
+    and with gradients: what they draw depends on the seed and the noise level alone, and they may write into
+    what they get.
 
     The MODEL itself where there are none.
     """
@@ -154,8 +160,9 @@ class Draws:
             yield
 
     def steady(self, function, guides=False):
-        """The function with these draws. What it gets, and what of its own results is saved for the gradient, are copies,
-        as it may write into them; of one that guides, of latents alone, as it may go through the network."""
+        """The function with these draws. What it gets, and what of its own results is saved for the gradient,
+        are copies, as it may write into them; of one that guides, of latents alone, as it may go through the
+        network."""
         if not inspect.isfunction(function):  # an object may be more than what it does when it is called
             return function
 
@@ -187,7 +194,8 @@ def _copied(value, alone=False):
 
 
 class Frozen:
-    """A ControlNet that is looked at without gradients, which it needs none of: what it reads was recorded."""
+    """A ControlNet that is looked at without gradients, which it needs none of: what it reads was
+    recorded."""
 
     def __init__(self, control):
         self.control = control
@@ -209,7 +217,8 @@ def _added(value):
 
 
 class Added(torch.Tensor):
-    """What is added to a network's activations: these are saved for the gradient, so the sum is a tensor of its own."""
+    """What is added to a network's activations: these are saved for the gradient, so the sum is a tensor of
+    its own."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

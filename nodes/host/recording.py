@@ -75,8 +75,8 @@ class Recorder:
 
 
 def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises ValueError as
-    prediction_of."""
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises
+    ValueError as prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
     content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
@@ -92,11 +92,12 @@ def clean_candidates(model, latents, name, fingerprint, conditioning):
 
 
 def finished(model, candidates, recorded_noise=False):
-    """A recording's final images as CleanCandidates, under its name, settings and conditioning; with recorded_noise
-    they keep the noise that they were sampled from. Images alone are what they are. Raises ValueError as prediction_of
-    and initial_noise.
+    """A recording's final images as CleanCandidates, under its name, settings and conditioning; with
+    recorded_noise they keep the noise that they were sampled from. Images alone are what they are. Raises
+    ValueError as prediction_of and initial_noise.
 
-    `model` reads its network as the one that was recorded does, and the conditioning's guidance is the recording's.
+    `model` reads its network as the one that was recorded does, and the conditioning's guidance is the
+    recording's.
     """
     if not candidates.recorded:
         return candidates
@@ -137,7 +138,8 @@ def noise_levels(model):
 
 
 def prediction_of(model):
-    """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model of another kind."""
+    """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model of
+    another kind."""
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.CONST):
         return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"

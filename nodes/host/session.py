@@ -16,9 +16,11 @@ MOST_PROMPTS = 16  # prepared at a time while training
 
 
 class Session(comfy.samplers.Sampler):
-    """Runs `work(session)` where the host would sample: the model is loaded and patched, its conditioning ready.
+    """Runs `work(session)` where the host would sample: the model is loaded and patched, its conditioning
+    ready.
 
-    Inside, `session.network` is the module to adapt and `session.denoiser(candidates)` its denoiser with gradients.
+    Inside, `session.network` is the module to adapt and `session.denoiser(candidates)` its denoiser with
+    gradients.
     """
 
     def __init__(self, work):
@@ -44,8 +46,8 @@ class Session(comfy.samplers.Sampler):
         return latent_image
 
     def denoiser(self, candidates, guidance=None):
-        """denoise(x, sigma) -> x0 under the conditioning of a set of candidates; guidance replaces its cfg. Images alone are
-        denoised without guidance, as in Diffusion-DPO."""
+        """denoise(x, sigma) -> x0 under the conditioning of a set of candidates; guidance replaces its cfg.
+        Images alone are denoised without guidance, as in Diffusion-DPO."""
         if not candidates.recorded:
             guidance = 1.0
 
@@ -56,11 +58,11 @@ class Session(comfy.samplers.Sampler):
         return denoise
 
     def unconditional(self, candidates):
-        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is known to be the
-        empty text, and else None.
+        """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is
+        known to be the empty text, and else None.
 
-        Diffusion-DPO's code drops captions to the empty text. Here nothing can encode it, and under another negative
-        prompt training would teach what that text looks like.
+        Diffusion-DPO's code drops captions to the empty text. Here nothing can encode it, and under another
+        negative prompt training would teach what that text looks like.
         """
         if not candidates.settings.get(EMPTY_NEGATIVE):
             return None
@@ -77,7 +79,8 @@ class Session(comfy.samplers.Sampler):
         return self.guider(x, sigma, model_options=options, seed=seed).float()
 
     def _prompt(self, candidates):
-        """(conds, cfg, seed, model options) of a set, as the host's sampling prepares them. The newest few are kept."""
+        """(conds, cfg, seed, model options) of a set, as the host's sampling prepares them. The newest few
+        are kept."""
         key = id(candidates)
         if key not in self.prompts:
             conditioning = conditioning_of(candidates)
@@ -107,11 +110,11 @@ class Session(comfy.samplers.Sampler):
 
 
 def train_inside(model, sets, work, per_pass=0):
-    """Run `work(session)` in the host's sampling of `model`, with gradients; its result. `sets` are what it trains on,
-    Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time (0: all).
+    """Run `work(session)` in the host's sampling of `model`, with gradients; its result. `sets` are what it
+    trains on, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time (0: all).
 
-    The MODEL's weights and modules are the work's to leave as they were. Raises ValueError for a MODEL or conditioning
-    that cannot be trained.
+    The MODEL's weights and modules are the work's to leave as they were. Raises ValueError for a MODEL or
+    conditioning that cannot be trained.
     """
     require_steps(model)
     for conditioning in _here(sets):
@@ -128,14 +131,15 @@ def train_inside(model, sets, work, per_pass=0):
             )
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
-                "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as they were. "
-                "Set candidates_per_pass to 1, or lower rank, choose narrower targets, or record smaller images"
+                "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as "
+                "they were. Set candidates_per_pass to 1, or lower rank, choose narrower targets, or "
+                "record smaller images"
             ) from error
 
 
 def evaluate_inside(model, sets, work, per_pass):
-    """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what it looks
-    at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
+    """Run `work(session)` in the host's sampling of `model`, without gradients; its result. `sets` are what
+    it looks at, Trajectories or CleanCandidates, of each at most `per_pass` candidates at a time."""
     try:
         with naming_nodes(model, "the model looked at the candidates"):
             return _inside(model, sets, work, largest_pass(sets, per_pass))
@@ -147,21 +151,21 @@ def evaluate_inside(model, sets, work, per_pass):
 
 
 def largest_pass(sets, per_pass):
-    """[n, C, H, W] of the most that goes through the network at a time, with at most `per_pass` candidates of a set
-    (0: all)."""
+    """[n, C, H, W] of the most that goes through the network at a time, with at most `per_pass` candidates of
+    a set (0: all)."""
     shapes = [candidates.latent_shape for candidates in sets]
     return max(((min(per_pass or shape[0], shape[0]), *shape[1:]) for shape in shapes), key=math.prod)
 
 
 def _here(sets):
-    """The Conditioning of the first set, and of those that are in memory: what has a model of its own is never in a
-    dataset."""
+    """The Conditioning of the first set, and of those that are in memory: what has a model of its own is
+    never in a dataset."""
     return [conditioning_of(sets[0]), *(s.conditioning for s in sets[1:] if not callable(s.conditioning))]
 
 
 def _beside(model, sets):
-    """The host's handles of further models that take part in the network, in patches and in conditioning. ControlNets are
-    not among them: no gradient goes through these."""
+    """The host's handles of further models that take part in the network, in patches and in conditioning.
+    ControlNets are not among them: no gradient goes through these."""
     prompts = [
         prompt for conditioning in _here(sets) for prompt in (conditioning.positive, conditioning.negative)
     ]
@@ -195,8 +199,8 @@ def _in_training():
 
 
 def _own_weights(model):
-    """The host loads weights under inference mode, and such tensors cannot take part in a backward pass: make each an
-    ordinary tensor with the same bits."""
+    """The host loads weights under inference mode, and such tensors cannot take part in a backward pass: make
+    each an ordinary tensor with the same bits."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_inference():
@@ -207,7 +211,8 @@ def _own_weights(model):
 
 
 def _with_own_adapters(session):
-    """The session, after the same for LoRAs that the host computes beside the weights ("Load LoRA (Bypass)")."""
+    """The session, after the same for LoRAs that the host computes beside the weights ("Load LoRA
+    (Bypass)")."""
     for module in session.network.modules():
         hook = getattr(module.forward, "__self__", None)
         if isinstance(hook, BypassForwardHook) and not isinstance(hook.adapter, torch.nn.Module):

@@ -42,3 +42,11 @@ class Plan:
             for name in ("dropout", "evaluate_every", "learn_from", "patience", "stop_kl")
         }
         return asdict(self.settings) | self.shape | own
+
+    def require_held_out(self, held_out):
+        """Raises ValueError where training is to stop by what it has no sets or no time to measure."""
+        if self.patience and (held_out is None or not self.evaluate_every):
+            raise ValueError(
+                "patience: there is nothing to be patient about. Wire judged sets to held_out and set "
+                "evaluate_every, or set patience to 0"
+            )

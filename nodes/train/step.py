@@ -11,11 +11,11 @@ from ...d3po_core.training import monitor
 from ...d3po_core.training.adapter import to_state_dict
 from ...d3po_core.training.settings import PRESETS
 from .. import host
-from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora, TrainingState
+from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
-from .rounds import alike, figures_names, require_continuable, require_same_model, round_of
+from .rounds import alike, figures_names, require_continuable, require_same_model, round_of, state_after
 from .schema import SettingsType, widget
 from .training import learnable, train
 
@@ -88,11 +88,7 @@ class D3POTrainStep(io.ComfyNode):
         model, lora, began = model[0], (lora or [None])[0], time.monotonic()
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
-        if plan.patience and (held_out is None or not plan.evaluate_every):
-            raise ValueError(
-                "patience: there is nothing to be patient about. Wire judged sets to held_out and set "
-                "evaluate_every, or set patience to 0"
-            )
+        plan.require_held_out(held_out)
         held_out, base = held_out or (), host.fingerprint(model)
         require_same_model(model, base, [p.candidates for p in preferences])
         require_same_model(model, base, [p.candidates for p in held_out], "held_out")
@@ -101,18 +97,11 @@ class D3POTrainStep(io.ComfyNode):
         )
         start = require_continuable(lora, base, plan.shape)
         described = plan.described | {"architecture": type(model.model.model_config).__name__}
-        wired = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
-        above = [
-            host.set_name(cls.hidden.dynprompt, wired[0]),
-            wired[1],
-        ]  # its patches, which the fingerprint leaves out
-        watched = (
-            trained_on(held_out) if plan.evaluate_every else []
-        )  # else nothing depends on them before the end
-        round_ = round_of(
-            start, described | {"guidance": plan.guidance, "above": above, "watched": watched}, preferences
-        )
-        round_ |= figures_names(described, plan.guidance, above, held_out)
+        patches = cls.patches_above()
+        watched = trained_on(held_out) if plan.evaluate_every else []  # else they matter at the end alone
+        decisive = described | {"guidance": plan.guidance, "above": patches, "watched": watched}
+        round_ = round_of(start, decisive, preferences)
+        round_ |= figures_names(described, plan.guidance, patches, held_out)
         before = {what: alike(start, what, round_[what]) for what in ("kl", "figures")}
         if why := why_nothing(preferences, plan.settings.method, plan.stop_kl, before["kl"]):
             return round_of_nothing(model, start, described, round_, why, loss_map(start.history))
@@ -129,34 +118,22 @@ class D3POTrainStep(io.ComfyNode):
         )
 
         tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
-        state = TrainingState(
-            out.tensors,
-            out.step,
-            described,
-            base,
-            history=start.history + out.history,
-            rounds=start.rounds + [round_],
-            unsaved=start.unsaved + [progress],
-            home=start.home,
-            head=start.head,
-        )
+        state = state_after(start, out, described, base, round_, progress)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
         host.carry(tuned, content_name(out.weights))
         state.policy = host.policy_name(tuned)
-        warned = out.warned + monitor.warnings(
-            before["figures"] + out.history, start.step - len(before["figures"])
-        )
+        first = start.step - len(before["figures"])
+        warned = out.warned + monitor.warnings(before["figures"] + out.history, first)
         figures = figures_of(preferences, out, time.monotonic() - began)
-        text = "\n".join(
-            [
-                report(figures),
-                *passed_over_report(passed, preferences, described),
-                *sets_report(preferences, plan.settings),
-                *held_out_report(figures, preferences, held_out, before["figures"]),
-                *out.told,
-                *(f"Warning: {one}" for one in warned),
-            ]
-        )
+        lines = [
+            report(figures),
+            *passed_over_report(passed, preferences, described),
+            *sets_report(preferences, plan.settings),
+            *held_out_report(figures, preferences, held_out, before["figures"]),
+            *out.told,
+            *(f"Warning: {one}" for one in warned),
+        ]
+        text = "\n".join(lines)
         return io.NodeOutput(
             tuned,
             TrainedLora(tensors, state),
@@ -165,3 +142,9 @@ class D3POTrainStep(io.ComfyNode):
             text,
             ui={"text": [text], "warnings": warned, "figures": [as_data(figures)]},
         )
+
+    @classmethod
+    def patches_above(cls):
+        """What names the nodes that put patches on the model, which its fingerprint leaves out."""
+        node, output = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]["model"]
+        return [host.set_name(cls.hidden.dynprompt, node), output]

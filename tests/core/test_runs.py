@@ -224,6 +224,14 @@ def test_a_branch_begins_where_the_run_was_and_leaves_it(tmp_path, checkpoint, s
     assert contents(tmp_path / "old") == before
 
 
+def test_a_run_in_its_first_round_cannot_be_branched(tmp_path):
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "progress.safetensors").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="run: the first round of 'young' is not finished"):
+        store.branch(tmp_path, "young", "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_branch_replaces_nothing(folder):
     for name in ("taken", "empty"):
         (folder.parent / name).mkdir()

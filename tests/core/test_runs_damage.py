@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d3po_core.runs import progress, store
+from d3po_core.runs import checkpoints, progress, store
 from d3po_core.runs.locks import LOCKS
 from tests.core.rounds import UPDATES, raise_, same, same_runs, stop_after, whole
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_under_another_steps_name_is_not_taken_for_it(folder):
     assert [c.step for c in store.checkpoints(folder)] == [10]
 
 
-@pytest.mark.parametrize("format, unsaid", [("d3po.run/1", store.UNSAID), ("d3po.run/2", {})])
+@pytest.mark.parametrize("format, unsaid", [("d3po.run/1", checkpoints.UNSAID), ("d3po.run/2", {})])
 def test_a_run_of_an_earlier_format_is_read_and_goes_on(begin, folder, tmp_path, format, unsaid):
     tensors, record = store.load_run(folder)
     old = {name: value for name, value in record.items() if name not in unsaid} | {"format": format}
