@@ -1,9 +1,9 @@
 """What the pack does, as hashes: to see that a change of its code changes nothing that people get.
 
-On one machine and with one number of threads the same code makes the same LoRAs to the bit. This trains every method on
-one recording and runs the example workflows in small, and notes hashes of each LoRA's tensors, of the files of a
-dataset and of a run, of the routes' answers, and of what the nodes say of themselves. Where the file is there
-already, it is held against that.
+On one machine and with one number of threads the same code makes the same LoRAs to the bit. This trains every
+method on one recording and runs the example workflows in small. It notes hashes of each LoRA's tensors, of
+the files of a dataset and of a run, of the routes' answers, and of what the nodes say of themselves. Where
+the file is there already, it is held against that.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def defaults(definition):
 
 
 def training(info, judge, **changes):
-    """A train step that learns from a node's preferences, and its settings, all at their defaults but for changes."""
+    """A train step on a node's preferences, and its settings: all at their defaults but for `changes`."""
     values = defaults(info["D3POTrainStep"]) | defaults(info["D3POTrainSettings"]) | changes
     return train_nodes("train", {"model": ["loader", 0], "preferences": [judge, 0]}, values)
 
@@ -52,9 +52,9 @@ def recording():
         "text": node("CLIPTextEncode", clip=["loader", 1], text="a cat on a blue background"),
         "none": node("CLIPTextEncode", clip=["loader", 1], text=""),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node("D3POKSampler", model=["loader", 0], seed=3, steps=4, cfg=3.0, sampler_name="euler_ancestral",
-                        scheduler="normal", positive=["text", 0], negative=["none", 0], latent_image=["empty", 0],
-                        denoise=1.0, candidates=4, eta=1.0),
+        "sampler": node("D3POKSampler", model=["loader", 0], seed=3, steps=4, cfg=3.0,
+                        sampler_name="euler_ancestral", scheduler="normal", positive=["text", 0],
+                        negative=["none", 0], latent_image=["empty", 0], denoise=1.0, candidates=4, eta=1.0),
         "decode": node("VAEDecode", samples=["sampler", 1], vae=["loader", 2]),
         "judge": node("D3POObjectivePreference", trajectory=["sampler", 0], images=["decode", 0],
                       objective="brightness (brighter)", second_objective="none", target_colour="#ff8800",

@@ -12,8 +12,9 @@ PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))
 
 
 class NetDenoiser:
-    """denoise(x, sigma) -> x0 over a network that predicts epsilon, v or flow, as the host's model samplings do it;
-    keeps the (x, sigma) of every pass that has gradients."""
+    """denoise(x, sigma) -> x0 over a network that predicts epsilon, v or flow, as the host's models do.
+
+    It keeps the (x, sigma) of every pass that has gradients."""
 
     def __init__(self, net, prediction="epsilon"):
         self.net, self.prediction, self.seen, self.batches = net, prediction, [], []
@@ -50,7 +51,7 @@ def examples_of(denoise, pairs=PAIRS, **options):
 
 
 def naive(adapter, settings, batch, passes):
-    """Pair by pair, four passes each, from the paper's definitions and the network's own output: (gradients, metrics).
+    """(gradients, metrics) from the paper's definitions and the network's own output: four passes a pair.
 
     passes holds the (x, sigma) that the trainer gave the policy, set by set and draw by draw.
     """

@@ -1,4 +1,4 @@
-"""A train step that hands on the LoRA of its best update, whatever came after it, also where it was stopped."""
+"""A train step hands on the LoRA of its best update, whatever came after it, also where it was stopped."""
 
 import dataclasses
 

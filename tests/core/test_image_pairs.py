@@ -1,4 +1,4 @@
-"""Diffusion-DPO over images without a trajectory: an independent form of it in float64, and what it must not do."""
+"""Diffusion-DPO over images without a trajectory: an independent form in float64, and what it must not do."""
 
 import math
 from dataclasses import replace

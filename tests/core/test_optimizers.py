@@ -27,7 +27,7 @@ def optimizer_of(name, parameters, learning_rate=1e-2, weight_decay=0.1):
 
 
 def make_lora(seed=0, dtype=torch.float32):
-    """A and B of a layer whose averages bitsandbytes keeps in 8 bits, and a small one's, where it does not."""
+    """A and B of two layers. bitsandbytes keeps the averages of the first in 8 bits, not of the small one."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {
         "big.lora_down.weight": (8, 640),

@@ -192,7 +192,7 @@ def step_on_disk(folder):
 
 
 def require_whole(folder, straight, told):
-    """The run loads, whatever is beside it, and knows of all that was told, but for the update that was being made."""
+    """The run loads, whatever is beside it. It knows all that was told but for the update being made."""
     state, kept = store.load_run(folder), folder / progress.FILE
     steps = [state[1]["step"] if state else 0]
     for path in [*(c.path for c in store.checkpoints(folder)), *([kept] if kept.exists() else [])]:

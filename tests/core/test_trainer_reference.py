@@ -20,7 +20,9 @@ def passes(denoise):
 
 @pytest.fixture
 def nothing_else():
-    """The collector, and so the count below, leaves out what was there before: going through it takes a second."""
+    """The collector, and so the count below, leaves out what was there before.
+
+    Going through that takes a second."""
     gc.collect()
     gc.freeze()
     yield

@@ -17,9 +17,9 @@ from tools import workflow
 CHECKPOINT = "d3po-emoji.safetensors"
 TEXT = "a cat on a red background"
 TRAINING = dict(
-    epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised", reference="base",
-    guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention", weight_decay=1e-4,
-    max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
+    epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised",
+    reference="base", guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention",
+    weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
 
 _numbers = itertools.count()
 
@@ -39,7 +39,7 @@ def probe(kind, source, slot=0):
 
 
 def stage():
-    """The checkpoint with an empty negative prompt and a 64x64 latent: what stays cached from test to test."""
+    """The checkpoint with an empty negative prompt and a 64x64 latent: what is cached from test to test."""
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
@@ -53,8 +53,8 @@ def recording(model=("loader", 0), **sampling):
         "positive": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),
         "sampler": node("D3POKSampler", **(dict(
             model=list(model), seed=1, steps=3, cfg=2.0, sampler_name="euler_ancestral", scheduler="normal",
-            positive=["positive", 0], negative=["negative", 0], latent_image=["empty", 0], denoise=1.0, candidates=2,
-            eta=1.0) | sampling)),
+            positive=["positive", 0], negative=["negative", 0], latent_image=["empty", 0], denoise=1.0,
+            candidates=2, eta=1.0) | sampling)),
     }  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def judged(trajectory=("sampler", 0), objective="brightness (brighter)", **sampl
     return recording(**sampling) | {
         "decode": node("VAEDecode", samples=["sampler", 1], vae=["loader", 2]),
         "judge": node("D3POObjectivePreference", trajectory=list(trajectory), images=["decode", 0],
-                      objective=objective, second_objective="none", target_colour="#ff8800", least_difference=0.0),
+                      objective=objective, second_objective="none", target_colour="#ff8800",
+                      least_difference=0.0),
     }  # fmt: skip
 
 
@@ -75,12 +76,12 @@ def picked(picks="", **sampling):
 
 
 def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
-    """Candidates without a model, a person's judge and a look at the preferences. Without a seed they are new."""
+    """Candidates without a model, a person's judge and a look at the preferences. New ones without a seed."""
     return {
         "candidates": node("TestCandidates", seed=next(_numbers) + 10 ** 6 if seed is None else seed,
                            candidates=candidates, sets=sets, size=64),
-        "judge": node("D3POPairPreference", trajectory=["candidates", 0], images=["candidates", 1], picks=picks,
-                      **picker),
+        "judge": node("D3POPairPreference", trajectory=["candidates", 0], images=["candidates", 1],
+                      picks=picks, **picker),
         "look": probe("Preferences", "judge"),
     }  # fmt: skip
 
@@ -124,8 +125,8 @@ def stock_image(model=("loader", 0), name="stock", seed=5):
         f"{name}_text": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),
         f"{name}_sample": node(
             "KSampler", model=list(model), seed=seed, steps=3, cfg=2.0, sampler_name="euler_ancestral",
-            scheduler="normal", positive=[f"{name}_text", 0], negative=["negative", 0], latent_image=["empty", 0],
-            denoise=1.0),
+            scheduler="normal", positive=[f"{name}_text", 0], negative=["negative", 0],
+            latent_image=["empty", 0], denoise=1.0),
         f"{name}_latent": probe("Latent", f"{name}_sample"),
         f"{name}_decode": node("VAEDecode", samples=[f"{name}_sample", 0], vae=["loader", 2]),
         f"{name}_image": node("PreviewImage", images=[f"{name}_decode", 0]),
@@ -167,7 +168,7 @@ def page(workflow="a-workflow"):
 
 
 def begin(host, graph, **extra_data):
-    """Queue a prompt as a page that is closed at once, and wait until its picker waits: what is told of it."""
+    """Queue a prompt as a page that is closed at once. Wait until its picker waits: what is told of it."""
     prompt_id = host.queue(graph, uuid.uuid4().hex, page() | extra_data)
     return until(lambda: live(host).get(prompt_id))
 
@@ -197,7 +198,7 @@ def watch(host, prompt, on_message=lambda message: None, timeout=180):
 
 
 def awaited(coroutine):
-    """What a coroutine returns; in a thread of its own, as the browser tests keep an event loop running in theirs."""
+    """What a coroutine returns. It has its own thread, as the browser tests keep an event loop in theirs."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 

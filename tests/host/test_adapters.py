@@ -232,7 +232,7 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
 
 
 def test_the_reference_may_be_the_file(host, files):
-    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against the base."""
+    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
     margins = {}
     for reference in ("base", "round start"):
         run = unique("from")

@@ -22,8 +22,8 @@ LEARNING = dict(
     weighting="standardised",
     clip=0.0,
 )
-# without guidance candidates differ more; pairs that are nearly as bright as each other are left out. How much darker a
-# candidate has to be, and how often each prompt is held out
+# Without guidance candidates differ more. Pairs that are nearly as bright as each other are left out: how
+# much darker a candidate has to be, and how often each prompt is held out
 RECORDING = dict(steps=4, candidates=6, cfg=1.0)
 PAIRS = (0.03, 2)
 CLEAR_PAIRS = (0.08, 4)  # for the methods that learn from what was preferred alone, and so tell less apart
@@ -46,12 +46,12 @@ OTHERS = [
     ("DPOK", {"ratio_clip": 0.1}, PAIRS),
     ("reward-weighted", {"reward_beta": 50.0}, CLEAR_PAIRS),
 ]
-# each of the others learns from what one of a kind learns from, by another loss: all of them take five minutes
+# each of the others learns from what one of a kind learns from, by another loss: all of them take 5 minutes
 LEARNING_METHODS = ONE_OF_A_KIND + (OTHERS if EVERY else [])
 
 
 def trained(clearly, times, **train):
-    """Training on recordings judged by brightness, measured on others. What is recorded is cached from test to test."""
+    """Training on recordings judged by brightness, measured on others. Recordings are cached across tests."""
     graph = with_prompts(judged(**RECORDING), PROMPTS, seed=1)
     others = with_prompts(judged(**RECORDING), times * PROMPTS, seed=2)
     renamed = {name: f"{name} held out" for name in ("prompts", "positive", "sampler", "decode", "judge")}

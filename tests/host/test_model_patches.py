@@ -1,5 +1,6 @@
-"""Every node of the host that puts something on a MODEL, before sampler and train step alike: it is recorded and trained
-with, or refused in words of ours."""
+"""Every node of the host that puts something on a MODEL, before sampler and train step alike.
+
+It is recorded and trained with, or refused in words of ours."""
 
 import pytest
 
@@ -57,8 +58,9 @@ SLOTS = {"MODEL": 0, "CLIP": 1, "VAE": 2}
 
 
 def inputs_of(definition, lora):
-    """A node's required inputs at their defaults, and a LoRA's file where it wants one; None where one wants what is not
-    here."""
+    """A node's required inputs at their defaults, and a LoRA's file where it wants one.
+
+    None where it wants what is not here."""
     given = {}
     for name, (kind, *options) in definition["input"].get("required", {}).items():
         options = options[0] if options else {}

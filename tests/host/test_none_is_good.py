@@ -9,7 +9,7 @@ NOBODY = ({"pairs": [], "bad": [0, 1]}, {"ties": [[0, 1]]})
 
 
 def picking(run, judgements, **sampling):
-    """The loop with a person's picks, {set name: judgement}; all that is wired behind the train step in templates."""
+    """The loop with a person's picks, {set name: judgement}, and what templates wire behind training."""
     graph = loop(run, dict(epochs=2), seed=601, **sampling)
     graph["judge"] = picked(json.dumps({"sets": judgements}))["judge"]
     graph["save"]["inputs"]["run"] = ""

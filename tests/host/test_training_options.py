@@ -115,7 +115,9 @@ def of_the_base(run, objective="brightness (brighter)", **training):
 
 @pytest.mark.parametrize("guidance", ["as recorded", "off (faster)"])
 def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(host, guidance):
-    """Without the recording's guidance the recorded x0 is not what the network gives: then it is the round's start."""
+    """Without the recording's guidance the network does not give the recorded x0.
+
+    Then what counts is the policy at the round's start."""
     run, fractions = unique("ppo"), []
     for _ in range(2):
         entry = host.run(
@@ -249,7 +251,7 @@ def test_picks_that_go_round_in_a_circle_are_used_and_told_of(host):
     told = report([[0, 1], [1, 2], [2, 0]])
     assert "3 pairs in 1 sets" in told
     assert (
-        "Picks of 1 of 1 sets go round in a circle and pull against each other: set 1 (1 over 2, 2 over 3, 3 over 1)"
-        in told
+        "Picks of 1 of 1 sets go round in a circle and pull against each other: "
+        "set 1 (1 over 2, 2 over 3, 3 over 1)" in told
     )
     assert "circle" not in report([[0, 1], [1, 2], [0, 2]])

@@ -25,7 +25,7 @@ def one(prompt, class_type):
 
 
 def tiny(name, object_info, run, **named):
-    """The workflow as an API prompt, as small as it still means something. `named` changes inputs of these names."""
+    """The workflow as an API prompt, as small as still means something. `named` changes inputs by name."""
     prompt = to_api(load(FILES[name]), object_info)
     for node in prompt.values():
         node["inputs"] |= {

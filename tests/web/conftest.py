@@ -1,4 +1,4 @@
-"""Chromium on the real ComfyUI and its real frontend. One page serves most tests; each begins on a fresh workflow."""
+"""Chromium on the real ComfyUI and its frontend. Most tests share a page; each begins on a fresh workflow."""
 
 import os
 import shutil

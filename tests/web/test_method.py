@@ -105,7 +105,8 @@ def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
         app.canvas.pasteFromClipboard()
         for (const one of [node, app.canvas.graph.getNodeById(settings)]) one.pos = [one.pos[0] + 2000, 60]
         const pasted = app.canvas.graph._nodes.slice(-2)
-        return ["D3POTrainStep", "D3POTrainSettings"].map((type) => String(pasted.find((one) => one.type === type).id))
+        return ["D3POTrainStep", "D3POTrainSettings"].map(
+            (type) => String(pasted.find((one) => one.type === type).id))
     }""",
         step.settings,
     )
@@ -130,7 +131,8 @@ def test_in_a_subgraph(step, object_info):
         const {node: box} = app.rootGraph.convertToSubgraph(both)
         app.canvas.setGraph(box.subgraph)
         Object.assign(app.canvas.ds, {scale: 0.8, offset: [0, 60]})
-        const inside = ["D3POTrainStep", "D3POTrainSettings"].map((type) => box.subgraph.nodes.find((one) => one.type === type))
+        const inside = ["D3POTrainStep", "D3POTrainSettings"].map(
+            (type) => box.subgraph.nodes.find((one) => one.type === type))
         inside.forEach((one, place) => { one.pos = [300 + 420 * place, 60] })
         return inside.map(({id}) => String(id))
     }""",

@@ -1,4 +1,6 @@
-"""Workflows from before D3PO Train Settings: their train steps held every setting, and get such a node when opened."""
+"""Workflows from before D3PO Train Settings.
+
+Their train steps held every setting, and get such a node when they are opened."""
 
 import copy
 
@@ -23,10 +25,10 @@ def older_values(workflow):
     """What an older workflow's train step is to be trained with, by today's names."""
     saved = of_type(workflow, "D3POTrainStep")["widgets_values"]
     names = (
-        "epochs sets_per_update learning_rate beta clip weighting reference guidance step_fraction rank alpha targets "
-        "weight_decay max_grad_norm candidates_per_pass seed save_every dpo_beta draws_per_set method learn_from "
-        "caption_dropout adapter dropout optimizer schedule warmup ema window_start window_end evaluate_every patience "
-        "stop_kl"
+        "epochs sets_per_update learning_rate beta clip weighting reference guidance step_fraction rank "
+        "alpha targets weight_decay max_grad_norm candidates_per_pass seed save_every dpo_beta draws_per_set "
+        "method learn_from caption_dropout adapter dropout optimizer schedule warmup ema window_start "
+        "window_end evaluate_every patience stop_kl"
     ).split()
     assert len(saved) == len(names)
     return dict(zip(names, saved))
@@ -91,7 +93,8 @@ def test_a_linked_setting_is_linked_to_its_new_place(opened, object_info):
     workflow = load(OLDER / "d3po_thumbs.json")
     node = of_type(workflow, "D3POTrainStep")
     workflow["nodes"].append({
-        "id": 150, "type": "PrimitiveFloat", "pos": [1400, 900], "size": [200, 60], "flags": {}, "order": 0, "mode": 0,
+        "id": 150, "type": "PrimitiveFloat", "pos": [1400, 900], "size": [200, 60],
+        "flags": {}, "order": 0, "mode": 0,
         "inputs": [], "outputs": [{"name": "FLOAT", "type": "FLOAT", "links": [90, 91]}],
         "properties": {}, "widgets_values": [0.25],
     })  # fmt: skip
@@ -109,7 +112,8 @@ def test_in_a_subgraph(step, opened, object_info):
     new = opened(load(OLDER / "d3po_thumbs.json"))
     new.js(
         """(node, settings) => {
-        const {node: box} = app.rootGraph.convertToSubgraph(new Set([node, app.rootGraph.getNodeById(settings)]))
+        const {node: box} = app.rootGraph.convertToSubgraph(
+            new Set([node, app.rootGraph.getNodeById(settings)]))
         box.title = "training"
     }""",
         new.settings,

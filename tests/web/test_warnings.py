@@ -10,8 +10,8 @@ from tests.web.train_step import TRACKER
 
 TOASTS = ".p-toast-message, [data-testid='toast']"
 WARNINGS = [
-    "The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin rises: "
-    "the pictures may get worse. Use a method that holds on to the winner.",
+    "The preferred images become less likely too (winner log-ratio -0.0123 and falling) while the margin "
+    "rises: the pictures may get worse. Use a method that holds on to the winner.",
     "93% of the ratios are at the clamp (clip fraction), where they teach nothing.",
 ]
 
@@ -110,7 +110,8 @@ def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_wor
         """async (graph) => {
         await app.loadApiJson(graph, "warning")
         for (const {widgets} of app.graph._nodes) {
-            for (const widget of widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed"
+            for (const widget of widgets ?? [])
+                if (widget.name === "control_after_generate") widget.value = "fixed"
         }
     }""",
         graph,

@@ -45,7 +45,7 @@ TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 
 
 class TrainStep:
-    """A train step and its settings on a page. Their graph may be a subgraph, which is then the one on screen."""
+    """A train step and its settings on a page. Their graph may be a subgraph, which is then on screen."""
 
     def __init__(self, page, node, settings, renderer):
         self.page, self.node, self.settings, self.renderer = page, node, settings, renderer
@@ -121,7 +121,7 @@ class TrainStep:
 
     @property
     def shown(self):
-        """Names of the settings on screen, in their order. Newer frontends show no more of a linked one than its name."""
+        """Names of the settings on screen, in order. Newer frontends show only the name of a linked one."""
         self.drawn()
         if self.renderer == "canvas":
             return self.js(
@@ -131,7 +131,10 @@ class TrainStep:
             }""",
                 node=self.settings,
             )
-        labels = ".lg-node-widget [data-testid='widget-layout-field-label'], [data-widget-name]:not(.lg-node-widget)"
+        labels = (
+            ".lg-node-widget [data-testid='widget-layout-field-label'], "
+            "[data-widget-name]:not(.lg-node-widget)"
+        )
         settings = self.page.locator(f"[data-node-id='{self.settings}']")
         return [name.strip() for name in settings.locator(labels).all_inner_texts()]
 
@@ -154,7 +157,8 @@ class TrainStep:
     def hidden(self):
         """What a method hides. Nodes 2.0 folds the advanced ones away by itself."""
         folded = self.js(
-            "(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced).map(({name}) => name)",
+            "(node) => node.widgets.filter(({hidden, options}) => !hidden && options.advanced)"
+            ".map(({name}) => name)",
             node=self.settings,
         )
         return OF_SOME - set(self.shown) - set(folded if self.renderer != "canvas" else [])
@@ -165,7 +169,7 @@ class TrainStep:
         return self.js("(node) => [node.size[1], node.computeSize()[1]]", node=self.settings)
 
     def sent(self):
-        """The workflow as it is saved, and the inputs of its only train step in the API prompt that the page makes."""
+        """The saved workflow, and the inputs of its only train step in the API prompt that the page makes."""
         saved, made = self.page.evaluate(
             "async () => [app.rootGraph.serialize(), (await app.graphToPrompt()).output]"
         )

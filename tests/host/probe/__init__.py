@@ -1,6 +1,6 @@
 """Nodes for the tests alone: they look at what is inside the host's process, or break it on purpose.
 
-Findings are JSON text in the node's ui output. `nonce` is there to be changed where a look must not be cached.
+Findings are JSON text in the node's ui output. Change `nonce` where a look must not be cached.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class ProbeTrajectory(Probe):
 
 
 class ProbeFinished(Probe):
-    """The finished images of a recording, which may lie in a file, with its noise: against the host's own noise."""
+    """The finished images of a recording, maybe in a file, and its noise against the host's own noise."""
 
     KIND, BESIDE = "D3PO_TRAJECTORY", {"model": ("MODEL",)}
 
@@ -125,8 +125,9 @@ class ProbeFinished(Probe):
 
 
 class ProbePrompts(Probe):
-    """Twenty sets that differ by nothing but what a model takes beside its text (SDXL's and SD3's vector): what it makes of
-    each among the others, and of some alone."""
+    """Twenty sets that differ only in what a model takes beside its text (SDXL's and SD3's vector).
+
+    It shows what the model makes of each among the others, and of some alone."""
 
     KIND, BESIDE = "MODEL", {"conditioning": ("CONDITIONING",)}
 
@@ -279,7 +280,7 @@ class SpoilTrajectory:
 
 
 class TrapModel:
-    """A MODEL that raises when it is trained through, once, at the given call; sampling goes through as ever."""
+    """A MODEL that raises once, at the given call, when it is trained through. Sampling is as ever."""
 
     CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "set"
 
