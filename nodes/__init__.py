@@ -7,7 +7,9 @@ from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, 
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
 from .judging import D3POObjectivePreference
-from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
+from .library import D3POLoadRun, D3POSaveRun
+from .lora_export import D3POSaveLoRA
+from .manage_runs import D3POManageRuns
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts

@@ -11,8 +11,8 @@ from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.training import implicit, metrics
 from ..d3po_core.training.randomness import generator_of
 from . import host
-from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
+from .stored import DatasetType, ImageSet, nothing, record_judgement
 from .train.report import as_data
 from .train.rounds import require_same_model
 from .types import CATEGORY, PreferencesType, Trajectories
@@ -260,7 +260,7 @@ class D3POImplicitAccuracy(io.ComfyNode):
                     tooltip=f"Mean reward of the winners less the losers', with beta {implicit.BETA:g}.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="Accuracy with its 95% interval, and the margin."
+                    display_name="report", tooltip="Accuracy with its 95% interval, and margin."
                 ),
             ],
             is_output_node=True,

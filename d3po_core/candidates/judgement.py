@@ -5,11 +5,16 @@ is a constant.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import combinations, product
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+Pair: TypeAlias = tuple[int, int]
 
 # the fields of a judgement that name candidates or score them
 LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
@@ -39,14 +44,14 @@ class Judgement:
     liked    True (thumb up), False (thumb down) or None for each candidate; () where it has no thumbs
     """
 
-    as_json: dict
+    as_json: dict[str, Any]
     candidates: int
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[Pair, ...]
     scores: tuple[float | None, ...]
     liked: tuple[bool | None, ...]
 
     @classmethod
-    def parse(cls, said, candidates):
+    def parse(cls, said: Any, candidates: int) -> "Judgement":
         """The judgement that a mapping makes of a set with so many candidates.
 
         Raises ValueError where it is malformed, names a candidate that does not exist, scores another number
@@ -75,23 +80,23 @@ class Judgement:
         return cls(said, candidates, pairs, _single(scores), liked)
 
     @classmethod
-    def parse_finished(cls, said, candidates):
+    def parse_finished(cls, said: Any, candidates: int) -> "Judgement | None":
         """As `parse`; None where nothing was said yet, or not all: what is still open is not looked at."""
         unfinished = said is None or isinstance(said, dict) and said.get("open")
         return None if unfinished else cls.parse(said, candidates)
 
     @classmethod
-    def of_pairs(cls, pairs, candidates):
+    def of_pairs(cls, pairs: Iterable[Pair], candidates: int) -> "Judgement":
         """The judgement that says just these strict pairs."""
         return cls.parse({"pairs": [list(pair) for pair in pairs]}, candidates)
 
     @property
-    def is_finished(self):
+    def is_finished(self) -> bool:
         """Whether its judge has answered all they meant to."""
         return not self.as_json.get("open")
 
     @property
-    def ties(self):
+    def ties(self) -> set[frozenset[int]]:
         """The pairs of candidates that it calls equal, {frozenset, ...}: its "ties", those who share a place
         in its "ranking" and equal "scores", but none that it judges strictly."""
         scores = self.as_json.get("scores", [])
@@ -103,13 +108,13 @@ class Judgement:
         return called - {*map(frozenset, self.pairs)}
 
 
-def dominates(a, b):
+def dominates(a: ArrayLike, b: ArrayLike) -> bool:
     """a is no worse than b in any objective and better in one (Pareto; arXiv 2311.13231, section 5)."""
     a, b = np.atleast_1d(a), np.atleast_1d(b)
     return bool((a >= b).all() and (a > b).any())
 
 
-def pairs_from_scores(scores):
+def pairs_from_scores(scores: ArrayLike) -> list[Pair]:
     """All strict pairs of N scores (higher is better), [N] or [N, objectives] with Pareto dominance.
 
     Raises ValueError for a score that is not finite.
@@ -126,27 +131,27 @@ def pairs_from_scores(scores):
     return pairs
 
 
-def pairs_from_ranking(ranking):
+def pairs_from_ranking(ranking: Sequence[Any]) -> list[Pair]:
     """All pairs of a ranking, best first. An entry is a candidate, or a list of candidates that tie."""
     return [(w, l) for better, worse in combinations(_levels(ranking), 2) for w in better for l in worse]
 
 
-def cycle_in(pairs):
+def cycle_in(pairs: Iterable[Pair]) -> list[int]:
     """Candidates [a, b, ..., z], from the lowest number on, of which each is picked over the next and z over
     a; [] where the pairs contradict themselves nowhere."""
-    winners = {}
+    winners: dict[int, list[int]] = {}
     for winner, loser in pairs:
         winners.setdefault(loser, []).append(winner)
     try:
         TopologicalSorter(winners).prepare()
     except CycleError as error:
-        cycle = error.args[1][:-1]
+        cycle: list[int] = error.args[1][:-1]
         first = cycle.index(min(cycle))
         return cycle[first:] + cycle[:first]
     return []
 
 
-def is_text(value):
+def is_text(value: str) -> bool:
     """Whether a string can be written as UTF-8. A lone surrogate, half a character, is JSON but cannot."""
     try:
         value.encode()
@@ -155,7 +160,8 @@ def is_text(value):
     return True
 
 
-def check_candidates(pairs, candidates):
+def check_candidates(pairs: Iterable[Pair], candidates: int) -> None:
+    """Raise ValueError unless each pair is of two different ones of so many candidates."""
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise ValueError(f"{list(pair)} is not a pair of two different candidates")
@@ -165,11 +171,11 @@ def check_candidates(pairs, candidates):
 # --- the parts of a judgement ---
 
 
-def _levels(ranking):
+def _levels(ranking: Sequence[Any]) -> list[Sequence[int]]:
     return [level if isinstance(level, (list, tuple)) else [level] for level in ranking]
 
 
-def _thumbs(good, bad, candidates):
+def _thumbs(good: Sequence[int], bad: Sequence[int], candidates: int) -> tuple[bool | None, ...]:
     """A thumb, up, down or None, for each of N candidates; () where there is none."""
     _check_numbers([*good, *bad], candidates)
     if both := {*good} & {*bad}:
@@ -178,19 +184,19 @@ def _thumbs(good, bad, candidates):
     return tuple(map(thumbs.get, range(candidates))) if thumbs else ()
 
 
-def _single(scores):
+def _single(scores: Sequence[Any]) -> tuple[float | None, ...]:
     several = any(isinstance(score, (list, tuple)) for score in scores)
     return () if several or not any(score is not None for score in scores) else tuple(scores)
 
 
-def _scored_pairs(scores):
+def _scored_pairs(scores: Sequence[Any]) -> list[Pair]:
     rated = [i for i, score in enumerate(scores) if score is not None]
     return [(rated[w], rated[l]) for w, l in pairs_from_scores([_number(scores[i]) for i in rated])]
 
 
-def _by_precedence(given, ties, others):
+def _by_precedence(given: Sequence[Pair], ties: Sequence[Pair], others: Iterable[Pair]) -> tuple[Pair, ...]:
     """Each strict pair once: those given as such, then of two that do not tie what is said first."""
-    judged = {}
+    judged: dict[frozenset[int], Pair | None] = {}
     for pair in given:
         if judged.setdefault(frozenset(pair), pair) != pair:
             raise ValueError(f"candidates {pair[0]} and {pair[1]} are each picked over the other")
@@ -204,7 +210,7 @@ def _by_precedence(given, ties, others):
 # --- what cannot be read ---
 
 
-def _check_fields(said):
+def _check_fields(said: Any) -> None:
     if not isinstance(said, dict) or not said:
         raise ValueError(
             'a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"'
@@ -219,7 +225,7 @@ def _check_fields(said):
             raise ValueError(f"the picks cannot be read: {field} is not a list")
 
 
-def _check_log(log):
+def _check_log(log: Any) -> None:
     level = [log]
     for _ in range(DEEPEST + 1):
         texts = [value for value in level if isinstance(value, str)]
@@ -239,7 +245,7 @@ def _check_log(log):
     raise ValueError(f"the log is nested more than {DEEPEST} deep: answer this set again")
 
 
-def _number(score):
+def _number(score: Any) -> Any:
     """A score, or a list of them, that JSON has as numbers."""
     for value in score if isinstance(score, (list, tuple)) else [score]:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -247,7 +253,7 @@ def _number(score):
     return score
 
 
-def _check_numbers(indices, candidates):
+def _check_numbers(indices: Iterable[int], candidates: int) -> None:
     for index in indices:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < candidates:
             raise ValueError(

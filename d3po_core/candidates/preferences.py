@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from statistics import mean
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
-from .judgement import check_candidates
+from .judgement import Pair, check_candidates
 
 
 class Candidates(Protocol):
@@ -20,10 +21,10 @@ class Candidates(Protocol):
     """
 
     recorded: ClassVar[bool]
-    sigmas: torch.Tensor
+    sigmas: Tensor
     set_id: str
     model: str
-    settings: dict
+    settings: dict[str, Any]
     conditioning: object
 
     @property
@@ -32,7 +33,7 @@ class Candidates(Protocol):
     @property
     def latent_shape(self) -> torch.Size: ...
 
-    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d): something for the denoiser to look at, halfway through the noise
         levels."""
 
@@ -48,12 +49,12 @@ class Preferences:
     """
 
     candidates: Candidates
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[Pair, ...]
     source: str = ""
     scores: tuple[float | None, ...] = ()
     liked: tuple[bool | None, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_candidates(self.pairs, self.candidates.count)
         for name in ("scores", "liked"):
             given = getattr(self, name)
@@ -61,7 +62,7 @@ class Preferences:
                 raise ValueError(f"{len(given)} {name} for {self.candidates.count} candidates")
 
     @property
-    def rewards(self):
+    def rewards(self) -> dict[int, float]:
         """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it
         wins minus how many it loses."""
         if self.scores:
@@ -73,7 +74,7 @@ class Preferences:
         return wins
 
     @property
-    def labels(self):
+    def labels(self) -> dict[int, bool]:
         """{candidate: whether it is liked}: its thumb, or without one whether its reward is above or below
         the set's mean; who has no thumb and equals the mean has no label."""
         rewards = self.rewards

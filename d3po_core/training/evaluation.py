@@ -31,7 +31,7 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
     "held-out pairs"     how many there are; without any the others are left out
     """
     trainer.adapter.hold(TRAINED, trainer.trained())  # which act without dropout
-    margins, by_quarter, kls = [], defaultdict(list), []
+    by_set, by_quarter, kls = [], defaultdict(list), []
     for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
         terms, of_terms = list(trainer.judged(example, RANKING).measured(draws)), []
         with forked(trainer.device), torch.no_grad(), trainer.adapter.acting(TRAINED):
@@ -40,10 +40,10 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
                 of_terms.append(term.margin(values.log_ratio).cpu())
                 by_quarter[term.quarter].append(of_terms[-1])
                 kls.append(values.kl.mean().cpu())
-        margins.append(torch.stack(of_terms).mean(0))
-    if not margins:
+        by_set.append(torch.stack(of_terms).mean(0))
+    if not by_set:
         return {metrics.HELD_OUT_PAIRS: 0}
-    margins = torch.cat(margins)
+    margins = torch.cat(by_set)
     return {
         metrics.HELD_OUT_ACCURACY: float(accuracy(margins).mean()),
         metrics.HELD_OUT_MARGIN: float(margins.mean()),

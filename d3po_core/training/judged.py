@@ -2,19 +2,22 @@
 loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
+from torch import Generator, Tensor
 
+from ..candidates.images import CleanCandidates
 from ..candidates.preferences import Candidates, Preferences
 from ..candidates.trajectory import Trajectory
 from .methods import LIKED, METHODS, NOISED, PAIRS, RECORDED, Method
 from .randomness import generator_of
 from .reference import Reference
 from .settings import Settings
-from .terms import NoisedDraw, Term, TrajectoryStep
+from .terms import Denoise, NoisedDraw, Term, TrajectoryStep
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,18 @@ class Example:
     """
 
     preferences: Preferences
-    denoise: Callable
-    unconditional: Callable | None = None
+    denoise: Denoise
+    unconditional: Denoise | None = None
     own_sampler: bool = False
 
     @property
     def candidates(self) -> Candidates:
         return self.preferences.candidates
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The candidates, where they are recorded."""
+        return cast(Trajectory, self.candidates)
 
 
 class JudgedSet(ABC):
@@ -61,22 +69,22 @@ class JudgedSet(ABC):
         self.parts = len(pairs) if method.of == PAIRS else len(members)
 
     @cached_property
-    def rewards(self) -> torch.Tensor:
+    def rewards(self) -> Tensor:
         """[n]"""
         rewards = self.preferences.rewards
         return torch.tensor([rewards[i] for i in self.members.tolist()], device=self.device)
 
     @cached_property
-    def liked(self) -> torch.Tensor:
+    def liked(self) -> Tensor:
         """[n] bool"""
         return self._labelled(True)
 
     @cached_property
-    def disliked(self) -> torch.Tensor:
+    def disliked(self) -> Tensor:
         """[n] bool; who has no label is neither"""
         return self._labelled(False)
 
-    def _labelled(self, label: bool) -> torch.Tensor:
+    def _labelled(self, label: bool) -> Tensor:
         labels = self.preferences.labels
         return torch.tensor([labels.get(i) is label for i in self.members.tolist()], device=self.device)
 
@@ -86,7 +94,7 @@ class JudgedSet(ABC):
         """How many terms an update has of such candidates."""
 
     @abstractmethod
-    def drawn(self, generator: torch.Generator) -> Iterator[Term]:
+    def drawn(self, generator: Generator) -> Iterator[Term]:
         """The terms of an update, each made when it is its turn."""
 
     @abstractmethod
@@ -102,9 +110,9 @@ class RecordedSet(JudgedSet):
 
     @staticmethod
     def terms_in(candidates: Candidates, settings: Settings) -> int:
-        return _share(window(candidates, settings), settings.step_fraction)
+        return _share(window(cast(Trajectory, candidates), settings), settings.step_fraction)
 
-    def drawn(self, generator: torch.Generator) -> Iterator[Term]:
+    def drawn(self, generator: Generator) -> Iterator[Term]:
         steps = window(self.candidates, self.settings)
         drawn = torch.randperm(len(steps), generator=generator)[
             : self.terms_in(self.candidates, self.settings)
@@ -125,17 +133,19 @@ class RecordedSet(JudgedSet):
 class NoisedSet(JudgedSet):
     """Images alone: a term is a noised draw of them."""
 
+    candidates: CleanCandidates
+
     @staticmethod
     def terms_in(candidates: Candidates, settings: Settings) -> int:
         return settings.draws_per_set
 
-    def drawn(self, generator: torch.Generator) -> Iterator[Term]:
-        dropout = self.settings.caption_dropout if self.example.unconditional else 0.0
+    def drawn(self, generator: Generator) -> Iterator[Term]:
+        unconditional, dropout = self.example.unconditional, self.settings.caption_dropout
         for sigma, noise in self.candidates.draws(self.settings.draws_per_set, generator):
-            dropped = dropout and torch.rand((), generator=generator) < dropout
-            yield NoisedDraw(
-                self, sigma, noise, self.example.unconditional if dropped else self.example.denoise
-            )
+            denoise = self.example.denoise
+            if unconditional and dropout and torch.rand((), generator=generator) < dropout:
+                denoise = unconditional
+            yield NoisedDraw(self, sigma, noise, denoise)
 
     def measured(self, draws: int) -> Iterator[Term]:
         for sigma, noise in self.candidates.draws(draws, generator_of(self.candidates.set_id)):

@@ -2,10 +2,13 @@
 denoiser, on a LoRA adapter."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
+from .adapter import Adapter
 from .evaluation import TRAINED, evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
@@ -20,10 +23,13 @@ from .optimizers import (
     state_tensors,
     trained_weights,
 )
-from .randomness import forked, generator_of, seed
+from .randomness import Device, forked, generator_of, seed
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import Term, Values
+
+Figures: TypeAlias = dict[str, float]  # metrics of one update by name
+Weights: TypeAlias = Mapping[str, Tensor]  # of a LoRA, by name
 
 
 class NonFiniteLoss(ValueError):
@@ -45,8 +51,14 @@ class Trainer:
     """
 
     def __init__(
-        self, adapter, settings, reference_policy=None, device="cpu", loss_scale=1.0, start_policy=None
-    ):
+        self,
+        adapter: Adapter,
+        settings: Settings,
+        reference_policy: str | None = None,
+        device: Device = "cpu",
+        loss_scale: float = 1.0,
+        start_policy: str | None = None,
+    ) -> None:
         self.adapter, self.settings, self.device = adapter, settings, device
         self.method = METHODS[settings.method]
         self.loss_scale = self._first_loss_scale = loss_scale
@@ -66,15 +78,15 @@ class Trainer:
 
     def fit(
         self,
-        examples,
-        on_step=lambda: None,
-        history=(),
-        held_out=(),
-        evaluate_every=0,
-        after_update=None,
-        stop=None,
-        round_start=None,
-    ):
+        examples: Sequence[Example],
+        on_step: Callable[[], None] = lambda: None,
+        history: Iterable[Figures] = (),
+        held_out: Sequence[Example] = (),
+        evaluate_every: int = 0,
+        after_update: Callable[[list[Figures]], object] | None = None,
+        stop: Callable[[list[Figures]], object] | None = None,
+        round_start: Weights | None = None,
+    ) -> list[Figures]:
         """Use every example `epochs` times. Calls on_step() after each denoising step; returns the updates'
         metrics.
 
@@ -109,20 +121,20 @@ class Trainer:
             history[-1] = history[-1] | evaluate(self, held_out)
         return history
 
-    def update(self, batch, on_step=lambda: None):
+    def update(self, batch: Sequence[Example], on_step: Callable[[], None] = lambda: None) -> Figures:
         """One optimizer step over a batch of examples: its metrics, floats by name.
 
         Every pair (or candidate, where the method learns from single ones) weighs alike, with or without a
         trajectory. terms.py says what the log-ratios and the KL of examples without one are; none of these is
         clipped.
         """
-        metrics, norm = self._gradient(batch, on_step)
+        measured, norm = self._gradient(batch, on_step)
         while (
-            torch.isfinite(metrics[LOSS]) and not torch.isfinite(norm) and self.loss_scale > 1
+            torch.isfinite(measured[LOSS]) and not torch.isfinite(norm) and self.loss_scale > 1
         ):  # half precision overflowed
             self.loss_scale /= 2
-            metrics, norm = self._gradient(batch, lambda: None)
-        metrics = {name: float(value) for name, value in metrics.items()} | {GRADIENT_NORM: float(norm)}
+            measured, norm = self._gradient(batch, lambda: None)
+        metrics = {name: float(value) for name, value in measured.items()} | {GRADIENT_NORM: float(norm)}
         if not all(torch.isfinite(torch.tensor([metrics[LOSS], metrics[GRADIENT_NORM]]))):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(
@@ -137,16 +149,20 @@ class Trainer:
         self.usual_margin = moving_average(self.usual_margin, metrics.get(MARGIN, 0.0))
         return metrics
 
-    def _set_learning_rate(self, done, total):
+    def _set_learning_rate(self, done: int, total: int) -> None:
         factor = learning_rate_factor(self.settings.schedule, self.step, self.settings.warmup, done, total)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.settings.learning_rate
 
-    def _gradient(self, batch: Sequence[Example], on_step: Callable) -> tuple[dict, torch.Tensor]:
+    def _gradient(
+        self, batch: Sequence[Example], on_step: Callable[[], None]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before
         clipping)."""
         self.optimizer.zero_grad(set_to_none=True)
-        settings, sums, shares = self.settings, defaultdict(float), defaultdict(float)
+        settings = self.settings
+        sums: dict[str, Any] = defaultdict(float)
+        shares: dict[str, float] = defaultdict(float)
         sets = [self.judged(example) for example in batch]
         parts = sum(one.parts for one in sets)
         with forked(self.device), torch.enable_grad():
@@ -164,7 +180,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), settings.max_grad_norm)
         return {name: sums[name] / shares[name] for name in sums}, norm
 
-    def _accumulate(self, term: Term, share: float) -> dict[str, torch.Tensor]:
+    def _accumulate(self, term: Term, share: float) -> dict[str, Tensor]:
         """Add share * d loss / d LoRA of one term; its metrics as 0-d tensors."""
         term.usual_margin = self.usual_margin
         chunks = term.chunks()
@@ -182,12 +198,14 @@ class Trainer:
             for number, chunk in enumerate(chunks):
                 seed(first + number, self.device)
                 outputs = [value for value in term.values(chunk)[:3] if value is not None]
-                sum(
+                along: Any = sum(
                     (slope[chunk] * output).sum()
                     for slope, output in zip(slopes, outputs)
                     if slope is not None
-                ).backward()
-        return term.metrics(value.detach(), Values(*(None if v is None else v.detach() for v in values)))
+                )
+                along.backward()
+        values = Values._make(None if v is None else v.detach() for v in values)
+        return term.metrics(value.detach(), values)
 
     def judged(self, example: Example, method: Method | None = None) -> JudgedSet:
         """An example as the method learns from it."""
@@ -196,17 +214,24 @@ class Trainer:
 
     # --- the order of examples ---
 
-    def updates_in(self, examples):
+    def updates_in(self, examples: Sequence[Example]) -> int:
         """How many updates `fit` makes, if it is not stopped."""
         return self.settings.epochs * self._updates_per_epoch(len(self._learnable(examples)))
 
-    def steps_in(self, examples, start=0):
+    def steps_in(self, examples: Sequence[Example], start: int = 0) -> int:
         """How many denoising steps (or noised draws) `fit` trains on, from update `start` of it on."""
         sets = {i: examples[i].candidates for i in self._learnable(examples)}
         terms = {i: kind_of(one).terms_in(one, self.settings) for i, one in sets.items()}
         return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
-    def _require_fit(self, examples, learnable, history, updates, round_start):
+    def _require_fit(
+        self,
+        examples: Sequence[Example],
+        learnable: list[int],
+        history: list[Figures],
+        updates: int,
+        round_start: Weights | None,
+    ) -> None:
         """Raise ValueError where there is nothing to learn from, or no telling how a fit that was stopped
         goes on."""
         if not learnable:
@@ -221,14 +246,14 @@ class Trainer:
                 "training cannot go on without the LoRA as it was at the round's start, its reference"
             )
 
-    def _learnable(self, examples):
+    def _learnable(self, examples: Sequence[Example]) -> list[int]:
         """Indices of the examples that the method can learn from."""
         return [i for i in range(len(examples)) if self.method.taking_part(examples[i].preferences)]
 
-    def _updates_per_epoch(self, judged):
+    def _updates_per_epoch(self, judged: int) -> int:
         return -(-judged // self.settings.sets_per_update)
 
-    def _batches(self, judged, start):
+    def _batches(self, judged: list[int], start: int) -> Iterator[list[int]]:
         """The examples' indices of every update from `start` on, of a fit that began `start` updates ago."""
         size, per_epoch, began = (
             self.settings.sets_per_update,
@@ -244,7 +269,7 @@ class Trainer:
 
     # --- a run's state ---
 
-    def begin_round(self, weights=None):
+    def begin_round(self, weights: Weights | None = None) -> None:
         """Hold the LoRA against these weights, or its present ones, where the method or the reference wants
         the round's start."""
         if not self._needs_round_start:
@@ -252,15 +277,15 @@ class Trainer:
         self.sampler.become(weights or self.trained())
 
     @property
-    def round_start(self):
+    def round_start(self) -> Weights | None:
         """The LoRA's weights when the round began, by name; None where nothing is held against them."""
         return self.sampler.weights
 
     @property
-    def _needs_round_start(self):
+    def _needs_round_start(self) -> bool:
         return self.method.sampler or self.settings.reference == "round start"
 
-    def trained(self):
+    def trained(self) -> dict[str, Tensor]:
         """The LoRA that training has arrived at, by name: its weights, or their average where there is
         one."""
         average = self.ema.weights() if self.ema else {}
@@ -271,7 +296,7 @@ class Trainer:
         self.adapter.hold(TRAINED, average)
         return self.adapter.weights(TRAINED)
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Tensor], int]:
         """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would
         have.
 
@@ -288,7 +313,7 @@ class Trainer:
         tensors["usual margin"] = torch.tensor(self.usual_margin, dtype=torch.float64)
         return tensors, self.step
 
-    def load_state(self, tensors, step):
+    def load_state(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Take up what `state` returned. Raises ValueError if it belongs to a LoRA of another shape."""
         self.adapter.load(_of("lora.", tensors))
         if self.ema:
@@ -303,9 +328,9 @@ class Trainer:
 
     # --- helpers ---
 
-    def _seed(self, step):
+    def _seed(self, step: int) -> int:
         return (self.settings.seed * 1_000_003 + step) % 2**63
 
 
-def _of(prefix, tensors):
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -7,12 +7,15 @@ losers, [pairs] each. A loss of single candidates takes their log-ratios, [N].
 """
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..candidates.kernels import Scalar
+
+Number = TypeVar("Number", float, Tensor)
 
 USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO)
 
@@ -97,13 +100,13 @@ def mapo(
     return (error_w - beta * F.logsigmoid(margin)).mean()
 
 
-def moving_average(usual: Scalar, value: Tensor) -> Tensor:
+def moving_average(usual: float, value: Number) -> Number:
     """The moving average `usual` after one more value."""
     return USUAL * usual + (1 - USUAL) * value
 
 
 def adaptive_beta(
-    margin: Tensor, usual_margin: Scalar, beta: float = 0.1, alpha: float = 0.6, bound: float = 2.0
+    margin: Tensor, usual_margin: float, beta: float = 0.1, alpha: float = 0.6, bound: float = 2.0
 ) -> Tensor:
     """beta [1 + alpha (mean margin - usual margin)] of a batch, a 0-d tensor without gradient.
 
@@ -115,7 +118,8 @@ def adaptive_beta(
     here. The paper's filter of outlying pairs is left out.
     """
     here = margin.detach().mean()
-    return beta * (1 + alpha * (here - moving_average(usual_margin, here))).clamp(1 / bound, bound)
+    factor = 1 + alpha * (here - moving_average(usual_margin, here))
+    return beta * factor.clamp(1 / bound, bound)
 
 
 def safeguard(log_ratio_l: Tensor, gradient_w: Tensor, gradient_l: Tensor, mu: float = 0.9) -> Tensor:

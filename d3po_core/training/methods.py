@@ -2,8 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from . import losses
+
+if TYPE_CHECKING:
+    from ..candidates.preferences import Preferences
+    from .terms import Term, Values
 
 PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
 RECORDED, NOISED = "recorded steps", "noised images"
@@ -24,7 +31,7 @@ class Method:
     beta       False: the loss has no beta, of the settings' beta and dpo_beta
     """
 
-    loss: Callable
+    loss: Callable[["Term", "Values"], Tensor]
     of: str = PAIRS
     terms: str = ""
     reference: bool = True
@@ -33,7 +40,7 @@ class Method:
     clamps: bool = False
     beta: bool = True
 
-    def taking_part(self, preferences):
+    def taking_part(self, preferences: "Preferences") -> list[int]:
         """Indices of the candidates that take part, sorted; none where there is nothing to learn."""
         if self.of == PAIRS:
             return sorted({candidate for pair in preferences.pairs for candidate in pair})
@@ -44,7 +51,7 @@ class Method:
         return sorted(candidate for candidate, liked in labels.items() if liked or self.of == LABELS)
 
     @property
-    def wanted(self):
+    def wanted(self) -> str:
         """What to do where no set has anything to learn from."""
         return {
             PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
@@ -56,35 +63,35 @@ class Method:
         }[self.of]
 
 
-def d3po(term, values):
+def d3po(term: "Term", values: "Values") -> Tensor:
     return losses.d3po(*term.sides(values.log_ratio), term.beta, term.clip)
 
 
-def diffusion_dpo(term, values):
+def diffusion_dpo(term: "Term", values: "Values") -> Tensor:
     return losses.dpo(*term.sides(values.log_ratio), term.beta)
 
 
-def ipo(term, values):
+def ipo(term: "Term", values: "Values") -> Tensor:
     return losses.ipo(*term.sides(values.log_ratio), term.beta)
 
 
-def conservative_dpo(term, values):
+def conservative_dpo(term: "Term", values: "Values") -> Tensor:
     return losses.dpo(*term.sides(values.log_ratio), term.beta, term.settings.label_smoothing)
 
 
-def anchored_dpo(term, values):
+def anchored_dpo(term: "Term", values: "Values") -> Tensor:
     winners, losers = term.sides(values.log_ratio)
     weight = term.settings.winner_weight * term.beta / 2  # beta / 2: DPO's own pull on the winner at margin 0
     return losses.dpo(winners, losers, term.beta) + weight * losses.sft(winners)
 
 
-def sdpo(term, values):
+def sdpo(term: "Term", values: "Values") -> Tensor:
     winners, losers = term.sides(values.log_ratio)
     losers = losses.safeguard(losers, *term.sides(values.direction), term.settings.winner_share)
     return losses.dpo(winners, losers, term.beta)
 
 
-def beta_dpo(term, values):
+def beta_dpo(term: "Term", values: "Values") -> Tensor:
     winners, losers = term.sides(values.log_ratio)
     beta = losses.adaptive_beta(
         losses.d3po_margin(winners, losers, term.beta),
@@ -96,22 +103,22 @@ def beta_dpo(term, values):
     return losses.dpo(winners, losers, beta)
 
 
-def mapo(term, values):
+def mapo(term: "Term", values: "Values") -> Tensor:
     errors = -2 * values.log_ratio  # without a reference the log-ratio is -error / 2
     return losses.mapo(*term.sides(errors), term.settings.mapo_beta, term.settings.mapo_snr)
 
 
-def kto(term, values):
+def kto(term: "Term", values: "Values") -> Tensor:
     return losses.kto(values.log_ratio, term.judged.liked, values.kl, term.beta)
 
 
-def ddpo(term, values):
+def ddpo(term: "Term", values: "Values") -> Tensor:
     return losses.ddpo(
         values.sampler_log_ratio, losses.advantages(term.judged.rewards), term.settings.ratio_clip
     )
 
 
-def dpok(term, values):
+def dpok(term: "Term", values: "Values") -> Tensor:
     return losses.dpok(
         values.sampler_log_ratio,
         losses.advantages(term.judged.rewards),
@@ -121,11 +128,11 @@ def dpok(term, values):
     )
 
 
-def rwr(term, values):
+def rwr(term: "Term", values: "Values") -> Tensor:
     return losses.rwr(values.log_ratio, term.judged.rewards, term.settings.reward_beta)
 
 
-def sft(term, values):
+def sft(term: "Term", values: "Values") -> Tensor:
     return losses.sft(values.log_ratio)
 
 

@@ -1,16 +1,19 @@
 """The policy that the LoRA is held against, and its x0 along trajectories: recorded, kept or computed."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from ..candidates.trajectory import Trajectory
     from .adapter import Adapter
     from .judged import Example
+    from .randomness import Device
+    from .terms import Denoise
 
 KEPT_BYTES = 256 * 2**20
 TOLERANCE, IN_HALF = 1e-4, 2e-3  # of x0's norm: a network rounds otherwise in batches of another size
@@ -38,7 +41,7 @@ class Reference:
         self,
         adapter: "Adapter",
         policy: str | None,
-        device: torch.device | str = "cpu",
+        device: "Device" = "cpu",
         per_pass: int = 0,
         budget: int = KEPT_BYTES,
     ) -> None:
@@ -50,15 +53,17 @@ class Reference:
             if p.is_floating_point()
         )
         self.tolerance = TOLERANCE if wide else IN_HALF
-        self.apart = set()
+        self.apart: set[str] = set()
         self.become(None)
 
-    def become(self, weights: dict[str, torch.Tensor] | None) -> None:
+    def become(self, weights: Mapping[str, Tensor] | None) -> None:
         """Be another policy from here on, and forget what the former one gave."""
         if weights:
             self.adapter.hold(HELD, weights)
         self.weights = weights
-        self._kept, self._bytes, self._given = OrderedDict(), 0, {}
+        self._kept: OrderedDict[tuple[bytes, int], Tensor] = OrderedDict()
+        self._bytes = 0
+        self._given: dict[bytes, dict[int, bool]] = {}
 
     @contextmanager
     def acting(self) -> Iterator[None]:
@@ -66,21 +71,21 @@ class Reference:
         with torch.no_grad(), self.adapter.acting(HELD) if self.weights else self.adapter.off():
             yield
 
-    def denoised(self, denoise: Callable, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def denoised(self, denoise: "Denoise", x: Tensor, sigma: Tensor) -> Tensor:
         """The reference's x0 of x [n, C, H, W] at noise level sigma, 0-d; denoise is an example's."""
         with self.acting():
             parts = x.to(self.device).split(self.per_pass or len(x))
             return torch.cat([denoise(part, sigma.to(part).expand(len(part))) for part in parts])
 
-    def x0(self, example: "Example", i: int) -> torch.Tensor:
+    def x0(self, example: "Example", i: int) -> Tensor:
         """The reference's x0 at step i of the example's trajectory, [N, C, H, W]."""
-        trajectory = example.candidates
+        trajectory = example.trajectory
         if trajectory.policy == self.policy and self._gave(example, i):
             return trajectory.denoised[i]
         return self._computed(example, i)
 
-    def _computed(self, example: "Example", i: int) -> torch.Tensor:
-        trajectory = example.candidates
+    def _computed(self, example: "Example", i: int) -> Tensor:
+        trajectory = example.trajectory
         key = trajectory.ending, i
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -101,7 +106,7 @@ class Reference:
     def _gave(self, example: "Example", i: int) -> bool:
         """Whether one candidate of a step, denoised again, is as it was recorded, and so were those of other
         steps."""
-        trajectory = example.candidates
+        trajectory = example.trajectory
         given = self._given.setdefault(trajectory.ending, {})
         if i not in given and all(given.values()):
             again = self.denoised(example.denoise, trajectory.states[i, :1], trajectory.sigmas[i])
@@ -112,7 +117,7 @@ class Reference:
         return self.policy is not None and weights_of(trajectory.policy) == weights_of(self.policy)
 
     @staticmethod
-    def _off(trajectory: "Trajectory", i: int, x0: torch.Tensor) -> float:
+    def _off(trajectory: "Trajectory", i: int, x0: Tensor) -> float:
         """How far x0 of the first candidates at a step is from the recorded one, as a share of its norm."""
         recorded = trajectory.denoised[i, : len(x0)]
         return float((x0.to(recorded) - recorded).norm() / recorded.norm())

@@ -7,10 +7,11 @@ margin inside its sigmoid is then beta (log-ratio of the winner - log-ratio of t
 is that of the same Gaussians.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
@@ -18,7 +19,11 @@ from . import losses, metrics
 from .randomness import seed
 
 if TYPE_CHECKING:
-    from .judged import JudgedSet
+    from .judged import JudgedSet, NoisedSet, RecordedSet
+
+Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, H, W], sigma [B]) -> x0
+Chunk: TypeAlias = Tensor | slice  # places of some members
+Asked: TypeAlias = Any  # a Tensor; None where the method does not ask for it
 
 
 class Values(NamedTuple):
@@ -31,17 +36,17 @@ class Values(NamedTuple):
                        for all candidates; None where the method does not ask for it
     """
 
-    log_ratio: torch.Tensor
-    kl: torch.Tensor | None
-    sampler_log_ratio: torch.Tensor | None = None
-    direction: torch.Tensor | None = None
+    log_ratio: Tensor
+    kl: Asked
+    sampler_log_ratio: Asked = None
+    direction: Asked = None
 
     @classmethod
-    def joined(cls, parts):
+    def joined(cls, parts: Sequence["Values"]) -> "Values":
         """The Values of all candidates, of those of some each."""
-        return cls(*(None if field[0] is None else torch.cat(field) for field in zip(*parts)))
+        return cls._make(None if field[0] is None else torch.cat(field) for field in zip(*parts))
 
-    def weighted(self, weight):
+    def weighted(self, weight: float) -> "Values":
         return self._replace(
             **{
                 name: weight * value
@@ -62,18 +67,21 @@ class Term:
     usual_margin  moving average of the margins, for methods that adapt to it
     """
 
+    beta: float
+    quarter: int
     weight, clip, usual_margin = 1.0, 0.0, 0.0
 
-    def __init__(self, judged: "JudgedSet", denoise: Callable, sigma: torch.Tensor) -> None:
+    def __init__(self, judged: "JudgedSet", denoise: Denoise, sigma: Tensor) -> None:
         self.judged, self.denoise, self.sigma = judged, denoise, sigma
         self.method, self.settings = judged.method, judged.settings
 
-    def chunks(self) -> tuple[torch.Tensor, ...]:
+    def chunks(self) -> tuple[Tensor, ...]:
         """Places of the members that go through the network together."""
         n = len(self.judged.members)
-        return torch.arange(n).split(self.settings.candidates_per_pass or n)
+        chunks: tuple[Tensor, ...] = torch.arange(n).split(self.settings.candidates_per_pass or n)
+        return chunks
 
-    def values(self, chunk):
+    def values(self, chunk: Chunk) -> Values:
         """The Values of members[chunk]."""
         raise NotImplementedError
 
@@ -87,23 +95,24 @@ class Term:
                 parts.append(self.values(chunk))
         return Values.joined(parts)
 
-    def x0(self, x: torch.Tensor) -> torch.Tensor:
+    def x0(self, x: Tensor) -> Tensor:
         """What the policy makes of x at the term's noise level."""
         return self.denoise(x, self.sigma.to(x).expand(len(x)))
 
-    def loss(self, values):
+    def loss(self, values: Values) -> Tensor:
         """A scalar, of all members' values."""
         return self.method.loss(self, values.weighted(self.weight))
 
-    def sides(self, values):
+    def sides(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """[n, ...] -> those of the winners and those of the losers, [pairs, ...] each."""
-        return (values[self.judged.places[:, side].to(values.device)] for side in (0, 1))
+        places = self.judged.places.to(values.device)
+        return values[places[:, 0]], values[places[:, 1]]
 
-    def margin(self, log_ratio):
+    def margin(self, log_ratio: Tensor) -> Tensor:
         """Difference of the implicit rewards of each pair, [pairs]."""
         return losses.d3po_margin(*self.sides(self.weight * log_ratio), self.beta)
 
-    def metrics(self, value, values):
+    def metrics(self, value: Tensor, values: Values) -> dict[str, Tensor]:
         """What to log of the term, 0-d tensors by name."""
         figures, log_ratio = {metrics.LOSS: value}, values.log_ratio
         if len(self.judged.places):
@@ -136,9 +145,10 @@ class TrajectoryStep(Term):
     """Step i of a trajectory under D3PO (arXiv 2311.13231). sampled_x0 is that of the policy which sampled,
     where the method asks for it."""
 
-    def __init__(
-        self, judged: "JudgedSet", i: int, ref_x0: torch.Tensor, sampled_x0: torch.Tensor | None
-    ) -> None:
+    ref_mean: Tensor
+    sampled_mean: Asked
+
+    def __init__(self, judged: "RecordedSet", i: int, ref_x0: Tensor, sampled_x0: Tensor | None) -> None:
         trajectory, settings, members = judged.candidates, judged.settings, judged.members
         super().__init__(judged, judged.example.denoise, trajectory.sigmas[i])
         self.kernel, self.sigma_next = trajectory.kernel, trajectory.sigmas[i + 1]
@@ -148,15 +158,17 @@ class TrajectoryStep(Term):
         if settings.weighting == "standardised":
             self.weight = float(self.kernel.pull(self.sigma, self.sigma_next))
         self.x, self.x_next = (trajectory.states[j][members].to(judged.device) for j in (i, i + 1))
-        self.ref_mean, self.sampled_mean = (
-            None if x0 is None else self._mean(slice(None), x0[members].to(judged.device))
-            for x0 in (ref_x0, sampled_x0)
-        )
+        self.ref_mean = self._of_all(ref_x0)
+        self.sampled_mean = None if sampled_x0 is None else self._of_all(sampled_x0)
 
-    def _mean(self, chunk, x0):
+    def _of_all(self, x0: Tensor) -> Tensor:
+        """The mean of each member, where x0 [N, C, H, W] is of all candidates."""
+        return self._mean(slice(None), x0[self.judged.members].to(self.judged.device))
+
+    def _mean(self, chunk: Chunk, x0: Tensor) -> Tensor:
         return self.kernel.mean(self.x[chunk], x0, self.sigma, self.sigma_next)
 
-    def values(self, chunk):
+    def values(self, chunk: Chunk) -> Values:
         x_next, mean = self.x_next[chunk], self._mean(chunk, self.x0(self.x[chunk]))
         sampled = self.sampled_mean
         return Values(
@@ -171,25 +183,24 @@ class NoisedDraw(Term):
     """Clean candidates at one noise level under Diffusion-DPO (arXiv 2311.12908): one noise for all of
     them."""
 
-    def __init__(
-        self, judged: "JudgedSet", sigma: torch.Tensor, noise: torch.Tensor, denoise: Callable
-    ) -> None:
+    def __init__(self, judged: "NoisedSet", sigma: Tensor, noise: Tensor, denoise: Denoise) -> None:
         super().__init__(judged, denoise, sigma)
         images = judged.candidates
         self.beta, self.scale = judged.settings.dpo_beta, images.target_scale(sigma)
         self.quarter = 1 + 4 * int((images.sigmas < sigma).sum()) // len(images.sigmas)
         self.clean = images.latents[:][judged.members].to(judged.device)
         self.x = images.noised(self.clean, sigma, noise)
-        self.ref_x0, self.ref_error = None, self.clean.new_zeros(len(self.clean))
+        self.ref_x0: Asked = None
+        self.ref_error = self.clean.new_zeros(len(self.clean))
         if self.method.reference:
             self.ref_x0 = judged.reference.denoised(denoise, self.x, sigma)
             self.ref_error = self._error(slice(None), self.ref_x0)
 
-    def _error(self, chunk, x0):
+    def _error(self, chunk: Chunk, x0: Tensor) -> Tensor:
         """Mean squared error of the prediction's target, [n]."""
         return per_candidate_mean(((x0 - self.clean[chunk]) / self.scale.to(self.clean)) ** 2)
 
-    def values(self, chunk):
+    def values(self, chunk: Chunk) -> Values:
         x0 = self.x0(self.x[chunk])
         return Values(
             losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
@@ -198,6 +209,6 @@ class NoisedDraw(Term):
         )
 
 
-def accuracy(margin):
+def accuracy(margin: Tensor) -> Tensor:
     """1 where a margin is above 0, 0 below, 1/2 at 0."""
     return 0.5 + 0.5 * margin.sign()

@@ -3,7 +3,7 @@
 from ...d3po_core.runs.progress import key_of, name_of, trained_on
 from ...d3po_core.runs.store import SHAPE
 from .. import host
-from ..datasets import ImageSet
+from ..stored import ImageSet
 from ..types import PICKS, TrainedLora, TrainingState
 
 
