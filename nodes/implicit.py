@@ -226,6 +226,12 @@ class D3POImplicitPreference(io.ComfyNode):
         )
 
 
+AGREEMENT = (
+    "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
+    "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
+)
+
+
 class D3POImplicitAccuracy(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -234,10 +240,7 @@ class D3POImplicitAccuracy(io.ComfyNode):
             display_name="D3PO Implicit Accuracy",
             category=CATEGORY,
             search_aliases=["held out accuracy", "evaluate lora", "test preferences", "agreement"],
-            description=(
-                "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
-                "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
-            ),
+            description=AGREEMENT,
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", **MODEL),
@@ -260,7 +263,7 @@ class D3POImplicitAccuracy(io.ComfyNode):
                     tooltip=f"Mean reward of the winners less the losers', with beta {implicit.BETA:g}.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="Accuracy with its 95% interval, and margin."
+                    display_name="report", tooltip="Accuracy with its 95% interval, and the margin."
                 ),
             ],
             is_output_node=True,
