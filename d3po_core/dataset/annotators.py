@@ -1,17 +1,20 @@
 """Several annotators' judgements of the same candidates: joined, and how far they agree."""
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from math import comb
+
+from ..candidates.judgement import Pair
 
 JOININGS = ("all", "majority", "unanimous")
 
 
-def _require_joining(joining):
+def _require_joining(joining: str) -> None:
     if joining not in JOININGS:
         raise ValueError(f"there is no joining {joining!r}: use {', '.join(JOININGS)}")
 
 
-def join(judged, joining="all"):
+def join(judged: Iterable[Iterable[Pair]], joining: str = "all") -> list[Pair]:
     """Strict pairs [(winner, loser), ...], sorted, of several annotators' lists of such pairs.
 
     Each pair comes once, however many annotators made it. Where they contradict one another,
@@ -23,16 +26,16 @@ def join(judged, joining="all"):
     Who calls two candidates equal, or did not compare them, has no vote on that pair.
     """
     _require_joining(joining)
-    votes = Counter(tuple(pair) for pairs in judged for pair in pairs)
-    keep = {
+    votes = Counter((winner, loser) for pairs in judged for winner, loser in pairs)
+    keep: dict[str, Callable[[int, int], bool]] = {
         "all": lambda w, l: True,
         "majority": lambda w, l: votes[w, l] > votes[l, w],
         "unanimous": lambda w, l: not votes[l, w],
-    }[joining]
-    return sorted(pair for pair in votes if keep(*pair))
+    }
+    return sorted(pair for pair in votes if keep[joining](*pair))
 
 
-def join_liked(judged, joining="all"):
+def join_liked(judged: Iterable[Sequence[bool | None]], joining: str = "all") -> tuple[bool | None, ...]:
     """One thumb for each of N candidates, True, False or None, of several annotators' such N-tuples, each ()
     without any thumb; () if all are.
 
@@ -41,7 +44,7 @@ def join_liked(judged, joining="all"):
     """
     _require_joining(joining)
 
-    def label(thumbs):
+    def label(thumbs: tuple[bool | None, ...]) -> bool | None:
         up, down = thumbs.count(True), thumbs.count(False)
         undecided = up and down if joining == "unanimous" else up == down
         return None if undecided or not (up or down) else up > down
@@ -49,12 +52,12 @@ def join_liked(judged, joining="all"):
     return tuple(label(thumbs) for thumbs in zip(*filter(None, judged)))
 
 
-def agreement(sets):
+def agreement(sets: Iterable[Iterable[Iterable[Pair]]]) -> float | None:
     """Share, 0 to 1, of the pairs of annotators who agree, over all pairs of candidates that two or more of
     them judged strictly; None if there are none. `sets` holds for each set its annotators' lists of pairs."""
     agreeing = all_pairs = 0
     for judged in sets:
-        votes = Counter(tuple(pair) for pairs in judged for pair in pairs)
+        votes = Counter((winner, loser) for pairs in judged for winner, loser in pairs)
         for (a, b), votes_for in votes.items():
             if a < b or not votes[b, a]:
                 against = votes[b, a]

@@ -1,9 +1,16 @@
-"""The index of a preference dataset: an SQLite file, how it is brought up to date, and its errors in words."""
+"""The index of a dataset: an SQLite file, how it is brought up to date, and its errors in words."""
 
 import errno
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from sqlite3 import Connection, Row
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 APPLICATION_ID = 0x4433504F  # "D3PO"
 PAYLOAD = ("sets", "images", "conditioning")
@@ -22,10 +29,10 @@ class DiskFull(DatasetError):
     """There is no room."""
 
 
-def failure(error, path):
+def failure(error: Exception, path: Path) -> DatasetError:
     """What SQLite, safetensors or the system said about a file, as a DatasetError."""
     said = str(error).lower()
-    number = errno.errorcode.get(getattr(error, "errno", None))
+    number = errno.errorcode.get(getattr(error, "errno", None) or 0)
     full = ("disk is full", "no space left", "os error 112")  # SQLite, safetensors, safetensors on Windows
     if number in ("ENOSPC", "EDQUOT", "EFBIG") or any(words in said for words in full):
         return DiskFull(f"{path}: the disk is full. Nothing was changed; make room on it, then do this again")
@@ -54,7 +61,7 @@ def failure(error, path):
     )
 
 
-def each_readable(rows, read):
+def each_readable(rows: Iterable[R], read: Callable[[R], T]) -> Iterator[T]:
     """read(row) of each row that makes sense; the others are left out, and the log says which."""
     for row in rows:
         try:
@@ -65,7 +72,7 @@ def each_readable(rows, read):
             yield value
 
 
-def version_1(connection):
+def version_1(connection: Connection) -> None:
     for statement in (
         """CREATE TABLE conditioning (
             hash TEXT PRIMARY KEY,
@@ -122,11 +129,11 @@ MIGRATIONS = [version_1]  # MIGRATIONS[n] makes version n + 1 out of version n
 class Index:
     """One connection behind a lock, so that any thread may use it; each process opens its own.
 
-    A change is on disk when `write` returns: the journal is a rollback journal, which network shares can bear, and
-    synchronous=EXTRA makes its removal, which is what commits, survive a power cut too.
+    A change is on disk when `write` returns. The journal is a rollback journal, which network shares can
+    bear. Its removal is what commits, and synchronous=EXTRA makes that survive a power cut too.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.RLock()
         try:
             self._connection = sqlite3.connect(
@@ -144,15 +151,15 @@ class Index:
         except SQL_ERRORS as error:
             raise failure(error, path) from error
 
-    def close(self):
+    def close(self) -> None:
         with self._lock:
             self._connection.close()
 
-    def read(self, query, values=()):
+    def read(self, query: str, values: Any = ()) -> list[Row]:
         """All rows of a query."""
         return self.together(lambda connection: connection.execute(query, values).fetchall())
 
-    def together(self, work):
+    def together(self, work: Callable[[Connection], T]) -> T:
         """work(connection), seeing one state of the index throughout: its result."""
         try:
             with self._lock:
@@ -160,21 +167,23 @@ class Index:
         except SQL_ERRORS as error:
             raise failure(error, self.path) from error
 
-    def write(self, work):
+    def write(self, work: Callable[[Connection], T]) -> T:
         """work(connection) in one transaction: its result, once the change is on disk.
 
-        Where another process is writing, `work` may run again. Raises DatasetError, nothing changed, if it cannot be
-        written.
+        Where another process is writing, `work` may run again. Raises DatasetError, nothing changed, if it
+        cannot be written.
         """
         with self._lock:
-            for attempt in range(ATTEMPTS):
+            attempts = 0
+            while True:
+                attempts += 1
                 try:
                     return self._transaction("BEGIN IMMEDIATE", work)
                 except SQL_ERRORS as error:
-                    if "locked" not in str(error) or attempt == ATTEMPTS - 1:
+                    if "locked" not in str(error) or attempts == ATTEMPTS:
                         raise failure(error, self.path) from error
 
-    def _transaction(self, begin, work):
+    def _transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
         connection = self._connection
         try:
             connection.execute(begin)
@@ -185,21 +194,21 @@ class Index:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _prepare(self):
+    def _prepare(self) -> None:
         for setting in ("synchronous = EXTRA", "fullfsync = ON", "foreign_keys = ON", "trusted_schema = OFF"):
             self._connection.execute(f"PRAGMA {setting}")
         if self._version() < len(MIGRATIONS):
             self.write(self._migrate)
         self._connection.execute("PRAGMA journal_mode = DELETE")
 
-    def _migrate(self, connection):
+    def _migrate(self, connection: Connection) -> None:
         for migrate in MIGRATIONS[self._version() :]:  # asked again: another process may have been quicker
             migrate(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
-    def _version(self):
-        """The file's version, 0 for a new one. Raises DatasetError if it is not ours or newer than we know."""
+    def _version(self) -> int:
+        """The file's version, 0 for a new one. Raises DatasetError if it is not ours or too new."""
         application, version, tables = (
             self._connection.execute(query).fetchone()[0]
             for query in (
@@ -224,4 +233,4 @@ class Index:
                 f"{self.path} was written by a newer version of this pack (format {version}; this one "
                 f"knows {len(MIGRATIONS)}). It was left as it is: update the pack"
             )
-        return version
+        return int(version)

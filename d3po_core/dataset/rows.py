@@ -4,8 +4,10 @@ file."""
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from sqlite3 import Row
+from typing import Any
 
-from ..candidates.judgement import Judgement
+from ..candidates.judgement import Judgement, Pair
 
 MOST_CANDIDATES = 2**16  # in a set; lists of as many are made
 
@@ -37,9 +39,11 @@ class HistoryEntry:
     tool: str
 
 
-def set_row(row):
+def set_row(row: Row) -> SetRow:
     """Raises ValueError or TypeError, which name the set, where the index says nonsense of it."""
-    values = {name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()}
+    values: dict[str, Any] = {
+        name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()
+    }
     for name, kinds in {
         "id": str,
         "prompt": str | None,
@@ -56,18 +60,19 @@ def set_row(row):
         raise ValueError(f"set {row['id']!r:.80}: it was created at {row['created']!r:.80}") from error
 
 
-def require_count(candidates):
+def require_count(candidates: Any) -> None:
+    """Raises ValueError for what is no number of candidates that a set can have."""
     if not isinstance(candidates, int) or not 1 <= candidates <= MOST_CANDIDATES:
         raise ValueError(f"it has {candidates!r:.80} candidates")
 
 
-def judgement_in(text, candidates):
+def judgement_in(text: str, candidates: int) -> Judgement:
     """A Judgement as the index has it. Raises ValueError or the like where it is none of such a set."""
     require_count(candidates)
     return Judgement.parse(json.loads(text), candidates)
 
 
-def pairs_in(text, candidates):
+def pairs_in(text: str, candidates: int) -> list[Pair]:
     """The strict pairs that the index has of a judgement. Raises ValueError or the like for anything else."""
     pairs = [tuple(pair) for pair in json.loads(text)]
     if not all(

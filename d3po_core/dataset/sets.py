@@ -3,18 +3,25 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from sqlite3 import Connection, Row
+from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..candidates.trajectory import Trajectory
 from ..files import make_folder
 from . import tree
-from .files import Files, load_png, save_png
+from .files import Files, Pixels, Stored, load_png, save_png
 from .index import NONSENSE, DatasetError, Index, each_readable, failure
-from .rows import MOST_CANDIDATES, require_count, set_row
+from .rows import MOST_CANDIDATES, SetRow, require_count, set_row
+
+S = TypeVar("S", bound="Sets")
+Write: TypeAlias = Callable[[str, str, str, Callable[[Path], None]], Stored]  # Files.write
 
 INDEX = "index.sqlite"
 SPLITS = ("train", "held_out")
@@ -31,7 +38,7 @@ JUDGED = (
 class Sets:
     """What a Dataset holds beside judgements."""
 
-    def __init__(self, folder, create=True):
+    def __init__(self, folder: str | Path, create: bool = True) -> None:
         self.folder = Path(os.path.abspath(folder))
         self._files = Files(self.folder)
         index = self._files.require_inside(self.folder / INDEX)
@@ -43,31 +50,31 @@ class Sets:
             raise failure(error, self.folder) from error
         self._index = Index(index)
 
-    def close(self):
+    def close(self) -> None:
         self._index.close()
 
-    def __enter__(self):
+    def __enter__(self: S) -> S:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- sets ---
 
     def add_set(
         self,
-        set_id,
+        set_id: str,
         *,
-        trajectory=None,
-        images=None,
-        conditioning=None,
-        candidates=None,
-        prompt=None,
-        settings=None,
-        model=None,
-        model_name="",
-        created=None,
-    ):
+        trajectory: Trajectory | None = None,
+        images: Pixels | None = None,
+        conditioning: object = None,
+        candidates: int | None = None,
+        prompt: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        model_name: str = "",
+        created: datetime | None = None,
+    ) -> bool:
         """Add a set: True, or False if it is there already; then only a missing prompt or images are filled
         in.
 
@@ -106,7 +113,9 @@ class Sets:
             files = self._write_files(write, set_id, new_images, None if known else trajectory)
             return self._index.write(lambda index: self._insert(index, write, row, packed, *files))
 
-    def _write_files(self, write, set_id, images, trajectory):
+    def _write_files(
+        self, write: Write, set_id: str, images: Iterable[Pixels], trajectory: Trajectory | None
+    ) -> tuple[list[Stored], tuple[str | None, int]]:
         """(file, bytes) of each image, and of the trajectory or (None, 0)."""
         name = _sha(set_id)
         pngs = [write("images", name, ".png", lambda path: save_png(image, path)) for image in images]
@@ -114,7 +123,15 @@ class Sets:
             return pngs, (None, 0)
         return pngs, write("sets", name, ".safetensors", trajectory.save)
 
-    def _insert(self, index, write, row, packed, pngs, trajectory):
+    def _insert(
+        self,
+        index: Connection,
+        write: Write,
+        row: dict[str, Any],
+        packed: tuple[tree.Structure, dict[str, Tensor]],
+        pngs: list[Stored],
+        trajectory: tuple[str | None, int],
+    ) -> bool:
         """Add a set's rows, as far as they are missing: whether the set itself was."""
         set_id, (structure, tensors) = row["id"], packed
         added = not index.execute("SELECT 1 FROM sets WHERE id = ?", [set_id]).fetchone()
@@ -134,11 +151,11 @@ class Sets:
             )
         return added
 
-    def delete(self, set_ids):
+    def delete(self, set_ids: str | Iterable[str]) -> int:
         """Remove sets with their judgements and files, and conditioning that no other set has: how many there
         were."""
 
-        def forget(index):
+        def forget(index: Connection) -> tuple[int, set[str]]:
             before = {row["file"] for row in index.execute("SELECT file FROM files")}
             removed = sum(
                 index.execute("DELETE FROM sets WHERE id = ?", [name]).rowcount for name in many(set_ids)
@@ -153,7 +170,7 @@ class Sets:
         self._files.remove(files)
         return removed
 
-    def find(self, set_id):
+    def find(self, set_id: str) -> SetRow | None:
         """The SetRow of a set, or None."""
         rows = self._index.read(f"{ROWS} WHERE id = ?", [set_id])
         with self._telling(set_id):
@@ -161,15 +178,15 @@ class Sets:
 
     def sets(
         self,
-        judged=None,
-        annotator=None,
-        since=None,
-        until=None,
-        model=None,
-        split=None,
-        held_out=0.1,
-        limit=None,
-    ):
+        judged: bool | None = None,
+        annotator: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        model: str | None = None,
+        split: str | None = None,
+        held_out: float = 0.1,
+        limit: int | None = None,
+    ) -> list[SetRow]:
         """SetRows, oldest first, of the sets that are all of
 
         - judged (True), or not judged (False), by `annotator`, or by anyone; an annotator alone means judged
@@ -211,7 +228,7 @@ class Sets:
 
     # --- what a set holds ---
 
-    def trajectory(self, set_id):
+    def trajectory(self, set_id: str) -> Trajectory | None:
         """A set's Trajectory, its states and denoised read where they are indexed; None if it has none."""
         row = self._row(set_id)
         if row["trajectory"] is None:
@@ -222,7 +239,7 @@ class Sets:
                 raise ValueError(f"it holds {trajectory.count} candidates of set {trajectory.set_id!r}")
         return trajectory
 
-    def conditioning(self, set_id):
+    def conditioning(self, set_id: str) -> Any:
         """A set's conditioning as it was given to `add_set`, in main memory; None if it has none."""
         rows = self._index.read(
             "SELECT hash, file, bytes FROM sets LEFT JOIN conditioning ON hash = conditioning WHERE id = ?",
@@ -236,7 +253,7 @@ class Sets:
         with self._files.reading(set_id, *file) as path:
             return tree.load_tree(path, name)
 
-    def images(self, set_id):
+    def images(self, set_id: str) -> Tensor | None:
         """A set's candidates, a tensor [N, H, W, 3] of float32 in 0...1; None if it has no images."""
         images = []
         for file in self._image_rows(set_id):
@@ -244,11 +261,11 @@ class Sets:
                 images.append(load_png(path))
         return torch.stack(images) if images else None
 
-    def image_files(self, set_id):
+    def image_files(self, set_id: str) -> list[Path]:
         """Paths of a set's PNG files, candidate by candidate; [] if it has no images."""
         return [self._files.path(file) for file, _ in self._image_rows(set_id)]
 
-    def settings(self, set_id):
+    def settings(self, set_id: str) -> dict[str, Any]:
         """How a set's candidates were made."""
         row = self._row(set_id)
         with self._telling(set_id):
@@ -256,7 +273,7 @@ class Sets:
 
     # --- rows and files ---
 
-    def _row(self, set_id):
+    def _row(self, set_id: str) -> Row:
         rows = self._index.read("SELECT * FROM sets WHERE id = ?", [set_id])
         if not rows:
             raise self._unknown(set_id)
@@ -264,14 +281,14 @@ class Sets:
             require_count(rows[0]["candidates"])
         return rows[0]
 
-    def _image_rows(self, set_id):
+    def _image_rows(self, set_id: str) -> list[Row]:
         self._row(set_id)
         return self._index.read(
             "SELECT file, bytes FROM images WHERE set_id = ? ORDER BY candidate", [set_id]
         )
 
     @contextmanager
-    def _telling(self, set_id):
+    def _telling(self, set_id: str) -> Iterator[None]:
         """Nonsense in the index about a set, as a DatasetError."""
         try:
             yield
@@ -284,16 +301,16 @@ class Sets:
                 "delete the set"
             ) from error
 
-    def _unknown(self, set_id):
+    def _unknown(self, set_id: str) -> DatasetError:
         return DatasetError(f"there is no set {set_id!r} in {self.folder}")
 
     @contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[Write]:
         """Files.write; in the end, what it wrote and the index does not name is removed."""
-        written = []
+        written: list[Stored] = []
 
-        def write(*what):
-            written.append(self._files.write(*what))
+        def write(kind: str, name: str, ending: str, save: Callable[[Path], None]) -> Stored:
+            written.append(self._files.write(kind, name, ending, save))
             return written[-1]
 
         try:
@@ -308,7 +325,9 @@ class Sets:
                     ]
                 )
 
-    def _add_conditioning(self, index, write, structure, tensors):
+    def _add_conditioning(
+        self, index: Connection, write: Write, structure: tree.Structure, tensors: dict[str, Tensor]
+    ) -> str:
         """Its name. It is written inside the transaction, so that two writers do not both, and no deletion
         comes between."""
         name = tree.tree_name(structure)
@@ -320,44 +339,44 @@ class Sets:
         return name
 
 
-def share(set_id):
+def share(set_id: str) -> float:
     """Where a set lies in [0, 1), by its id alone: below the share that is held out, it is held out."""
     return (int(_sha(set_id)[:16], 16) >> 11) / 2**53
 
 
-def insert_row(index, table, row):
+def insert_row(index: Connection, table: str, row: Mapping[str, Any]) -> None:
     index.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
 
 
-def utc(time):
+def utc(time: datetime | None) -> str:
     """A datetime, or now, as text that sorts by time."""
     return (time or datetime.now(timezone.utc)).astimezone(timezone.utc).isoformat(timespec="microseconds")
 
 
-def as_json(value):
+def as_json(value: object) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except TypeError as error:
         raise ValueError(f"this is not JSON: {error}") from error
 
 
-def many(names):
+def many(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _check_name(set_id, trajectory):
+def _check_name(set_id: str, trajectory: Trajectory | None) -> None:
     if not isinstance(set_id, str) or not set_id:
         raise ValueError(f"a set is named by text, not by {set_id!r}")
     if trajectory is not None and trajectory.set_id != set_id:
         raise ValueError(f"the trajectory is of set {trajectory.set_id!r}, not of {set_id!r}")
 
 
-def _agreed_candidates(trajectory, images, candidates):
+def _agreed_candidates(trajectory: Trajectory | None, images: Pixels | None, candidates: int | None) -> int:
     if images is not None and (len(images.shape) != 4 or images.shape[-1] != 3):
         raise ValueError(f"images must be [N, H, W, 3], got {list(images.shape)}")
     counts = {
         "candidates": candidates,
-        "trajectory": trajectory and trajectory.count,
+        "trajectory": None if trajectory is None else trajectory.count,
         "images": None if images is None else len(images),
     }
     given = {name: count for name, count in counts.items() if count is not None}
@@ -366,5 +385,5 @@ def _agreed_candidates(trajectory, images, candidates):
     return min(given.values())
 
 
-def _sha(text):
+def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,13 +2,15 @@
 
 import json
 from itertools import groupby
+from sqlite3 import Connection
+from typing import Any
 
 from .annotators import agreement
 from .index import PAYLOAD, each_readable
 from .rows import judgement_in
 
 
-def statistics(index, held_out):
+def statistics(index: Connection, held_out: float) -> dict[str, Any]:
     """As Dataset.statistics says, over a connection to the index. Judgements of which it says nonsense are
     left out."""
     sets, held, oldest, newest = index.execute(

@@ -34,9 +34,14 @@ has these rows. The view `files` has every file's kind, path and size in bytes.
 import json
 import math
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
+from sqlite3 import Connection, Row
+from typing import Any
 
+from ..candidates.judgement import Judgement, Pair
 from .annotators import join, join_liked
 from .index import NONSENSE, DatasetError
 from .rows import HistoryEntry, judgement_in, pairs_in
@@ -45,7 +50,7 @@ from .statistics import statistics
 
 DAY = 24 * 60 * 60
 
-_tidied = {}  # folder -> when this process last did
+_tidied: dict[Path, float] = {}  # folder -> when this process last did
 
 
 class Dataset(Sets):
@@ -58,7 +63,15 @@ class Dataset(Sets):
 
     # --- judgements ---
 
-    def judge(self, set_id, judgement, annotator, tool="", time=None, again=True):
+    def judge(
+        self,
+        set_id: str,
+        judgement: Judgement | None,
+        annotator: str,
+        tool: str = "",
+        time: datetime | None = None,
+        again: bool = True,
+    ) -> None:
         """Add a Judgement; None withdraws the annotator's earlier one. With `again` False nothing is added
         where the annotator's newest says the same.
 
@@ -84,7 +97,7 @@ class Dataset(Sets):
             "tool": tool,
         }
 
-        def is_said(index):
+        def is_said(index: Connection) -> bool:
             newest = index.execute(
                 "SELECT judgement FROM judgements WHERE set_id = ? AND annotator = ? "
                 "ORDER BY number DESC LIMIT 1",
@@ -92,7 +105,7 @@ class Dataset(Sets):
             ).fetchone()
             return not again and newest is not None and newest["judgement"] == row["judgement"]
 
-        def insert(index):
+        def insert(index: Connection) -> None:
             if not index.execute("SELECT 1 FROM sets WHERE id = ?", [set_id]).fetchone():
                 raise self._unknown(set_id)
             if is_said(index):  # asked again: another may have been quicker
@@ -103,7 +116,7 @@ class Dataset(Sets):
         if not self._index.together(is_said):
             self._index.write(insert)
 
-    def judgements(self, set_id):
+    def judgements(self, set_id: str) -> list[HistoryEntry]:
         """A set's history of judgements, HistoryEntries, oldest first."""
         candidates = self._row(set_id)["candidates"]
         rows = self._index.read("SELECT * FROM judgements WHERE set_id = ? ORDER BY number", [set_id])
@@ -118,7 +131,9 @@ class Dataset(Sets):
                 for row in rows
             ]
 
-    def pairs(self, set_id, annotators=None, joining="all"):
+    def pairs(
+        self, set_id: str, annotators: str | Iterable[str] | None = None, joining: str = "all"
+    ) -> list[Pair]:
         """Strict pairs [(winner, loser), ...] of a set by those judgements that count, of all annotators or
         some.
 
@@ -128,21 +143,23 @@ class Dataset(Sets):
         with self._telling(set_id):
             return join([pairs_in(row["pairs"], row["candidates"]) for row in rows], joining)
 
-    def scores(self, set_id, annotators=None):
+    def scores(self, set_id: str, annotators: str | Iterable[str] | None = None) -> tuple[float | None, ...]:
         """A set's scores, as Preferences has them, where one annotator's judgement counts; () where several
         do."""
         rows = self._counting(set_id, annotators)
         with self._telling(set_id):
             return _judgement_in(rows[0]).scores if len(rows) == 1 else ()
 
-    def liked(self, set_id, annotators=None, joining="all"):
+    def liked(
+        self, set_id: str, annotators: str | Iterable[str] | None = None, joining: str = "all"
+    ) -> tuple[bool | None, ...]:
         """A set's thumbs, as Preferences has them, by those judgements that count, joined as in
         join_liked."""
         rows = self._counting(set_id, annotators)
         with self._telling(set_id):
             return join_liked([_judgement_in(row).liked for row in rows], joining)
 
-    def _counting(self, set_id, annotators):
+    def _counting(self, set_id: str, annotators: str | Iterable[str] | None) -> list[Row]:
         self._row(set_id)
         rows = self._index.read(
             "SELECT * FROM counting JOIN sets ON sets.id = set_id WHERE set_id = ?", [set_id]
@@ -151,7 +168,7 @@ class Dataset(Sets):
 
     # --- the whole ---
 
-    def statistics(self, held_out=0.1):
+    def statistics(self, held_out: float = 0.1) -> dict[str, Any]:
         """What the dataset holds, JSON values by name; no file but the index is read.
 
         sets, judged, unjudged; judgements (those that count), annotators {name: how many of these}, pairs
@@ -162,7 +179,7 @@ class Dataset(Sets):
         """
         return self._index.together(lambda index: statistics(index, held_out))
 
-    def tidy(self, older_than=DAY):
+    def tidy(self, older_than: float = DAY) -> int:
         """Remove what stopped writers left over: files in the payload folders, named as ours are, that the
         index does not name and that are older than `older_than` seconds. Returns how many.
 
@@ -174,7 +191,7 @@ class Dataset(Sets):
         self._files.remove(stale)
         return len(stale)
 
-    def tidy_daily(self):
+    def tidy_daily(self) -> None:
         """As `tidy`, once a day in this process, for who opens a dataset to write. Files that are newer than
         all sets of the index stay: it may be one that was put back. What goes wrong here is in nobody's
         way."""
@@ -187,5 +204,5 @@ class Dataset(Sets):
             self.tidy(max(DAY, now - datetime.fromisoformat(newest).timestamp()))
 
 
-def _judgement_in(row):
+def _judgement_in(row: Row) -> Judgement:
     return judgement_in(row["judgement"], row["candidates"])

@@ -1,29 +1,37 @@
 """Nested dicts, lists, tuples, JSON scalars and tensors in one safetensors file, without pickle.
 
-The file's metadata holds {"d3po": JSON of {"format": FORMAT, "tree": structure}}. In the structure a scalar and a list
-stand for themselves, a dict is {"dict": {...}}, a tuple {"tuple": [...]}, a float that JSON lacks {"float": "nan"}, and
-a tensor {"tensor": name}, where name is the tensor's sha256 (`tensor_name`) and its name in the file.
+The file's metadata holds {"d3po": JSON of {"format": FORMAT, "tree": structure}}. In the structure a scalar
+and a list stand for themselves, a dict is {"dict": {...}}, a tuple {"tuple": [...]}, a float that JSON lacks
+{"float": "nan"}, and a tensor {"tensor": name}, where name is the tensor's sha256 (`tensor_name`) and its
+name in the file.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+
+Structure: TypeAlias = Any  # JSON
 
 FORMAT = "d3po.tree/1"
 
 
-def pack(tree, root):
+def pack(tree: object, root: str) -> tuple[Structure, dict[str, Tensor]]:
     """(structure, {name: tensor}) of a tree; the tensors are copies in main memory, alike ones only once.
 
-    Raises TypeError, with the path inside the tree, for what is not of the tree's kinds; `root` names the tree.
+    Raises TypeError, with the path inside the tree, for what is not of the tree's kinds. `root` names the
+    tree.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
 
-    def walk(value, path):
+    def walk(value: Any, path: str) -> Structure:
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, float):
@@ -54,7 +62,7 @@ def pack(tree, root):
     return walk(tree, ""), tensors
 
 
-def _is_plain(tensor):
+def _is_plain(tensor: Tensor) -> bool:
     return (
         tensor.layout == torch.strided
         and not tensor.is_meta
@@ -63,39 +71,41 @@ def _is_plain(tensor):
     )
 
 
-def unpack(structure, tensors):
+def unpack(structure: Structure, tensors: Mapping[str, Tensor]) -> Any:
     """The tree that `pack` took apart."""
     if isinstance(structure, list):
         return [unpack(item, tensors) for item in structure]
     if not isinstance(structure, dict):
         return structure
     ((kind, value),) = structure.items()
-    return {
+    kinds: dict[str, Callable[[], Any]] = {
         "dict": lambda: {key: unpack(item, tensors) for key, item in value.items()},
         "tuple": lambda: tuple(unpack(item, tensors) for item in value),
         "float": lambda: float(value),
         "tensor": lambda: tensors[value],
-    }[kind]()
+    }
+    return kinds[kind]()
 
 
-def tree_name(structure):
+def tree_name(structure: Structure) -> str:
     """sha256 of a tree, its tensors included."""
     return hashlib.sha256(json.dumps(structure, allow_nan=False).encode()).hexdigest()
 
 
-def tensor_name(tensor):
+def tensor_name(tensor: Tensor) -> str:
     """sha256 of a contiguous tensor: of its dtype and shape as text, then its bytes."""
     digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def save_tree(structure, tensors, path):
+def save_tree(structure: Structure, tensors: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path, metadata={"d3po": json.dumps({"format": FORMAT, "tree": structure})})
 
 
-def load_tree(path, name):
-    """The tree of that name. Raises ValueError, naming the file, if it holds another, is damaged or is none."""
+def load_tree(path: Path, name: str) -> Any:
+    """The tree of that name. Raises ValueError, naming the file, if it holds another, is damaged or is
+    none."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["d3po"])
