@@ -1,7 +1,7 @@
 """Preference tuning of diffusion models without a reward model: D3PO (arXiv 2311.13231) on trajectories.
 
-The core sees a model only as a denoiser, ``denoise(x, sigma) -> x0`` with x [B, C, H, W] and sigma [B]. Guidance
-is applied and gradients flow. The core knows nothing of ComfyUI.
+The core sees a model only as a denoiser, ``denoise(x, sigma) -> x0`` with x [B, C, H, W] and sigma [B].
+Guidance is applied and gradients flow. The core knows nothing of ComfyUI.
 
 The names below are what other code may rely on; each is loaded where it is first used.
 """

@@ -226,6 +226,9 @@ class D3POImplicitPreference(io.ComfyNode):
         )
 
 
+HELD_OUT = (
+    "Judged candidates that were held out of training: from Load Preferences, Encode Image Pairs or a judge."
+)
 AGREEMENT = (
     "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
     "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
@@ -245,11 +248,7 @@ class D3POImplicitAccuracy(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", **MODEL),
                 io.Model.Input("tuned", **TUNED),
-                PreferencesType.Input(
-                    "preferences",
-                    tooltip="Judged candidates that were held out of training: from Load "
-                    "Preferences, Encode Image Pairs or a judge.",
-                ),
+                PreferencesType.Input("preferences", tooltip=HELD_OUT),
                 io.Int.Input("draws", **DRAWS),
                 io.Int.Input("seed", **SEED),
             ],

@@ -1,4 +1,4 @@
-"""The methods of preference tuning by name: which loss an update makes of a term, and what it needs for it."""
+"""The methods of preference tuning by name: which loss an update makes of a term, and what that needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,11 +54,11 @@ class Method:
     def wanted(self) -> str:
         """What to do where no set has anything to learn from."""
         return {
-            PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
-            "differ more",
+            PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record "
+            "candidates that differ more",
             LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
-            REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record candidates that differ "
-            "more",
+            REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record "
+            "candidates that differ more",
             LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner",
         }[self.of]
 

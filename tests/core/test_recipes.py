@@ -72,7 +72,7 @@ for name, grey in ("a", 10), ("b", 200):
 (folder / "votes.txt").write_text("b.png > a.png\\nnobody knows\\n")
 problems = []
 (record,) = read(folder, problems.append)
-assert recognise(folder) == "votes" and record.pairs == [(0, 1)]
+assert recognise(folder) == "votes" and record.pairs == ((0, 1),)
 assert record.load(0).mean() > record.load(1).mean()
 assert "votes.txt, line 2" in str(problems[0]) and len(problems) == 1
 """,
