@@ -44,6 +44,17 @@ SEED = dict(
 )
 
 
+LEAST_DIFFERENCE = dict(
+    default=0.0,
+    min=0.0,
+    max=100.0,
+    step=0.1,
+    round=False,
+    tooltip="Candidates whose rewards differ by this many standard errors or fewer tie. 0: "
+    "any difference decides. 2: only what is beyond noise does.",
+)
+
+
 class D3POImplicitReward(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -143,16 +154,7 @@ class D3POImplicitPreference(io.ComfyNode):
                 io.Model.Input("tuned", **TUNED),
                 io.Int.Input("draws", **DRAWS),
                 io.Int.Input("seed", **SEED),
-                io.Float.Input(
-                    "least_difference",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=False,
-                    tooltip="Candidates whose rewards differ by this many standard errors or fewer tie. 0: "
-                    "any difference decides. 2: only what is beyond noise does.",
-                ),
+                io.Float.Input("least_difference", **LEAST_DIFFERENCE),
                 DatasetType.Input(
                     "dataset",
                     optional=True,
@@ -226,15 +228,6 @@ class D3POImplicitPreference(io.ComfyNode):
         )
 
 
-HELD_OUT = (
-    "Judged candidates that were held out of training: from Load Preferences, Encode Image Pairs or a judge."
-)
-AGREEMENT = (
-    "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
-    "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
-)
-
-
 class D3POImplicitAccuracy(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -243,12 +236,19 @@ class D3POImplicitAccuracy(io.ComfyNode):
             display_name="D3PO Implicit Accuracy",
             category=CATEGORY,
             search_aliases=["held out accuracy", "evaluate lora", "test preferences", "agreement"],
-            description=AGREEMENT,
+            description=(
+                "How often a LoRA's implicit reward agrees with judgements that it was not trained on, "
+                "with a 95% interval: Diffusion-DPO's test of a tuned model (arXiv 2311.12908)."
+            ),
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", **MODEL),
                 io.Model.Input("tuned", **TUNED),
-                PreferencesType.Input("preferences", tooltip=HELD_OUT),
+                PreferencesType.Input(
+                    "preferences",
+                    tooltip="Judged candidates that were held out of training: from Load "
+                    "Preferences, Encode Image Pairs or a judge.",
+                ),
                 io.Int.Input("draws", **DRAWS),
                 io.Int.Input("seed", **SEED),
             ],

@@ -1,6 +1,6 @@
-"""Everything that training can be told: one entry a setting, with its default, its bounds and its words.
+"""Every setting of training, with its default, its bounds and its words.
 
-`Settings` and `StepSettings` are made of it, and so are the nodes' inputs and what the page hides.
+The nodes' inputs and what the page hides are made of these entries.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,6 @@ GUIDANCE = ("as recorded", "off (faster)")
 LEARN_FROM = (RECORDED, NOISED, RECORDED_NOISE)
 AS_METHOD = -1.0  # a number on the page that stands for the method's own default
 MOST = 100_000
-
 ON_STEPS = those(lambda method: method.terms != NOISED)
 ON_DRAWS = those(lambda method: method.terms != RECORDED)
 # D3PO on images without a recording is Diffusion-DPO, which is a method of its own
