@@ -7,10 +7,13 @@ from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, 
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
 from .judging import D3POObjectivePreference
-from .library import D3POLoadRun, D3POManageRuns, D3POSaveLoRA, D3POSaveRun
+from .library import D3POLoadRun, D3POSaveRun
+from .lora_export import D3POSaveLoRA
+from .manage_runs import D3POManageRuns
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
+from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
 
 
@@ -23,6 +26,7 @@ class D3POExtension(ComfyExtension):
             D3POPairPreference,
             D3POObjectivePreference,
             D3POTrainStep,
+            D3POTrainSettings,
             D3POLoadRun,
             D3POSaveRun,
             D3POSaveLoRA,

@@ -54,9 +54,9 @@ def _sentence(name, number, rounds, run, kept):
     which = "the state before it" if step == start else "the last state before it that is kept"
     left = " What was trained after that round is left behind." if rounds[number + 1 :] else ""
     return (
-        f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the LoRA "
-        f"keeps to those until that round is trained again: set D3PO Load Run's checkpoint to {step}, {which}, "
-        f"and press Run. Then set it back to {store.LATEST}.{left}"
+        f"Set {name} was trained on in round {number + 1} of the run {run!r} with other answers, and the "
+        f"LoRA keeps to those until that round is trained again: set D3PO Load Run's checkpoint to {step}, "
+        f"{which}, and press Run. Then set it back to {store.LATEST}.{left}"
     )
 
 

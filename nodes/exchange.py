@@ -13,7 +13,7 @@ from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read
 from ..d3po_core.runs.store import run_folder
 from . import host
-from .datasets import (
+from .stored import (
     ANNOTATORS,
     HELD_OUT,
     JOINING,

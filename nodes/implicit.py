@@ -11,8 +11,8 @@ from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.training import implicit, metrics
 from ..d3po_core.training.randomness import generator_of
 from . import host
-from .datasets import DatasetType, ImageSet, nothing, record_judgement
 from .judging import preferred_and_rejected, require_one_image_each
+from .stored import DatasetType, ImageSet, nothing, record_judgement
 from .train.report import as_data
 from .train.rounds import require_same_model
 from .types import CATEGORY, PreferencesType, Trajectories
@@ -41,6 +41,17 @@ SEED = dict(
     max=0xFFFFFFFFFFFFFFFF,
     control_after_generate=False,
     tooltip="Decides the noise that images are looked at under. It is the same for all images of a set.",
+)
+
+
+LEAST_DIFFERENCE = dict(
+    default=0.0,
+    min=0.0,
+    max=100.0,
+    step=0.1,
+    round=False,
+    tooltip="Candidates whose rewards differ by this many standard errors or fewer tie. 0: "
+    "any difference decides. 2: only what is beyond noise does.",
 )
 
 
@@ -143,16 +154,7 @@ class D3POImplicitPreference(io.ComfyNode):
                 io.Model.Input("tuned", **TUNED),
                 io.Int.Input("draws", **DRAWS),
                 io.Int.Input("seed", **SEED),
-                io.Float.Input(
-                    "least_difference",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=False,
-                    tooltip="Candidates whose rewards differ by this many standard errors or fewer tie. 0: "
-                    "any difference decides. 2: only what is beyond noise does.",
-                ),
+                io.Float.Input("least_difference", **LEAST_DIFFERENCE),
                 DatasetType.Input(
                     "dataset",
                     optional=True,

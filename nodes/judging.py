@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..d3po_core.candidates import objectives
 from ..d3po_core.candidates.judgement import Judgement, pairs_from_scores
 from ..d3po_core.candidates.preferences import Preferences
-from .datasets import DatasetType, record_judgement
+from .stored import DatasetType, record_judgement
 from .types import CATEGORY, PreferencesType, Trajectories
 
 # name in the node -> (measure of images and target colour, +1 where more is better)

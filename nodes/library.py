@@ -1,8 +1,6 @@
 """Runs and LoRA files on disk."""
 
-import time
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 import comfy.lora
@@ -19,10 +17,9 @@ from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
 from ..d3po_core.training.adapter import load_lora, to_state_dict
 from . import host
-from .lora_files import kohya_names, metadata, remove_lora, write_lora
+from .lora_files import metadata, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
-NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
 NOTHING = "nothing"  # to start from
 
 
@@ -259,7 +256,7 @@ class D3POSaveRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, run, keep=3):
-        training = _training_of(lora, untrained=True)
+        training = training_of(lora, untrained=True)
         if not run.strip():
             if training.home is None:
                 raise ValueError(
@@ -289,7 +286,7 @@ class D3POSaveRun(io.ComfyNode):
             told.append(f"Nothing was written: {saved.why}")
         elif lora:
             try:
-                write_lora(_on_shelf(saved.run), lora, metadata(training, saved.run))
+                write_lora(on_shelf(saved.run), lora, metadata(training, saved.run))
             except OSError as error:  # on Windows, while Load LoRA has it open
                 told.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
         return io.NodeOutput(training.step, ui={"text": ["\n".join(told)], "warnings": warned})
@@ -314,179 +311,7 @@ def _branched(training, run, saved):
     )
 
 
-class D3POManageRuns(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="D3POManageRuns",
-            display_name="D3PO Manage Runs",
-            category=CATEGORY,
-            search_aliases=["list runs", "branch run", "copy run", "delete run", "checkpoints"],
-            description=(
-                "Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a "
-                "checkpoint of another, or deletes a run."
-            ),
-            inputs=[
-                io.Combo.Input(
-                    "action",
-                    options=["list", "branch", "delete"],
-                    default="list",
-                    tooltip="branch: start new_name as a copy of run at a checkpoint; run stays as it is. "
-                    "delete: remove run and its copy in Load LoRA's list, for good.",
-                ),
-                io.String.Input("run", default="", optional=True, tooltip="The run to branch or delete."),
-                io.String.Input(
-                    "new_name",
-                    default="",
-                    optional=True,
-                    tooltip="Name of the run that a branch starts. It must not exist yet.",
-                ),
-                io.String.Input(
-                    "checkpoint",
-                    default=store.LATEST,
-                    optional=True,
-                    tooltip="Where to branch: latest, best (on held-out preferences) or a number of steps "
-                    "from the list.",
-                ),
-                io.String.Input(
-                    "confirm",
-                    default="",
-                    optional=True,
-                    tooltip="To delete a run, write its name and its steps here, as in: my run 12.",
-                ),
-            ],
-            outputs=[
-                io.String.Output(display_name="table", tooltip="All runs after the action, a line for each.")
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **_):
-        return time.time_ns()  # what is on disk may have changed: never from the cache
-
-    @classmethod
-    def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
-        told = {
-            "list": list,
-            "branch": lambda: cls.branch(run, new_name, checkpoint),
-            "delete": lambda: cls.delete(run, confirm),
-        }[action]()
-        text = "\n".join([*told, table(store.list_runs(runs_root()))])
-        return io.NodeOutput(text, ui={"text": [text]})
-
-    @classmethod
-    def branch(cls, run, new_name, checkpoint):
-        step = store.branch(runs_root(), run, new_name, checkpoint)
-        return [f"{new_name}: begins at step {step} of {run}", ""]
-
-    @classmethod
-    def delete(cls, run, confirm):
-        folder = store.existing(runs_root(), run)
-        found = [each for each in store.list_runs(runs_root()) if each.name == run and not each.problem]
-        wanted = f"{run} {found[0].step}" if found else run  # so that it cannot mean a later run of this name
-        if confirm != wanted:
-            raise ValueError(
-                f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
-                "deleted"
-            )
-        left = store.delete(runs_root(), run)
-        remove_lora(_on_shelf(run), run)
-        remove_events(events_folder(run))
-        told = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
-        return [f"{run}: deleted", *told, ""]
-
-
-def table(listed):
-    """Runs as lines of text in columns."""
-    if not listed:
-        return "no runs yet"
-    rows = [
-        ("run", "steps", "rounds", "rank", "held-out", "best", "MB", "changed", "checkpoints", "base model")
-    ]
-    for each in listed:
-        if each.problem:
-            continue
-        rows.append(
-            (
-                each.name,
-                each.step,
-                each.rounds,
-                each.rank,
-                _share(each.accuracy),
-                _share(each.best),
-                f"{each.size / 1e6:.1f}",
-                f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}",
-                ", ".join(map(str, each.checkpoints)),
-                each.model,
-            )
-        )
-    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(lines + [f"{each.name}: {each.problem}" for each in listed if each.problem])
-
-
-def _share(accuracy):
-    return "-" if accuracy is None else f"{accuracy:.2f}"
-
-
-class D3POSaveLoRA(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="D3POSaveLoRA",
-            display_name="D3PO Save LoRA",
-            category=CATEGORY,
-            search_aliases=["export lora", "a1111", "kohya", "diffusers"],
-            description=(
-                "Saves a trained LoRA as a file for this or other programs, with a record of how it was "
-                "trained."
-            ),
-            inputs=[
-                io.Model.Input(
-                    "model", tooltip="The base model: it tells how other programs name its layers."
-                ),
-                LoraModel.Input("lora", tooltip="The LoRA from the train step or Load Run."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="loras/d3po",
-                    tooltip="Name of the file in the output folder; a number is added. Files under loras/ "
-                    "appear in Load LoRA's list.",
-                ),
-                io.Combo.Input(
-                    "naming",
-                    options=list(NAMINGS),
-                    default=NAMINGS[0],
-                    tooltip="How layers are named in the file. ComfyUI's stock Load LoRA reads both; A1111, "
-                    "Forge and diffusers read kohya's.",
-                ),
-            ],
-            outputs=[],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def execute(cls, model, lora, filename_prefix, naming):
-        training = _training_of(lora, untrained=True)
-        if not lora:
-            return io.NodeOutput(
-                ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]}
-            )
-        if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
-            raise ValueError(
-                "naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
-                "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter"
-            )
-        tensors = dict(lora) if naming == NAMINGS[0] else file_of(training, kohya_names(model))
-        folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        write_lora(path, tensors, metadata(training, name))
-        return io.NodeOutput(ui={"text": [str(Path(subfolder) / path.name)]})
-
-
-def _on_shelf(run):
+def on_shelf(run):
     """Where Load LoRA finds a run's LoRA."""
     return Path(folder_paths.get_output_directory()) / "loras" / "d3po" / f"{run}.safetensors"
 
@@ -503,7 +328,7 @@ def remove_events(folder):
         folder.rmdir()
 
 
-def _training_of(lora, untrained=False):
+def training_of(lora, untrained=False):
     """A LoRA's TrainingState; with untrained also where it has had rounds without an update and is still
     nothing."""
     if not isinstance(lora, TrainedLora):

@@ -40,7 +40,7 @@ def remove_lora(path, run):
 
 
 def kohya_names(model):
-    """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for other than UNets."""
+    """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for no UNet."""
     config = model.model.model_config.unet_config
     if "num_res_blocks" not in config:
         raise ValueError(

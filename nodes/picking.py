@@ -18,8 +18,8 @@ from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
 from . import routes
 from .corrections import corrections
-from .datasets import DatasetType, record_judgements, require_sets
 from .judging import preferred_and_rejected, require_one_image_each
+from .stored import DatasetType, record_judgements, require_sets
 from .types import CATEGORY, PICKS, PreferencesType, Trajectories
 
 PICKS_VERSION = 1
@@ -61,6 +61,33 @@ def finished(said, trajectory):
         return Judgement.parse_finished(said.get(trajectory.set_id), trajectory.count)
     except ValueError as error:
         raise ValueError(f"picks: set {trajectory.set_id}: {error}") from error
+
+
+def outputs():
+    return [
+        PreferencesType.Output(
+            display_name="preferences", is_output_list=True, tooltip="Wire to the train step."
+        ),
+        io.Image.Output(
+            display_name="preferred",
+            is_output_list=True,
+            tooltip="The candidate preferred most often.",
+        ),
+        io.Image.Output(
+            display_name="rejected", is_output_list=True, tooltip="The candidate rejected most often."
+        ),
+        io.Int.Output(
+            display_name="pairs",
+            is_output_list=True,
+            tooltip="How many strict preferences the picks imply.",
+        ),
+        io.String.Output(
+            display_name="set_name",
+            is_output_list=True,
+            tooltip="The name of this set of candidates, under which its picks are kept. Comes "
+            "also while picks are missing.",
+        ),
+    ]
 
 
 class D3POPairPreference(io.ComfyNode):
@@ -117,30 +144,7 @@ class D3POPairPreference(io.ComfyNode):
                     "Dataset or D3PO Load Sets.",
                 ),
             ],
-            outputs=[
-                PreferencesType.Output(
-                    display_name="preferences", is_output_list=True, tooltip="Wire to the train step."
-                ),
-                io.Image.Output(
-                    display_name="preferred",
-                    is_output_list=True,
-                    tooltip="The candidate preferred most often.",
-                ),
-                io.Image.Output(
-                    display_name="rejected", is_output_list=True, tooltip="The candidate rejected most often."
-                ),
-                io.Int.Output(
-                    display_name="pairs",
-                    is_output_list=True,
-                    tooltip="How many strict preferences the picks imply.",
-                ),
-                io.String.Output(
-                    display_name="set_name",
-                    is_output_list=True,
-                    tooltip="The name of this set of candidates, under which its picks are kept. Comes "
-                    "also while picks are missing.",
-                ),
-            ],
+            outputs=outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             has_intermediate_output=True,
             is_output_node=True,

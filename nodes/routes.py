@@ -2,9 +2,9 @@
 
     GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the
                           history
-    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks; the
-                          reply says that they are where the node keeps them, or why they cannot be: then it
-                          goes on waiting
+    POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks;
+                          the reply says that they are where the node keeps them, or why they cannot be:
+                          then it goes on waiting
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """

@@ -71,6 +71,88 @@ class D3POPrompts(io.ComfyNode):
         return io.NodeOutput(drawn[:count], [rng.getrandbits(48) for _ in range(count)])
 
 
+def schedule_inputs():
+    """How a set is sampled, as in KSampler."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Decides the initial noise, which the candidates share, and the steps' noise, in "
+            "which they differ.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=20,
+            min=1,
+            max=10000,
+            tooltip="Denoising steps. All but the last are trained on, so fewer also train faster.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=5.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Guidance scale, used while training as well. D3PO uses 5.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=SAMPLERS,
+            tooltip="A sampler that adds noise at every step: only then has a step a probability to "
+            "train on.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip=(
+                "How noise falls over the steps. With the train step's weighting paper, one step "
+                "of 20 has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform "
+                "(0.73 in D3PO's code), but at most 0.12 with sgm_uniform and 0.10 with karras. "
+                "With standardised all steps count alike."
+            ),
+        ),
+    ]
+
+
+def candidate_inputs():
+    """How the candidates differ from latent_image and from one another."""
+    return [
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Below 1 the candidates keep the structure of latent_image.",
+        ),
+        io.Int.Input(
+            "candidates",
+            default=2,
+            min=2,
+            max=64,
+            tooltip="How many candidates to make of each prompt. D3PO shows people 7 and compares "
+            "objectives on 2. More give more pairs for the same prompt.",
+        ),
+        io.Float.Input(
+            "eta",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip=(
+                "How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
+                "deterministic and cannot be trained on. Lower values make candidates more alike."
+            ),
+        ),
+    ]
+
+
 class D3POKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -89,81 +171,13 @@ class D3POKSampler(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The model to sample: the base model, or the run's current LoRA on it."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Decides the initial noise, which the candidates share, and the steps' noise, in "
-                    "which they differ.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10000,
-                    tooltip="Denoising steps. All but the last are trained on, so fewer also train faster.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale, used while training as well. D3PO uses 5.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=SAMPLERS,
-                    tooltip="A sampler that adds noise at every step: only then has a step a probability to "
-                    "train on.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip=(
-                        "How noise falls over the steps. With the train step's weighting paper, one step "
-                        "of 20 has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform "
-                        "(0.73 in D3PO's code), but at most 0.12 with sgm_uniform and 0.10 with karras. "
-                        "With standardised all steps count alike."
-                    ),
-                ),
+                *schedule_inputs(),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the image."),
                 io.Latent.Input(
                     "latent_image", tooltip="An empty latent for its size, or an image to start from."
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1 the candidates keep the structure of latent_image.",
-                ),
-                io.Int.Input(
-                    "candidates",
-                    default=2,
-                    min=2,
-                    max=64,
-                    tooltip="How many candidates to make of each prompt. D3PO shows people 7 and compares "
-                    "objectives on 2. More give more pairs for the same prompt.",
-                ),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip=(
-                        "How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
-                        "deterministic and cannot be trained on. Lower values make candidates more alike."
-                    ),
-                ),
+                *candidate_inputs(),
             ],
             outputs=[
                 Trajectories.Output(
@@ -226,32 +240,10 @@ class D3POKSampler(io.ComfyNode):
         host.require_steps(model)
         host.require_plain(positive, "positive")
         host.require_plain(negative, "negative")
-        if "noise_mask" in latent_image:
-            raise ValueError(
-                "latent_image: it carries a mask; recording works on the whole image, so remove the mask"
-            )
-        samples = comfy.sample.fix_empty_latent_channels(
-            model,
-            latent_image["samples"],
-            latent_image.get("downscale_ratio_spacial"),
-            latent_image.get("downscale_ratio_temporal"),
-        )
-        if len(samples) not in (1, candidates):
-            raise ValueError(
-                f"latent_image: it holds {len(samples)} latents; give it one, and set how many "
-                "candidates to make with 'candidates'"
-            )
-        sigmas = comfy.samplers.KSampler(
-            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
-        ).sigmas
-        if len(sigmas) < 3:
-            raise ValueError(
-                "steps: with denoise this low no step adds noise, and there is nothing to train on; "
-                "use at least 2 steps, or raise denoise"
-            )
-        seed = (
-            seed + (model.get_attachment(SKIPPED) or 0)
-        ) % 2**64  # the same on every machine, for candidates that are new
+        samples = latent_of(model, latent_image, candidates)
+        sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
+        # the same on every machine, for candidates that are new
+        seed = (seed + (model.get_attachment(SKIPPED) or 0)) % 2**64
         lora = model.get_attachment("d3po_lora")
         name = host.set_name(cls.hidden.dynprompt, cls.hidden.unique_id, index, seed, lora)
         conditioning = host.Conditioning(positive, negative, cfg, samples, seed)
@@ -277,3 +269,36 @@ class D3POKSampler(io.ComfyNode):
         )
         out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
         return trajectory, out | {"samples": samples}
+
+
+def latent_of(model, latent_image, candidates):
+    """The latents to begin from, with the model's channels, [1 or N, C, H, W]."""
+    if "noise_mask" in latent_image:
+        raise ValueError(
+            "latent_image: it carries a mask; recording works on the whole image, so remove the mask"
+        )
+    samples = comfy.sample.fix_empty_latent_channels(
+        model,
+        latent_image["samples"],
+        latent_image.get("downscale_ratio_spacial"),
+        latent_image.get("downscale_ratio_temporal"),
+    )
+    if len(samples) not in (1, candidates):
+        raise ValueError(
+            f"latent_image: it holds {len(samples)} latents; give it one, and set how many "
+            "candidates to make with 'candidates'"
+        )
+    return samples
+
+
+def sigmas_of(model, steps, sampler_name, scheduler, denoise):
+    """The noise levels of the host's own schedule, [steps + 1]."""
+    sigmas = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+    ).sigmas
+    if len(sigmas) < 3:
+        raise ValueError(
+            "steps: with denoise this low no step adds noise, and there is nothing to train on; "
+            "use at least 2 steps, or raise denoise"
+        )
+    return sigmas

@@ -1,6 +1,7 @@
 """One real ComfyUI for all tests, on a base folder of its own, with the pack and the test probes in it."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from tools.host import CHECKPOINT, Host, link, make_base
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 HERE = Path(__file__).resolve().parent
+# Whether to run what a usual run leaves out because much like it is run: more kills, every method's learning.
+EVERY = bool(os.environ.get("D3PO_EVERY"))
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
-# Where torch is a CPU build, torchvision and torchaudio may not import; PEFT imports them by way of transformers.
+# Where torch is a CPU build, torchvision and torchaudio may not import. PEFT imports them by transformers.
 if torch_is_cpu_build():
     mend_torchvision()
     mend_torchaudio()
@@ -32,9 +35,11 @@ def base(tmp_path_factory):
 
 
 def write_other_models(models):
-    """diffusion_models/other.safetensors: the emoji UNet with slightly other weights; flow.safetensors beside
-    it: a flow model with 16 latent channels (SD3's family) and random weights, which reads the emoji checkpoint's CLIP.
-    vae/flow.safetensors: the emoji VAE for it, with every channel four times."""
+    """Three files. diffusion_models/other.safetensors: the emoji UNet with slightly other weights.
+
+    diffusion_models/flow.safetensors: a flow model with 16 latent channels (SD3's family) and random weights,
+    which reads the emoji checkpoint's CLIP. vae/flow.safetensors: the emoji VAE for it, with every channel
+    four times."""
     for folder in ("diffusion_models", "vae"):
         (models / folder).mkdir(parents=True)
     with safe_open(CHECKPOINT, framework="pt") as file:

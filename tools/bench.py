@@ -1,11 +1,13 @@
-"""Measurements on the shipped workflow in a real ComfyUI. Machines are noisy: rivals run in turn, and what is printed
-is the median of the pairs' ratios with its smallest and largest.
+"""Measurements on the shipped workflow in a real ComfyUI.
+
+Machines are noisy: rivals run in turn. Each figure is the median of the pairs' ratios with its smallest and
+largest.
 
     python dev.py bench speed       what recording, the kept reference and the shared passes save or cost
     python dev.py bench picker      how long the picker takes from a key to the next pair (needs Chromium)
     python dev.py bench dataset     a dataset of 10,000 sets: to open, to look over, to train from
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
-    python dev.py bench schedules   how the paper's weighting shares out the gradient over each schedule's steps
+    python dev.py bench schedules   how the paper's weighting shares the gradient over each schedule's steps
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -94,25 +96,25 @@ def speed(host, prompt, repeats):
     )
 
     training = upstream(prompt, "D3POTrainStep", 3)
-    step = lambda **changes: lambda i: variation(training, D3POTrainStep__seed=100 + i, **changes)
+    step = lambda **changes: lambda i: variation(training, D3POTrainSettings__seed=100 + i, **changes)
     compare(
         host,
         "a train step with all steps against half of them",
         step(),
-        step(D3POTrainStep__step_fraction=0.5),
+        step(D3POTrainSettings__step_fraction=0.5),
         repeats,
     )
     compare(
         host,
         "a train step with guidance off against as recorded",
-        step(D3POTrainStep__guidance="off (faster)"),
+        step(D3POTrainSettings__guidance="off (faster)"),
         step(),
         repeats,
     )
     compare(
         host,
         "a train step, candidates one by one against together",
-        step(D3POTrainStep__candidates_per_pass=1),
+        step(D3POTrainSettings__candidates_per_pass=1),
         step(),
         repeats,
     )
@@ -121,7 +123,8 @@ def speed(host, prompt, repeats):
 def learning(host, prompt, seeds, rounds):
     before = measure(evaluate(host, prompt, EVALUATED))
     print(
-        f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, with its 95% interval over seeds"
+        f"{rounds} rounds, {seeds} seeds; gain in mean brightness of held-out seeds, "
+        "with its 95% interval over seeds"
     )
     for name, changes in LEARNING.items():
         gains, seconds = [], []
@@ -131,8 +134,8 @@ def learning(host, prompt, seeds, rounds):
                 prompt,
                 D3POLoadRun__run=run,
                 D3POSaveRun__run=run,
-                D3POTrainStep__seed=seed,
-                **{f"D3POTrainStep__{k}": v for k, v in changes.items()},
+                D3POTrainSettings__seed=seed,
+                **{f"D3POTrainSettings__{k}": v for k, v in changes.items()},
             )
             began = time.monotonic()
             for round_ in range(rounds):
@@ -143,7 +146,8 @@ def learning(host, prompt, seeds, rounds):
         half = 1.96 * statistics.stdev(gains) / seeds**0.5 if seeds > 1 else float("nan")
         mean = statistics.fmean(gains)
         print(
-            f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] in {statistics.fmean(seconds):.0f} s, "
+            f"{name}: {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}] "
+            f"in {statistics.fmean(seconds):.0f} s, "
             f"{60 * mean / statistics.fmean(seconds):+.4f} a minute",
             flush=True,
         )

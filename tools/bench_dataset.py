@@ -1,7 +1,7 @@
 """What a large preference dataset costs: to open, to look over, and to train from.
 
-10,000 sets are entered into the index (their files are not there, and nothing here may need them); 600 more sets of 4
-candidates and 20 steps at 64 x 64 latents are written whole, and a tiny adapter trains from them.
+10,000 sets are entered into the index (their files are not there, and nothing here may need them). 600 more
+sets of 4 candidates and 20 steps at 64 x 64 latents are written whole, and a tiny adapter trains from them.
 """
 
 import json
@@ -47,8 +47,8 @@ def enter(index, count):
     for i in range(count):
         name = f"bench {i:06}"
         index.execute(
-            "INSERT INTO sets VALUES (?, '2026-01-01T00:00:00.000000+00:00', ?, ?, 'a prompt', 'base', 'base', "
-            "'{}', NULL, ?, 1000)",
+            "INSERT INTO sets VALUES (?, '2026-01-01T00:00:00.000000+00:00', ?, ?, 'a prompt', 'base', "
+            "'base', '{}', NULL, ?, 1000)",
             [name, share(name), CANDIDATES, f"sets/aa/{i}.safetensors"],
         )
         index.executemany(
@@ -57,7 +57,8 @@ def enter(index, count):
         )
         for who in ("ann", "ben")[: i % 3]:
             index.execute(
-                "INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
+                "INSERT INTO judgements "
+                "(set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
                 "VALUES (?, ?, ?, 1, ?, 3, 0, '2026-01-02T00:00:00.000000+00:00', 'bench')",
                 [name, who, json.dumps({"ranking": [0, [1, 2, 3]]}), json.dumps([[0, 1], [0, 2], [0, 3]])],
             )
@@ -77,7 +78,8 @@ def timed(name, work, repeats=5):
         work()
         times.append(time.perf_counter() - began)
     print(
-        f"{name}: {1000 * statistics.median(times):.1f} ms (largest of {repeats}: {1000 * max(times):.1f} ms)",
+        f"{name}: {1000 * statistics.median(times):.1f} ms "
+        f"(largest of {repeats}: {1000 * max(times):.1f} ms)",
         flush=True,
     )
 
@@ -127,7 +129,8 @@ def measure(sets):
         used = train(dataset, rows)
         early, late = statistics.median(used[20:40]), statistics.median(used[-20:])
         print(
-            f"training from {sets} sets of {size:.0f} MB each ({sets * size / 1024:.1f} GB): resident memory {early:.0f} MB "
+            f"training from {sets} sets of {size:.0f} MB each ({sets * size / 1024:.1f} GB): "
+            f"resident memory {early:.0f} MB "
             f"after 30 updates, {late:.0f} MB at the end: {late / early:.2f} times",
             flush=True,
         )

@@ -1,9 +1,10 @@
-"""Every method of the train step on one fixed dataset of the small model: what it learns, and what that costs.
+"""Every method of the train step on one fixed dataset of the small model: what it learns, and what it costs.
 
-A dataset of recorded candidates is judged by brightness once; a share of its sets is held out. Each method then trains
-a LoRA on the rest, from several seeds, which draw the LoRA's first weights, the order of sets, steps and noise. All are
-measured alike: on every recorded step of the held-out sets (a train step at learning rate 0), and by the brightness
-of images that the stock nodes sample. The result goes to bench_output/methods.json, and with --write to docs/methods.md.
+A dataset of recorded candidates is judged by brightness once. A share of its sets is held out. Each method
+then trains a LoRA on the rest, from several seeds. A seed draws the LoRA's first weights, the order of sets,
+steps and noise. All are measured alike: on every recorded step of the held-out sets (a train step at learning
+rate 0), and by the brightness of images that the stock nodes sample. The result goes to
+bench_output/methods.json, and with --write to docs/methods.md.
 """
 
 import json
@@ -21,7 +22,7 @@ from d3po_core.training import metrics
 from tools.demo import WORKFLOW, evaluate, measure, node_of
 from tools.host import BASE, ROOT, Host, make_base
 from tools.stock import CHECKPOINT
-from tools.workflow import load, node, to_api
+from tools.workflow import load, node, to_api, train_nodes
 
 OUT, DOC = ROOT / "bench_output" / "methods.json", ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- measured: python dev.py bench methods --write -->", "<!-- end -->"
@@ -57,8 +58,8 @@ METHODS = {
     "beta-DPO": {},
     "MaPO": {},
     "Diffusion-KTO": {},
-    "DDPO": {"method.ratio_clip": 0.1},
-    "DPOK": {"method.ratio_clip": 0.1},
+    "DDPO": {"ratio_clip": 0.1},
+    "DPOK": {"ratio_clip": 0.1},
     "reward-weighted": {},
     "supervised": {},
 }
@@ -99,7 +100,7 @@ def recording(prompt, dataset):
 
 
 def training(dataset, run, seed, changes):
-    """Load preferences, train, save, and measure on the held-out sets with a train step that changes nothing."""
+    """Load preferences, train, save, and measure on the held-out sets with a train step that changes none."""
 
     def loaded(split, **more):
         return node(
@@ -118,14 +119,15 @@ def training(dataset, run, seed, changes):
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "train_sets": loaded("train"), "held_out": loaded("held out"), "one": loaded("train", limit=1),
-        "train": node("D3POTrainStep", model=["loader", 0], preferences=["train_sets", 0],
-                      **COMMON | {"seed": seed} | changes),
+        **train_nodes("train", {"model": ["loader", 0], "preferences": ["train_sets", 0]},
+                      COMMON | {"seed": seed} | changes),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
-        "implicit": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0], preferences=["held_out", 0],
-                         draws=4, seed=0),
+        "implicit": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0],
+                         preferences=["held_out", 0], draws=4, seed=0),
         "look": node("PreviewAny", source=["measure", 4]),
-        "measure": node("D3POTrainStep", model=["loader", 0], preferences=["one", 0], held_out=["held_out", 0],
-                        lora=["train", 1], **still | {"seed": seed}),
+        **train_nodes("measure",
+                      {"model": ["loader", 0], "preferences": ["one", 0], "held_out": ["held_out", 0],
+                       "lora": ["train", 1]}, still | {"seed": seed}),
     }  # fmt: skip
 
 
@@ -189,8 +191,8 @@ def interval(values):
 def table(results):
     """Markdown, a row for each method: {name: [figures of each seed]}."""
     rows = [
-        "| method | held-out implicit accuracy, steps | the same, images | brightness gained | KL spent | seconds "
-        "| memory, MB |",
+        "| method | held-out implicit accuracy, steps | the same, images | brightness gained | KL spent "
+        "| seconds | memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, trials in results.items():

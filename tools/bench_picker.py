@@ -1,7 +1,8 @@
 """How long the picker takes from a key to the next pair drawn, in Chromium on the real frontend.
 
-Two cases, in both renderers: one set of 33 candidates (528 pairs wait), and 60 sets of two (every pair has new images).
-All images are 1024 x 1024. A time runs from the key's event to the frame after the one that has both images.
+Two cases, in both renderers: one set of 33 candidates (528 pairs wait), and 60 sets of two (each pair has new
+images). All images are 1024 x 1024. A time runs from the key's event to the frame after the one with both
+images.
 """
 
 import statistics

@@ -1,7 +1,7 @@
-"""How the paper's weighting shares out the gradient over the steps of each of the host's schedules, on SD1.5's noise levels.
+"""How the paper's weighting shares the gradient over the steps of the host's schedules, on SD1.5's noise.
 
-The gradient of a step's log-ratio with respect to the predicted noise is z / pull with z ~ N(0, I) (transition.Ancestral), so
-that a step's share of the squared gradient is 1 / pull^2 over the sum of all steps'.
+The gradient of a step's log-ratio with respect to the predicted noise is z / pull with z ~ N(0, I)
+(transition.Ancestral). So a step's share of the squared gradient is 1 / pull^2 over the sum of all steps'.
 """
 
 import re
@@ -20,7 +20,7 @@ PAPERS = "(D3PO's code)"
 
 
 def shares(sigmas, kernel=Ancestral(1.0)):
-    """Each step's share of the squared gradient under the paper's weighting, [T]; 0 where a step is not random."""
+    """Each step's share of the squared gradient under the paper's weighting, [T]; 0 if it is not random."""
     weights = [
         1 / float(kernel.pull(*step)) ** 2 if kernel.std(*step) > 0 else 0.0
         for step in zip(sigmas, sigmas[1:])
@@ -29,8 +29,10 @@ def shares(sigmas, kernel=Ancestral(1.0)):
 
 
 def schedules():
-    """{name: sigmas [T + 1]} of the host's schedulers, and of D3PO's code: diffusers' DDIM with `leading` timesteps and an
-    offset of 1, whose last step ends at the smallest noise level instead of none."""
+    """{name: sigmas [T + 1]} of the host's schedulers, and of D3PO's code.
+
+    The latter is diffusers' DDIM with `leading` timesteps and an offset of 1, whose last step ends at the
+    smallest noise level instead of none."""
     sys.path.insert(0, str(comfyui_folder()))
     if torch_is_cpu_build():
         mend_torchvision()

@@ -1,5 +1,7 @@
-"""The main job, start to end: a real ComfyUI runs the shipped objective workflow round after round, then the stock
-nodes sample the same seeds with and without the LoRA. Leaves its results in demo_output/."""
+"""The main job, start to end. Leaves its results in demo_output/.
+
+A real ComfyUI runs the shipped objective workflow round after round. Then the stock nodes sample the same
+seeds with and without the LoRA."""
 
 import argparse
 import json
@@ -39,7 +41,7 @@ def prepare(host):
 
 
 def train_round(host, prompt, seed):
-    """Queue the workflow once. Returns the objective's values, [set][candidate], and what the train step reports."""
+    """Queue the workflow once: the objective's values, [set][candidate], and the train step's report."""
     prompt[node_of(prompt, "D3POPrompts")]["inputs"]["seed"] = seed
     outputs = host.run(prompt)["outputs"]
     flat = outputs[node_of(prompt, "D3POObjectivePreference")]["objective"]
@@ -49,14 +51,14 @@ def train_round(host, prompt, seed):
 
 
 def lora_after(round_):
-    """The LoRA file of a round, as Load LoRA names it: a copy, as that node reads a file of a name only once."""
+    """The LoRA file of a round, as Load LoRA names it. A copy: that node reads a file of a name only once."""
     name = f"d3po/{RUN} {round_ + 1}.safetensors"
     shutil.copyfile(LORAS / f"d3po/{RUN}.safetensors", LORAS / name)
     return name
 
 
 def evaluate(host, prompt, count, lora=None):
-    """One image for each of the first `count` held-out seeds by stock nodes, with the workflow's prompts; PIL."""
+    """PIL images of the first `count` held-out seeds, by stock nodes with the workflow's prompts."""
     lines = prompt[node_of(prompt, "D3POPrompts")]["inputs"]["prompts"].splitlines()
     sampler = prompt[node_of(prompt, "D3POKSampler")]["inputs"]
     seeds = range(1, count + 1)  # far below the seeds that D3PO Prompts draws for training
@@ -122,8 +124,8 @@ def main():
     sheet.by_round(followed, spread, MEASURE, OUT / "objective.png")
     moved = result["difference"]["mean"] / spread
     print(
-        f"{MEASURE}: {result['before']['mean']:.4f} -> {result['after']['mean']:.4f}, {moved:.2f} within-prompt "
-        f"standard deviations, in {result['seconds']:.0f} s; see {OUT.name}/"
+        f"{MEASURE}: {result['before']['mean']:.4f} -> {result['after']['mean']:.4f}, "
+        f"{moved:.2f} within-prompt standard deviations, in {result['seconds']:.0f} s; see {OUT.name}/"
     )
     if result["difference"]["ci95"][0] <= 0:
         raise SystemExit("the objective did not rise: its interval holds 0")

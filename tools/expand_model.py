@@ -1,7 +1,7 @@
 """Write the small emoji checkpoint from its compact form: python tools/expand_model.py OUT.safetensors
 
-The compact form keeps large weights as 8-bit integers with a scale for each output channel, and of CLIP-L only the
-embeddings of the words it knows: its twelve layers are the identity, which here is zeros written out in full.
+The compact form keeps large weights as 8-bit integers with a scale for each output channel. Of CLIP-L it
+keeps only the embeddings of the words it knows: its twelve layers are the identity, here zeros written out.
 """
 
 import lzma

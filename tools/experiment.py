@@ -1,7 +1,9 @@
 """What training does to pictures, in a real ComfyUI; results and sheets of pictures go to experiment_output/.
 
-python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave (slow)
+python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave
 python dev.py experiment same FILE    hashes of what the pack makes, held against FILE where that is there
+
+The first is slow.
 """
 
 import sys

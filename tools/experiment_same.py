@@ -1,9 +1,9 @@
 """What the pack does, as hashes: to see that a change of its code changes nothing that people get.
 
-On one machine and with one number of threads the same code makes the same LoRAs to the bit. This trains every method on
-one recording and runs the example workflows in small, and notes hashes of each LoRA's tensors, of the files of a
-dataset and of a run, of the routes' answers, and of what the nodes say of themselves. Where the file is there
-already, it is held against that.
+On one machine and with one number of threads the same code makes the same LoRAs to the bit. This trains every
+method on one recording and runs the example workflows in small. It notes hashes of each LoRA's tensors, of
+the files of a dataset and of a run, of the routes' answers, and of what the nodes say of themselves. Where
+the file is there already, it is held against that.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from tools.experiment_templates import named_run, pick
 from tools.host import ROOT, Host, make_base
 from tools.same_files import digest_of, files_in, tensors_of
-from tools.workflow import load, node, to_api
+from tools.workflow import load, node, to_api, train_nodes
 
 TEMPLATES = ("d3po_picker_loop", "d3po_thumbs", "d3po_objective_loop")
 SMALL = {
@@ -40,20 +40,10 @@ def defaults(definition):
     return values
 
 
-def methods_of(definition):
-    """{method: its own inputs at their defaults} of the train step."""
-    (combo,) = [
-        spec[1]["options"]
-        for part in definition["input"].values()
-        for name, spec in part.items()
-        if name == "method"
-    ]
-    return {
-        option["key"]: {
-            f"method.{name}": value for name, value in defaults({"input": option["inputs"]}).items()
-        }
-        for option in combo
-    }
+def training(info, judge, **changes):
+    """A train step on a node's preferences, and its settings: all at their defaults but for `changes`."""
+    values = defaults(info["D3POTrainStep"]) | defaults(info["D3POTrainSettings"]) | changes
+    return train_nodes("train", {"model": ["loader", 0], "preferences": [judge, 0]}, values)
 
 
 def recording():
@@ -62,9 +52,9 @@ def recording():
         "text": node("CLIPTextEncode", clip=["loader", 1], text="a cat on a blue background"),
         "none": node("CLIPTextEncode", clip=["loader", 1], text=""),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node("D3POKSampler", model=["loader", 0], seed=3, steps=4, cfg=3.0, sampler_name="euler_ancestral",
-                        scheduler="normal", positive=["text", 0], negative=["none", 0], latent_image=["empty", 0],
-                        denoise=1.0, candidates=4, eta=1.0),
+        "sampler": node("D3POKSampler", model=["loader", 0], seed=3, steps=4, cfg=3.0,
+                        sampler_name="euler_ancestral", scheduler="normal", positive=["text", 0],
+                        negative=["none", 0], latent_image=["empty", 0], denoise=1.0, candidates=4, eta=1.0),
         "decode": node("VAEDecode", samples=["sampler", 1], vae=["loader", 2]),
         "judge": node("D3POObjectivePreference", trajectory=["sampler", 0], images=["decode", 0],
                       objective="brightness (brighter)", second_objective="none", target_colour="#ff8800",
@@ -74,22 +64,9 @@ def recording():
 
 def methods(host, info):
     """LoRA of every method after four updates on one recording."""
-    definition = info["D3POTrainStep"]
-    for method, own in methods_of(definition).items():
+    for method in info["D3POTrainStep"]["input"]["optional"]["method"][1]["options"]:
         graph = recording() | {
-            "train": node(
-                "D3POTrainStep",
-                **defaults(definition)
-                | own
-                | {
-                    "model": ["loader", 0],
-                    "preferences": ["judge", 0],
-                    "method": method,
-                    "epochs": 4,
-                    "rank": 2,
-                    "learning_rate": 1e-3,
-                },
-            ),
+            **training(info, "judge", method=method, epochs=4, rank=2, learning_rate=1e-3),
             "save": node(
                 "D3POSaveLoRA",
                 model=["loader", 0],
@@ -143,12 +120,7 @@ def kept(host):
     graph["pick"]["inputs"]["picks"] = json.dumps(
         {"sets": {asked["d3po"][0]["set"]: {"ranking": [2, 0, 3, 1]}}}
     )
-    graph["train"] = node(
-        "D3POTrainStep",
-        **defaults(host.object_info()["D3POTrainStep"])
-        | {"model": ["loader", 0], "preferences": ["pick", 0]},
-    )
-    graph["train"]["inputs"] |= {"method": "D3PO", "epochs": 3, "rank": 2}
+    graph |= training(host.object_info(), "pick", epochs=3, rank=2)
     graph["save"] = node(
         "D3POSaveRun", **defaults(host.object_info()["D3POSaveRun"]) | {"lora": ["train", 1], "run": "same"}
     )

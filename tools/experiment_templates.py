@@ -1,12 +1,13 @@
-"""What the example workflows leave of a model: two rounds of each that trains, by picks at random and by consistent ones.
+"""What two rounds of each example workflow that trains leave of a model, by picks at random and consistent.
 
-A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer can push
-alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a prompt that was
-trained on and of one that was not, with the LoRA and without. An object is named by its nearest neighbour in pixels among
-the base model's own pictures of many objects, each picture's own ground taken off and all of one contrast: a brighter
-picture, which is what was asked for, is still that object's. (By that the base's own held-out cats and mushrooms are all
-named right; where contrast counts, a pale mushroom is a heart.) The result goes to
-experiment_output/templates.json, and a sheet of pictures for each trial beside it.
+A simulated artist ranks the candidates of each round by chance, or by brightness, which nearly every layer
+can push alike and which therefore spoils a model soonest. Then the stock nodes sample 24 held-out seeds of a
+prompt that was trained on and of one that was not, with the LoRA and without. An object is named by its
+nearest neighbour in pixels among the base model's own pictures of many objects, each picture's own ground
+taken off and all of one contrast. So a brighter picture, which is what was asked for, is still that object's.
+(By that the base's own held-out cats and mushrooms are all named right; where contrast counts, a pale
+mushroom is a heart.) The result goes to experiment_output/templates.json, and a sheet of pictures for each
+trial beside it.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def with_picker(prompt):
 
 
 def pick(host, prompt, template, artist, seed):
-    """Run a workflow twice: for its candidates, then with an artist's picks of them. The second run's outputs."""
+    """Run a workflow for its candidates, then with an artist's picks of them. The second run's outputs."""
     picks = with_picker(prompt)
     shown = host.run(prompt, timeout=1800)["outputs"][node_of(prompt, "D3POPairPreference")]["d3po"]
     sets = {}
@@ -122,7 +123,7 @@ def pick(host, prompt, template, artist, seed):
 
 
 def loop(host, template, artist, run, seed):
-    """Two rounds of a template that records, judges and trains in one go: what the train step tells of each."""
+    """Two rounds of a template that records, judges and trains in one go: the train step's word on each."""
     told = []
     for round_ in range(ROUNDS):
         prompt = to_api(load(ROOT / "example_workflows" / f"{template}.json"), host.object_info())
@@ -307,8 +308,8 @@ def told(row):
         for kind in ("trained", "untrained")
     )
     return (
-        f"{row['template']}, {row['artist']}: {'; '.join(sides)}; KL {row['rounds'][-1].get(metrics.KL) or 0:.3g}; "
-        f"{row['seconds']:.0f} s"
+        f"{row['template']}, {row['artist']}: {'; '.join(sides)}; "
+        f"KL {row['rounds'][-1].get(metrics.KL) or 0:.3g}; {row['seconds']:.0f} s"
     )
 
 
@@ -340,7 +341,8 @@ def main(arguments):
             print(told(rows[name]), flush=True)
     shares = [kept(rows[stamp(*trial_)]) for trial_ in trials]
     print(
-        f"objects still named right: {min(shares):.2f} of the base's at least, {statistics.fmean(shares):.2f} on average"
+        f"objects still named right: {min(shares):.2f} of the base's at least, "
+        f"{statistics.fmean(shares):.2f} on average"
     )
 
 

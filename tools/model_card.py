@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tools import make_model as model
+from tools import model_pictures
 from tools.host import BASE, Host, make_base
+from tools.make_model import MODEL_DIR
 from tools.sheet import as_batch
 from tools.stock import stock_images
 
@@ -31,13 +32,15 @@ def background_of(images):
 
 def name_background(colours, rng):
     """Nearest colour word by the nearest of many shades of each."""
-    shades = torch.tensor([[model.shade(name, rng) for _ in range(300)] for name in model.COLOURS])
+    shades = torch.tensor(
+        [[model_pictures.shade(name, rng) for _ in range(300)] for name in model_pictures.COLOURS]
+    )
     distance = (colours[:, None, None] - shades[None]).square().sum(-1).amin(-1)
     return distance.argmin(1)
 
 
 def name_object(images, sprites):
-    """Nearest neighbour in pixels among every object at many sizes and places, on the image's own background."""
+    """Nearest neighbour in pixels among every object at many sizes and places, on the image's background."""
     library = sprites.flatten(0, 1).float() / 255
     found = []
     for image, background in zip(images, background_of(images)):
@@ -59,15 +62,15 @@ def interval(hits):
 
 def main():
     work = Path(sys.argv[2])
-    names, colours = list(model.OBJECTS), list(model.COLOURS)
+    names, colours = list(model_pictures.OBJECTS), list(model_pictures.COLOURS)
     labels = [(o, c) for o in range(len(names)) for c in range(len(colours))]
-    texts = [model.caption(names[o], colours[c]) for o, c in labels]
+    texts = [model_pictures.caption(names[o], colours[c]) for o, c in labels]
     with Host(make_base(BASE)) as host:
         images = stock_images(host, texts, range(len(texts)), steps=20, cfg=2.0)
     pixels = torch.from_numpy(as_batch(images)).float().movedim(-1, 1)
     rng = random.Random(3)
     truth = torch.tensor(labels)
-    right_object = (name_object(pixels, model.sprites(work)) == truth[:, 0]).numpy()
+    right_object = (name_object(pixels, model_pictures.sprites(work)) == truth[:, 0]).numpy()
     right_background = (name_background(background_of(pixels), rng) == truth[:, 1]).numpy()
     report = json.loads((work / "report.json").read_text())
     report |= {
@@ -83,7 +86,7 @@ def main():
     sheet = Image.new("RGB", (16 * 66, 16 * 66), "white")
     for i, image in enumerate(images):
         sheet.paste(image.convert("RGB"), (i % 16 * 66 + 1, i // 16 * 66 + 1))
-    sheet.save(model.MODEL_DIR / "samples.jpg", quality=92)
+    sheet.save(MODEL_DIR / "samples.jpg", quality=92)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def rows_of(path):
 
 
 def files_in(folder):
-    """(path in the folder, hash) of each of its files; of those that differ by a random name alone, all hashes."""
+    """(path in the folder, hash) of each of its files; all hashes of those that differ by a random name."""
     found = defaultdict(list)
     for path in (file for file in folder.rglob("*") if file.is_file()):
         if path.suffix == ".safetensors":

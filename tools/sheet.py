@@ -30,8 +30,9 @@ def before_after(before, after, path, columns=16):
 
 
 def by_round(differences, spread, name, path):
-    """How far the objective has moved on the same held-out seeds after each round, [round][seed], with its 95% interval;
-    and one standard deviation between a prompt's candidates, for scale."""
+    """How far the objective has moved on the same held-out seeds after each round, [round][seed].
+
+    With its 95% interval, and one standard deviation between a prompt's candidates for scale."""
     import matplotlib
 
     matplotlib.use("Agg")

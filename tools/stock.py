@@ -14,7 +14,7 @@ def stock_prompt(
     size=64,
     batch=1,
 ):
-    """An API prompt that makes `batch` images for each text and seed; with `lora`, a file of Load LoRA's list, on the model."""
+    """An API prompt that makes `batch` images for each text and seed. `lora`: a name in Load LoRA's list."""
     nodes = {
         "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
         "latent": {

@@ -13,6 +13,7 @@ WIDGET_TYPES = set(
     "INT FLOAT STRING BOOLEAN COMBO COMFY_DYNAMICCOMBO_V3 MARKDOWN TEXTAREA COLOR COLORS CURVE RANGE "
     "BOUNDING_BOX BOUNDING_BOXES CHART GALLERIA PAINTER IMAGECOMPARE".split()
 )
+ON_TRAIN_STEP = ("method", "strength", "epochs", "rank", "targets")
 UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 
 
@@ -42,6 +43,16 @@ class Value(NamedTuple):
 def node(class_type, **inputs):
     """A node of an API prompt."""
     return {"class_type": class_type, "inputs": inputs}
+
+
+def train_nodes(name, wires, values) -> dict:
+    """A train step of an API prompt and the node of its settings, by their names. `wires` are the step's."""
+    shown = {key: value for key, value in values.items() if key in ON_TRAIN_STEP}
+    settings = {key: value for key, value in values.items() if key not in ON_TRAIN_STEP}
+    return {
+        name: node("D3POTrainStep", settings=[f"{name} settings", 0], **wires, **shown),
+        f"{name} settings": node("D3POTrainSettings", **settings),
+    }
 
 
 def load(path) -> dict:
@@ -96,7 +107,7 @@ class Level:
         return ":".join((*self.path, str(node["id"])))
 
     def _promoted(self) -> dict:
-        """The values that the subgraph's node holds for inner widgets, by (inner node, widget); -1 is the subgraph."""
+        """Values of the subgraph's node for inner widgets, by (inner node, widget). -1 is the subgraph."""
         values = self.host.get("widgets_values") or []
         entries = (self.host.get("properties") or {}).get("proxyWidgets")
         if not entries:
@@ -243,7 +254,7 @@ def _boxed(value, kind):
 
 
 def _read_widgets(inputs, saved, values, kinds, prefix=""):
-    """Take saved values, which are positional, in the order in which the frontend makes these inputs' widgets."""
+    """Take saved values, which are positional, in the order in which the frontend makes these widgets."""
     for section in ("required", "optional"):
         specs = {prefix + name: _spec(spec) for name, spec in (inputs.get(section) or {}).items()}
         for name, (kind, options) in specs.items():

@@ -1,4 +1,5 @@
-// The sets of candidates that runs have shown, by workflow and node; what the server says of them; and what goes back.
+// The sets of candidates that runs have shown, by workflow and node; what the server says of them; and what
+// goes back.
 //
 // The inbox outlives the widgets: ComfyUI makes every node anew when it undoes, redoes or switches workflows.
 
@@ -8,17 +9,52 @@ import { app } from "../../scripts/app.js"
 export const PICKER = "D3POPairPreference"
 const MOST_SETS = 500
 
-/** {set, candidates, images, workflow, node, prompt, waiting} by workflow, node and set, oldest first.
- *  `node` is an execution id, `prompt` the id of the newest run that showed the set there. */
+/** @typedef {import("./judgement.js").Judgement} Judgement */
+/** @typedef {import("./stage.js").Reference} Reference */
+
+/**
+ * @typedef {object} Told what the server says of one set
+ * @property {string} set
+ * @property {number} candidates
+ * @property {Reference[]} images of each candidate
+ * @property {string | null} [workflow]
+ *
+ * @typedef {object} Shown what a node of a run shows
+ * @property {string} prompt_id
+ * @property {string} node an execution id
+ * @property {string | null} workflow
+ * @property {boolean} waiting whether the run waits for its picks
+ * @property {Told[]} sets
+ *
+ * @typedef {object} Entry a set, where it was shown, and by which run last
+ * @property {string} set
+ * @property {number} candidates
+ * @property {Reference[]} images
+ * @property {string} workflow
+ * @property {string} node an execution id
+ * @property {string} prompt the id of the newest run that showed the set there
+ * @property {boolean} waiting
+ *
+ * @typedef {object} Closed a wait that has ended
+ * @property {string} prompt_id
+ * @property {string} node an execution id
+ * @property {Record<string, Judgement>} picks
+ */
+
+/** By workflow, node and set, oldest first.
+ *  @type {Map<string, Entry>} */
 const sets = new Map()
-/** Waits, as "prompt node", that were answered from here or have ended: a reply of the server may be older than that. */
+/** Waits, as "prompt node", that were answered from here or have ended: a reply of the server may be older.
+ *  @type {Set<string>} */
 const over = new Set()
+/** @type {(prompt: string, node: string) => string} */
 const waitOf = (prompt, node) => `${prompt} ${node}`
 const events = new EventTarget()
 
 export const root = () => app.rootGraph ?? app.graph
 
-/** Call `heard` whenever the inbox changes, until the returned function is called. */
+/** Call `heard` whenever the inbox changes, until the returned function is called.
+ *  @param {() => void} heard */
 export function listen(heard) {
   events.addEventListener("change", heard)
   return () => events.removeEventListener("change", heard)
@@ -26,36 +62,51 @@ export function listen(heard) {
 
 const changed = () => events.dispatchEvent(new Event("change"))
 
-/** The node that an execution id such as "4:7" names in the workflow on screen. */
+/** The node that an execution id such as "4:7" names in the workflow on screen.
+ *  @param {string} executionId
+ *  @returns {HostNode | null} */
 export function nodeOf(executionId) {
   const path = String(executionId).split(":")
+  /** @type {HostGraph | undefined} */
   let graph = root()
   for (const id of path.slice(0, -1)) graph = graph?.getNodeById(id)?.subgraph
   return graph?.getNodeById(path.at(-1)) ?? null
 }
 
-/** The node of a locator, which kept outputs go by: "ID", or "SUBGRAPH:ID" inside one. */
+/** The node of a locator, which kept outputs go by: "ID", or "SUBGRAPH:ID" inside one.
+ *  @param {string} locator */
 export function nodeAt(locator) {
   const [id, subgraph] = locator.split(":").reverse()
   return (subgraph ? root().subgraphs?.get(subgraph) : root())?.getNodeById(id)
 }
 
-/** The sets shown by a node of the workflow on screen, oldest first. */
+/** The sets shown by a node of the workflow on screen, oldest first.
+ *  @param {HostNode} node */
 export function setsOf(node) {
   return [...sets.values()].filter((entry) => entry.workflow === root().id && nodeOf(entry.node) === node)
 }
 
-/** The sets that a run showed in any of its pickers. */
+/** The sets that a run showed in any of its pickers.
+ *  @param {string} prompt */
 export function setsOfRun(prompt) {
   return [...sets.values()].filter((entry) => entry.prompt === prompt)
 }
 
+/** @param {Shown} told */
 function receive({ prompt_id: prompt, node, workflow, waiting, sets: shown }) {
   if (!workflow) return // a run that no page queued belongs to no page
   for (const { set, candidates, images } of shown) {
     const key = `${workflow} ${node} ${set}`
     if (sets.get(key)?.prompt !== prompt) sets.delete(key) // to the newest end
-    sets.set(key, { set, candidates, images, workflow, node, prompt, waiting: waiting && !over.has(waitOf(prompt, node)) })
+    sets.set(key, {
+      set,
+      candidates,
+      images,
+      workflow,
+      node,
+      prompt,
+      waiting: waiting && !over.has(waitOf(prompt, node))
+    })
   }
   for (const [key, entry] of sets) {
     if (sets.size <= MOST_SETS) break
@@ -74,8 +125,10 @@ export async function refresh() {
   changed()
 }
 
-/** Hand picks to the node that waits for them. A run that no longer waits, or got others first, has no use for them; one
- *  that cannot keep them waits on. */
+/** Hand picks to the node that waits for them. A run that no longer waits, or got others first, has no use
+ *  for them; one that cannot keep them waits on.
+ *  @param {Entry[]} waiting the sets of one node
+ *  @param {Record<string, Judgement | undefined>} picks by set */
 export async function answer(waiting, picks) {
   const [entry] = waiting
   for (const each of waiting) each.waiting = false
@@ -95,31 +148,40 @@ export async function answer(waiting, picks) {
   }
 }
 
+/** @param {Entry} entry */
 export const cancel = (entry) => api.interrupt(entry.prompt)
 
-/** Queue the run again that showed these sets, as it was but for the picks: all above the picker comes from the cache.
+/** Queue the run again that showed these sets, as it was but for the picks: all above the picker comes from
+ *  the cache.
  *
  *  Where the server has forgotten the run, the workflow on screen is queued.
+ *  @param {string} promptId
  */
 export async function queueAgain(promptId) {
   const run = (await (await api.fetchApi(`/history/${encodeURIComponent(promptId)}`)).json())[promptId]
   if (!run) return app.queuePrompt(0, 1)
+  /** @type {[unknown, unknown, Prompt, { extra_pnginfo?: { workflow?: SavedGraph } }]} */
   const [, , prompt, extra] = run.prompt
   const workflow = extra.extra_pnginfo?.workflow
   for (const [id, { class_type, inputs }] of Object.entries(prompt)) {
-    const widget = class_type === PICKER && nodeOf(id)?.widgets?.find((w) => w.name === "picks")
+    const widgets = (class_type === PICKER && nodeOf(id)?.widgets) || []
+    const widget = widgets.find((w) => w.name === "picks")
     if (!widget) continue
     inputs.picks = widget.value
     const saved = workflow && savedNode(workflow, id)
-    if (saved) saved.widgets_values[nodeOf(id).widgets.indexOf(widget)] = widget.value
+    if (saved) saved.widgets_values[widgets.indexOf(widget)] = widget.value
   }
   return api.queuePrompt(0, { output: prompt, workflow })
 }
 
+/** @param {SavedGraph} workflow
+ *  @param {string} executionId */
 function savedNode(workflow, executionId) {
   const path = executionId.split(":")
+  /** @type {SavedGraph | undefined} */
   let graph = workflow
   for (const id of path.slice(0, -1)) {
+    /** @type {string | undefined} */
     const type = graph?.nodes.find((node) => String(node.id) === id)?.type
     graph = workflow.definitions?.subgraphs?.find((subgraph) => subgraph.id === type)
   }
@@ -128,7 +190,10 @@ function savedNode(workflow, executionId) {
 
 /** Begin to listen to the server. */
 export function connect() {
-  api.addEventListener("d3po.waiting", ({ detail }) => { receive(detail); changed() })
+  api.addEventListener("d3po.waiting", ({ detail }) => {
+    receive(detail)
+    changed()
+  })
   api.addEventListener("d3po.closed", ({ detail }) => {
     over.add(waitOf(detail.prompt_id, detail.node))
     for (const entry of sets.values()) {
@@ -141,18 +206,22 @@ export function connect() {
     const told = detail.output?.d3po
     if (!told || !nodeOf(detail.node)) return
     const workflow = told[0]?.workflow ?? null
-    // Output from the cache may have been made for a copy of this workflow: then the server is asked at the run's end.
+    // Output from the cache may have been made for a copy of this workflow: then the server is asked at the
+    // run's end.
     if (workflow && workflow !== root().id) return
     receive({ prompt_id: detail.prompt_id, node: detail.node, workflow, waiting: false, sets: told })
     changed()
   })
   // The queue has changed, in whatever tab, or there is a connection again.
-  for (const name of ["reconnected", "status"]) api.addEventListener(name, refresh)
+  api.addEventListener("reconnected", refresh)
+  api.addEventListener("status", refresh)
 }
 
-/** Call `heard` with {prompt_id, node, picks} when a wait has ended, until the returned function is called. */
+/** Call `heard` when a wait has ended, until the returned function is called.
+ *  @param {(closed: Closed) => void} heard */
 export function listenClosed(heard) {
-  const hear = (event) => heard(event.detail)
+  /** @type {EventListener} */
+  const hear = (event) => heard(/** @type {CustomEvent<Closed>} */ (event).detail)
   events.addEventListener("closed", hear)
   return () => events.removeEventListener("closed", hear)
 }

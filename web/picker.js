@@ -1,18 +1,38 @@
 // The pair preference picker's widget: joins a node of the graph, its picks and its view.
 
 import { app } from "../../scripts/app.js"
-import { PICKER, answer, cancel, connect, listen, listenClosed, queueAgain, refresh, setsOf, setsOfRun, nodeOf, root } from "./inbox.js"
+import {
+  answer,
+  cancel,
+  connect,
+  listen,
+  listenClosed,
+  nodeOf,
+  queueAgain,
+  refresh,
+  root,
+  setsOf,
+  setsOfRun
+} from "./inbox.js"
 import { Picks } from "./picks.js"
 import { View } from "./view.js"
 
+/** @typedef {import("./inbox.js").Entry} Entry */
+/** @typedef {import("./inbox.js").Closed} Closed */
+/** @typedef {import("./view.js").Settings} Settings */
+
+/** @type {Settings} */
 const SETTINGS = { mode: "pairs", seed: 0, same_place: false, continue_when_done: false }
 const FIRST_SIZE = [680, 740]
 const LEAST_HEIGHT = 320 // of the widget
 const SETTLED = 150 // ms after the last answer until the workflow is told of it
 
 const UNSAVED = "d3po.unsaved."
+/** @type {Set<Widget>} */
 const widgets = new Set()
-const owners = new WeakMap() // widgets by the element that ComfyUI places
+/** By the element that ComfyUI places.
+ *  @type {WeakMap<Element, Widget>} */
+const owners = new WeakMap()
 
 /** Tell ComfyUI that the workflow has changed, for its undo and its draft. */
 function tellWorkflow() {
@@ -21,23 +41,43 @@ function tellWorkflow() {
   else tracker?.checkState?.()
 }
 
-/** In the canvas renderer an element over the canvas hides it: hand on the wheel and the middle button, with which users
- *  move about. In Nodes 2.0 they reach the canvas by themselves. */
+/** In the canvas renderer an element over the canvas hides it: hand on the wheel and the middle button, with
+ *  which users move about. In Nodes 2.0 they reach the canvas by themselves.
+ *  @param {HTMLElement} element */
 function leaveToCanvas(element) {
+  /** @param {keyof App["canvas"]} name
+   *  @param {(event: MouseEvent) => boolean} wanted
+   *  @returns {(event: MouseEvent) => void} */
   const handOn = (name, wanted) => (event) => {
     if (!LiteGraph.vueNodesMode && !event.defaultPrevented && wanted(event)) app.canvas[name](event)
   }
-  element.addEventListener("wheel", handOn("processMouseWheel", () => true))
-  element.addEventListener("pointerdown", handOn("processMouseDown", (event) => event.button === 1))
-  element.addEventListener("pointermove", handOn("processMouseMove", (event) => event.buttons & 4))
-  element.addEventListener("pointerup", handOn("processMouseUp", (event) => event.button === 1))
+  element.addEventListener(
+    "wheel",
+    handOn("processMouseWheel", () => true)
+  )
+  element.addEventListener(
+    "pointerdown",
+    handOn("processMouseDown", (event) => event.button === 1)
+  )
+  element.addEventListener(
+    "pointermove",
+    handOn("processMouseMove", (event) => (event.buttons & 4) !== 0)
+  )
+  element.addEventListener(
+    "pointerup",
+    handOn("processMouseUp", (event) => event.button === 1)
+  )
 }
 
-class Widget {
+export class Widget {
   picks = new Picks()
-  #timer = null
+  /** @type {number | undefined} */
+  #timer
+  /** @type {(() => void)[]} */
   #silence = []
 
+  /** @param {HostNode} node
+   *  @param {string} name */
   constructor(node, name) {
     this.node = node
     for (const [key, value] of Object.entries(SETTINGS)) node.addProperty(key, value)
@@ -62,32 +102,34 @@ class Widget {
 
   /** Hear of new sets and changed properties as long as the node exists. */
   #follow() {
+    const widget = this
     const { node } = this
     // ComfyUI does not tell a node inside a subgraph that its graph is gone.
     const heard = () => (this.#isGone ? this.#release() : this.#hear())
     this.#silence = [listen(heard), listenClosed((detail) => this.#learn(detail))]
     const { onRemoved, onPropertyChanged, onConfigure } = node
     widgets.add(this)
-    node.onRemoved = function () {
-      onRemoved?.apply(this, arguments)
-      node.d3po.#release()
+    node.onRemoved = function (...told) {
+      onRemoved?.apply(this, told)
+      widget.#release()
     }
-    node.onPropertyChanged = function () {
-      const allowed = onPropertyChanged?.apply(this, arguments)
-      queueMicrotask(() => node.d3po.view.refresh())
+    node.onPropertyChanged = function (...told) {
+      const allowed = onPropertyChanged?.apply(this, told)
+      queueMicrotask(() => widget.view.refresh())
       return allowed
     }
-    node.onConfigure = function () {
-      onConfigure?.apply(this, arguments)
-      node.d3po.#takePlace()
-      node.d3po.view.refresh()
+    node.onConfigure = function (...told) {
+      onConfigure?.apply(this, told)
+      widget.#takePlace()
+      widget.view.refresh()
     }
     node.d3po = this
   }
 
   get #isGone() {
     const { graph } = this.node
-    return !widgets.has(this) || Boolean(graph) && graph !== root() && root().subgraphs?.get(graph.id) !== graph
+    if (!widgets.has(this)) return true
+    return graph !== null && graph !== root() && root().subgraphs?.get(graph.id) !== graph
   }
 
   /** In Nodes 2.0 an undo leaves the element of the node that is gone in its successor's place. */
@@ -95,14 +137,15 @@ class Widget {
     if (!LiteGraph.vueNodesMode) return
     for (const place of document.querySelectorAll(".d3po-place")) {
       const other = owners.get(place)
-      if (other.node.id === this.node.id && other.#isGone) place.replaceWith(this.view.place)
+      if (other?.node.id === this.node.id && other.#isGone) place.replaceWith(this.view.place)
     }
   }
 
   #release() {
-    clearTimeout(this.#timer) // told now, ComfyUI would take what it has just restored for a change, and forget its redo
+    // Told now, ComfyUI would take what it has just restored for a change, and forget its redo.
+    clearTimeout(this.#timer)
     for (const stop of this.#silence) stop()
-    this.view.close()
+    this.view.panel.close()
     widgets.delete(this)
   }
 
@@ -113,14 +156,15 @@ class Widget {
   }
 
   get settings() {
-    return this.node.properties
+    return /** @type {Settings} */ (/** @type {unknown} */ (this.node.properties))
   }
 
   sets() {
     return this.node.graph ? setsOf(this.node) : []
   }
 
-  /** Take over the picks that another tab gave to a run that waited here. */
+  /** Take over the picks that another tab gave to a run that waited here.
+   *  @param {Closed} closed */
   #learn({ prompt_id: prompt, node, picks }) {
     const here = this.sets().filter((entry) => entry.prompt === prompt && entry.node === node)
     const ours = new Set(here.map((entry) => entry.set))
@@ -131,6 +175,7 @@ class Widget {
     this.changed(null)
   }
 
+  /** @param {Entry | null} finished the set that has its picks now, if one has */
   changed(finished) {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => this.#settle(), SETTLED)
@@ -139,12 +184,12 @@ class Widget {
 
   #settle() {
     clearTimeout(this.#timer)
-    this.#timer = null
+    this.#timer = undefined
     tellWorkflow()
   }
 
-  // ComfyUI keeps a draft of the workflow half a second after a change. A page that goes before that leaves its newest
-  // picks in the browser's storage, for the page that opens the workflow next.
+  // ComfyUI keeps a draft of the workflow half a second after a change. A page that goes before that leaves
+  // its newest picks in the browser's storage, for the page that opens the workflow next.
 
   get #storage() {
     return `${UNSAVED}${root().id} ${this.node.graph?.id} ${this.node.id}`
@@ -159,12 +204,14 @@ class Widget {
     const left = localStorage.getItem(this.#storage)
     if (!left) return
     localStorage.removeItem(this.#storage)
-    for (const [set, judgement] of Object.entries(JSON.parse(left))) this.picks.put(set, judgement ?? undefined)
+    for (const [set, judgement] of Object.entries(JSON.parse(left)))
+      this.picks.put(set, judgement ?? undefined)
     this.view.reset()
     this.changed(null)
   }
 
-  /** A set has its picks now: let its run go on once it has all of them. */
+  /** A set has its picks now: let its run go on once it has all of them.
+   *  @param {Entry} entry */
   #finish(entry) {
     if (entry.waiting) {
       const waiting = setsOfRun(entry.prompt).filter((other) => other.node === entry.node && other.waiting)
@@ -177,11 +224,13 @@ class Widget {
     }
   }
 
+  /** @param {Entry} entry */
   #wholeRunJudged(entry) {
     return setsOfRun(entry.prompt).every((other) => nodeOf(other.node)?.d3po?.picks.finished(other.set))
   }
 
-  /** Queue the run again that showed a set, or hand a run that waits the picks that it could not keep before. */
+  /** Queue the run again that showed a set, or hand a run that waits the picks that it could not keep before.
+   *  @param {Entry} entry */
   run(entry) {
     this.#settle()
     if (entry.waiting) return this.#finish(entry)
@@ -193,11 +242,18 @@ class Widget {
     if (waiting) this.#try(cancel(waiting))
   }
 
+  /** @param {Promise<unknown>} request */
   async #try(request) {
     try {
       await request
-    } catch (error) {
-      app.extensionManager.toast.add({ severity: "error", summary: "D3PO picker", detail: error.response ? String(error) : error.message, life: 8000 })
+    } catch (thrown) {
+      const error = /** @type {Error & { response?: Response }} */ (thrown)
+      app.extensionManager.toast.add({
+        severity: "error",
+        summary: "D3PO picker",
+        detail: error.response ? String(error) : error.message,
+        life: 8000
+      })
       this.view.refresh()
     }
   }
@@ -206,14 +262,25 @@ class Widget {
 app.registerExtension({
   name: "D3PO.Picker",
   getCustomWidgets: () => ({
-    D3PO_PICKER: (node, name) => ({ widget: new Widget(node, name).widget, minWidth: FIRST_SIZE[0], minHeight: FIRST_SIZE[1] })
+    D3PO_PICKER: (node, name) => ({
+      widget: new Widget(node, name).widget,
+      minWidth: FIRST_SIZE[0],
+      minHeight: FIRST_SIZE[1]
+    })
   }),
   async init() {
-    document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("picker.css", import.meta.url).href }))
+    document.head.append(
+      Object.assign(document.createElement("link"), {
+        rel: "stylesheet",
+        href: new URL("picker.css", import.meta.url).href
+      })
+    )
   },
   async setup() {
     connect()
-    window.addEventListener("pagehide", () => { for (const widget of widgets) widget.leave() })
+    window.addEventListener("pagehide", () => {
+      for (const widget of widgets) widget.leave()
+    })
     await refresh()
   },
   async afterConfigureGraph() {

@@ -4,14 +4,24 @@ import { app } from "../../scripts/app.js"
 import { ComfyWidgets } from "../../scripts/widgets.js"
 import { nodeAt } from "./inbox.js"
 
-const REPORTERS = ["D3PODatasetStatistics", "D3POManageRuns", "D3POImportPreferences", "D3POExportPreferences",
-                   "D3POSaveToDataset", "D3POLoadSets", "D3POLoadPreferences", "D3POEncodePairs"]
+const REPORTERS = [
+  "D3PODatasetStatistics",
+  "D3POManageRuns",
+  "D3POImportPreferences",
+  "D3POExportPreferences",
+  "D3POSaveToDataset",
+  "D3POLoadSets",
+  "D3POLoadPreferences",
+  "D3POEncodePairs"
+]
 const NAME = "report"
 const LEAST_HEIGHT = 90 // of the text
 
-const isReporter = (node) => REPORTERS.includes(node?.constructor.comfyClass)
+/** @param {HostNode} node */
+const isReporter = (node) => REPORTERS.includes(node.constructor.comfyClass ?? "")
 
-/** A text on a node that nobody can type into, and that is not saved. */
+/** A text on a node that nobody can type into, and that is not saved.
+ *  @param {HostNode} node */
 function place(node) {
   const { widget } = ComfyWidgets.STRING(node, NAME, ["STRING", { multiline: true }], app)
   widget.serialize = false
@@ -24,10 +34,12 @@ function place(node) {
   return widget
 }
 
+/** @param {HostNode} node
+ *  @param {NodeOutput} output */
 function show(node, output) {
   const text = output?.text?.join("\n\n")
   if (text === undefined) return
-  const widget = node.widgets.find((each) => each.name === NAME) ?? place(node)
+  const widget = node.widgets?.find((each) => each.name === NAME) ?? place(node)
   widget.value = text
   node.setDirtyCanvas(true, true)
 }
@@ -37,15 +49,16 @@ app.registerExtension({
   nodeCreated(node) {
     if (!isReporter(node)) return
     const { onExecuted } = node
-    node.onExecuted = function (output) {
-      onExecuted?.apply(this, arguments)
-      show(node, output)
+    node.onExecuted = function (...told) {
+      onExecuted?.apply(this, told)
+      show(node, /** @type {NodeOutput} */ (told[0]))
     }
   },
-  onNodeOutputsUpdated(outputs) { // kept ones, for a workflow that is shown again
+  onNodeOutputsUpdated(outputs) {
+    // kept ones, for a workflow that is shown again
     for (const [locator, output] of Object.entries(outputs)) {
       const node = nodeAt(locator)
-      if (isReporter(node)) show(node, output)
+      if (node && isReporter(node)) show(node, output)
     }
   }
 })

@@ -6,34 +6,70 @@ const LARGEST_ZOOM = 16
 const STILL = 5 // pixels a press may wander and still be a click
 const KEPT = 96 // images
 
-/** A DOM element. Properties that begin with "on" are listeners, "class" and names with a hyphen are attributes. */
+/** @typedef {{ filename: string, subfolder: string, type: string }} Reference an image on the server */
+/** @typedef {{ badge: string | Element, text: string }} Label what a pane shows and what it is called */
+/** @typedef {{ image: HTMLImageElement, done: boolean, ready: Promise<void> }} Picture */
+
+/** @typedef {HTMLElementEventMap} Events */
+/** @typedef {{ [Name in keyof Events as `on${Name}`]?: (event: Events[Name]) => void }} Listeners */
+/** @typedef {Listeners & { [name: string]: unknown }} Properties */
+
+/** A DOM element. Properties that begin with "on" are listeners; "class", "role" and names with a hyphen are
+ *  attributes.
+ *  @template {keyof HTMLElementTagNameMap} Tag
+ *  @param {Tag} tag
+ *  @param {Properties} properties
+ *  @param {(string | Node)[]} children
+ *  @returns {HTMLElementTagNameMap[Tag]} */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value)
-    else if (name === "class" || name === "role" || name.includes("-")) element.setAttribute(name, value)
-    else element[name] = value
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value))
+    else if (name === "class" || name === "role" || name.includes("-"))
+      element.setAttribute(name, String(value))
+    else Object.assign(element, { [name]: value })
   }
   element.append(...children)
   return element
 }
 
+/** The one descendant that a selector names.
+ *  @param {Element} element
+ *  @param {string} selector */
+export const find = (element, selector) => /** @type {HTMLElement} */ (element.querySelector(selector))
+
+/** @param {Reference} image */
 const address = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`)
 
-/** Decoded images by address, the most recently wanted ones. */
+/** Decoded images by address, the most recently wanted ones.
+ *  @type {Map<string, Picture>} */
 const pictures = new Map()
 
-/** {image, ready}: an <img> and a promise that it can be drawn at once. */
+/** @param {string} url
+ *  @returns {Picture} */
+function load(url) {
+  const image = h("img", { src: url, alt: "", draggable: false, decoding: "sync" })
+  const ready = image.decode().then(
+    () => {
+      entry.done = true
+    },
+    () => {
+      pictures.delete(url)
+      throw new Error("gone")
+    }
+  )
+  ready.catch(() => {})
+  const entry = { image, done: false, ready }
+  return entry
+}
+
+/** An <img> and a promise that it can be drawn at once.
+ *  @param {Reference} reference
+ *  @returns {Picture} */
 export function picture(reference) {
   const url = address(reference)
-  let entry = pictures.get(url)
+  const entry = pictures.get(url) ?? load(url)
   pictures.delete(url)
-  if (!entry) {
-    const image = h("img", { src: url, alt: "", draggable: false, decoding: "sync" })
-    entry = { image, done: false, ready: null }
-    entry.ready = image.decode().then(() => { entry.done = true }, () => { pictures.delete(url); throw new Error("gone") })
-    entry.ready.catch(() => {})
-  }
   pictures.set(url, entry)
   for (const old of pictures.keys()) {
     if (pictures.size <= KEPT) break
@@ -44,12 +80,15 @@ export function picture(reference) {
 
 /** Panes of images that zoom and move as one. A click on a pane calls `picked(index)`. */
 export class Stage {
+  /** @type {HTMLButtonElement[]} */
   #panes = []
   #zoom = { scale: 1, x: 0, y: 0 } // x and y in parts of a pane
+  /** @type {Map<number, { x: number, y: number }>} */
   #pointers = new Map()
   #wandered = 0
   #shown = 0
 
+  /** @param {(index: number) => void} picked */
   constructor(picked) {
     this.picked = picked
     this.element = h("div", {
@@ -63,18 +102,20 @@ export class Stage {
     })
   }
 
-  /** Show images in panes named by `labels`, [{badge: text or element, text}]; resolves once all are drawn, true unless
-   *  it was overtaken. Rejects if an image is gone. `kept` keeps zoom and place. */
+  /** Show images in panes; resolves once all are drawn, true unless it was overtaken. Rejects if one is gone.
+   *  @param {Reference[]} references
+   *  @param {Label[]} labels
+   *  @param {boolean} kept whether zoom and place are */
   async show(references, labels, kept) {
     const turn = ++this.#shown
     if (!kept) this.reset()
     while (this.#panes.length < references.length) this.#addPane()
-    while (this.#panes.length > references.length) this.#panes.pop().remove()
+    for (const pane of this.#panes.splice(references.length)) pane.remove()
     const entries = references.map(picture)
     this.element.classList.toggle("d3po-grid", references.length > 2)
-    this.element.style.setProperty("--d3po-columns", columns(references.length))
+    this.element.style.setProperty("--d3po-columns", String(columns(references.length)))
     this.#panes.forEach((pane, i) => {
-      pane.querySelector(".d3po-badge").replaceChildren(labels[i].badge)
+      find(pane, ".d3po-badge").replaceChildren(labels[i].badge)
       pane.setAttribute("aria-label", labels[i].text)
     })
     const late = entries.filter((entry) => !entry.done)
@@ -84,7 +125,9 @@ export class Stage {
       if (turn !== this.#shown) return false
     }
     this.element.classList.remove("d3po-loading")
-    this.#panes.forEach((pane, i) => pane.querySelector(".d3po-frame").replaceChildren(entries[i].image))
+    this.#panes.forEach((pane, i) => {
+      find(pane, ".d3po-frame").replaceChildren(entries[i].image)
+    })
     this.#draw()
     return true
   }
@@ -95,7 +138,8 @@ export class Stage {
     for (const pane of this.#panes.splice(0)) pane.remove()
   }
 
-  /** Mark the pane that was chosen, if any. */
+  /** Mark the panes that were chosen.
+   *  @param {number[]} chosen */
   mark(chosen) {
     this.#panes.forEach((pane, i) => {
       pane.classList.toggle("d3po-chosen", chosen.includes(i))
@@ -103,7 +147,8 @@ export class Stage {
     })
   }
 
-  /** Put the panes in one place with the given one in front, or side by side for null. */
+  /** Put the panes in one place with the given one in front, or side by side for null.
+   *  @param {number | null} front */
   stack(front) {
     this.element.classList.toggle("d3po-stacked", front !== null)
     this.#panes.forEach((pane, i) => {
@@ -112,12 +157,13 @@ export class Stage {
     })
   }
 
+  /** @param {number} index */
   focus(index) {
     this.#panes[index]?.focus()
   }
 
   get focused() {
-    return this.#panes.indexOf(document.activeElement)
+    return this.#panes.indexOf(/** @type {HTMLButtonElement} */ (document.activeElement))
   }
 
   reset() {
@@ -125,7 +171,8 @@ export class Stage {
     this.#draw()
   }
 
-  /** Zoom by a factor about a point given in parts of a pane from its middle. */
+  /** Zoom by a factor about a point given in parts of a pane from its middle.
+   *  @param {number} factor */
   zoom(factor, x = 0, y = 0) {
     const before = this.#zoom.scale
     const scale = Math.min(Math.max(before * factor, 1), LARGEST_ZOOM)
@@ -135,8 +182,12 @@ export class Stage {
   }
 
   #addPane() {
-    const pane = h("button", { type: "button", class: "d3po-pane" },
-      h("span", { class: "d3po-frame" }), h("span", { class: "d3po-badge", "aria-hidden": "true" }))
+    const pane = h(
+      "button",
+      { type: "button", class: "d3po-pane" },
+      h("span", { class: "d3po-frame" }),
+      h("span", { class: "d3po-badge", "aria-hidden": "true" })
+    )
     this.#panes.push(pane)
     this.element.append(pane)
   }
@@ -147,28 +198,41 @@ export class Stage {
     this.#zoom.y = Math.min(Math.max(this.#zoom.y, -most), most)
     const { scale, x, y } = this.#zoom
     this.element.classList.toggle("d3po-zoomed", scale > 1)
-    this.element.style.setProperty("--d3po-zoom",
-      scale > 1 ? `translate(${(100 * x).toFixed(3)}%, ${(100 * y).toFixed(3)}%) scale(${scale.toFixed(4)})` : "none")
+    this.element.style.setProperty(
+      "--d3po-zoom",
+      scale > 1
+        ? `translate(${(100 * x).toFixed(3)}%, ${(100 * y).toFixed(3)}%) scale(${scale.toFixed(4)})`
+        : "none"
+    )
   }
 
-  /** A point of the screen in parts of its pane from the pane's middle. The host scales the page under us. */
+  /** A point of the screen in parts of its pane from the pane's middle. The host scales the page under us.
+   *  @param {MouseEvent} event */
   #place(event) {
     const { clientX: x, clientY: y } = event
-    const boxes = this.#panes.filter((pane) => !pane.matches(".d3po-behind")).map((pane) => pane.getBoundingClientRect())
+    const boxes = this.#panes
+      .filter((pane) => !pane.matches(".d3po-behind"))
+      .map((pane) => pane.getBoundingClientRect())
     const box = boxes.find((b) => x >= b.left && x <= b.right && y >= b.top && y <= b.bottom) ?? boxes[0]
-    return { x: (x - box.left) / box.width - 0.5, y: (y - box.top) / box.height - 0.5,
-             width: box.width, height: box.height }
+    return {
+      x: (x - box.left) / box.width - 0.5,
+      y: (y - box.top) / box.height - 0.5,
+      width: box.width,
+      height: box.height
+    }
   }
 
+  /** @param {WheelEvent} event */
   #wheel(event) {
     const root = this.element.closest(".d3po-root")
-    if (!this.#panes.length || !root.contains(document.activeElement)) return // the canvas's own
+    if (!this.#panes.length || !root?.contains(document.activeElement)) return // the canvas's own
     event.preventDefault()
     event.stopPropagation()
     const { x, y } = this.#place(event)
     this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), x, y)
   }
 
+  /** @param {PointerEvent} event */
   #press(event) {
     if (event.button !== 0 || !this.#panes.length) return
     if (event.isPrimary) this.#pointers.clear() // of a press that ended elsewhere
@@ -176,12 +240,14 @@ export class Stage {
     this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY })
   }
 
+  /** @param {PointerEvent} event */
   #move(event) {
     const last = this.#pointers.get(event.pointerId)
     if (!last) return
     if (!event.buttons) return this.#release(event)
     const before = this.#spread()
-    const dx = event.clientX - last.x, dy = event.clientY - last.y
+    const dx = event.clientX - last.x
+    const dy = event.clientY - last.y
     this.#wandered += Math.hypot(dx, dy)
     last.x = event.clientX
     last.y = event.clientY
@@ -194,12 +260,14 @@ export class Stage {
     this.#draw()
   }
 
+  /** @param {PointerEvent} event */
   #release(event) {
     this.#pointers.delete(event.pointerId)
   }
 
+  /** @param {MouseEvent} event */
   #click(event) {
-    const index = this.#panes.findIndex((pane) => pane.contains(event.target))
+    const index = this.#panes.findIndex((pane) => pane.contains(/** @type {Node} */ (event.target)))
     const byPointer = event.detail > 0 // a press that moved the images is no click; a key is always one
     if (index >= 0 && !(byPointer && this.#wandered > STILL)) this.picked(index)
   }
@@ -211,7 +279,8 @@ export class Stage {
   }
 }
 
-/** Columns of a grid that is about as wide as it is high. */
+/** Columns of a grid that is about as wide as it is high.
+ *  @param {number} count */
 function columns(count) {
   return count <= 2 ? count : Math.ceil(Math.sqrt(count))
 }

@@ -1,1 +1,1 @@
-"""What was made and what was said of it: trajectories, images, judgements and the preferences they imply."""
+"""What was made, and what was said of it: trajectories, images, judgements and the preferences they imply."""

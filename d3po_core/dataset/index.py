@@ -116,7 +116,8 @@ def version_1(connection: Connection) -> None:
             SELECT 1 FROM judgements AS later
             WHERE later.set_id = j.set_id AND later.annotator = j.annotator AND later.number > j.number)""",
         """CREATE VIEW files AS
-            SELECT 'sets' AS kind, trajectory AS file, trajectory_bytes AS bytes FROM sets WHERE trajectory IS NOT NULL
+            SELECT 'sets' AS kind, trajectory AS file, trajectory_bytes AS bytes FROM sets \
+WHERE trajectory IS NOT NULL
             UNION ALL SELECT 'images', file, bytes FROM images
             UNION ALL SELECT 'conditioning', file, bytes FROM conditioning""",
     ):

@@ -1,1 +1,1 @@
-"""What learns: losses and the methods made of them, what an update adds up, the loop, adapters, optimizers."""
+"""What learns: losses and their methods, what an update adds up, the loop, adapters and optimizers."""

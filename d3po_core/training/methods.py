@@ -1,4 +1,4 @@
-"""The methods of preference tuning by name: which loss an update makes of a term, and what it needs for it."""
+"""The methods of preference tuning by name: which loss an update makes of a term, and what that needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
 RECORDED, NOISED = "recorded steps", "noised images"
+RECORDED_NOISE = "noised images, recorded noise"
 
 
 @dataclass(frozen=True)
@@ -50,32 +51,14 @@ class Method:
         return sorted(candidate for candidate, liked in labels.items() if liked or self.of == LABELS)
 
     @property
-    def unused(self) -> list[str]:
-        """Names of those settings of several methods that change nothing in what is learned."""
-        return [
-            name
-            for name, needless in {
-                "beta": not self.beta or self.terms == NOISED,
-                "dpo_beta": not self.beta or self.terms == RECORDED,
-                "clip": not self.clamps,
-                "weighting": self.terms == NOISED,
-                "step_fraction": self.terms == NOISED,
-                "draws_per_set": self.terms == RECORDED,
-                "window_start": self.terms == NOISED,
-                "window_end": self.terms == NOISED,
-            }.items()
-            if needless
-        ]
-
-    @property
     def wanted(self) -> str:
         """What to do where no set has anything to learn from."""
         return {
-            PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record candidates that "
-            "differ more",
+            PAIRS: "no candidate is strictly preferred to another. Pick at least one winner, or record "
+            "candidates that differ more",
             LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
-            REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record candidates that differ "
-            "more",
+            REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record "
+            "candidates that differ more",
             LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner",
         }[self.of]
 

@@ -1,77 +1,400 @@
-"""What a run is trained with."""
+"""Every setting of training, with its default, its bounds and its words.
 
-from dataclasses import dataclass
+The nodes' inputs and what the page hides are made of these entries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .adapter import ADAPTERS, TARGETS
+from .methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
+from .optimizers import OPTIMIZERS, SCHEDULES
+from .setting import Setting, Value, setting, those
 
 WEIGHTINGS = ("paper", "standardised")
 REFERENCES = ("base", "round start")
+GUIDANCE = ("as recorded", "off (faster)")
+LEARN_FROM = (RECORDED, NOISED, RECORDED_NOISE)
+AS_METHOD = -1.0  # a number on the page that stands for the method's own default
+MOST = 100_000
+ON_STEPS = those(lambda method: method.terms != NOISED)
+ON_DRAWS = those(lambda method: method.terms != RECORDED)
+# D3PO on images without a recording is Diffusion-DPO, which is a method of its own
+ON_EITHER = tuple(name for name in ON_DRAWS if name != "D3PO")
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a train step is told beside `Settings`: the LoRA, what to learn from, when to measure and stop."""
+
+    rank: int = setting(
+        8, "Size of the LoRA. A run keeps the rank that it was started with.", low=1, high=512
+    )
+    alpha: float = setting(
+        8.0, "The LoRA's update is scaled by alpha / rank.", low=0.01, high=1024.0, step=0.01
+    )
+    targets: str = setting(
+        TARGETS[0],
+        "Which layers get a LoRA. D3PO trains attention. Wider learns faster and makes a larger file.",
+        options=TARGETS,
+    )
+    adapter: str = setting(
+        ADAPTERS[0],
+        "What kind of LoRA. rsLoRA: scaled by alpha / sqrt(rank), for high ranks. DoRA: also learns how "
+        "strong each output is; slower. LoHa and LoKr (LyCORIS): products of small matrices, for more reach "
+        "at the same size. All load in Load LoRA.",
+        options=ADAPTERS,
+    )
+    dropout: float = setting(
+        0.0,
+        "Share of its inputs that the LoRA does not see in each training pass, against learning a few picks "
+        "by heart. LoHa and LoKr have none.",
+        low=0.0,
+        high=0.9,
+        step=0.05,
+        advanced=True,
+    )
+    guidance: str = setting(
+        GUIDANCE[0],
+        "Guidance (cfg) while training. as recorded: the sampler's, as in the paper. off: the prompt alone, "
+        "which is less work, at some loss of exactness.",
+        options=GUIDANCE,
+        used_by=ON_STEPS,
+    )
+    learn_from: str = setting(
+        RECORDED,
+        "What is learned from, where candidates were recorded. recorded steps: the sampler's own steps, as "
+        "in D3PO. noised images: the finished images with fresh noise, as in Diffusion-DPO. With recorded "
+        "noise: with the noise that they were sampled from, which varies less. Diffusion-DPO and MaPO take "
+        "recorded steps to mean noised images. Images without a recording are always noised anew.",
+        options=LEARN_FROM,
+        own_of=ON_EITHER,
+    )
+    evaluate_every: int = setting(
+        0,
+        "After every how many updates to measure on held_out. 0: only at the end.",
+        low=0,
+        high=MOST,
+        advanced=True,
+    )
+    patience: int = setting(
+        0,
+        "Stop when the held-out accuracy (of equal ones, the margin) has not been above its best for so many "
+        "measurements in a row, and hand on the LoRA as it was at this train step's best. 0: never.",
+        low=0,
+        high=1000,
+        advanced=True,
+    )
+    stop_kl: float = setting(
+        0.0,
+        "Stop when the KL to the reference, by mean over the latent and a few updates, is above this: the "
+        "LoRA has gone as far from the model as you like. 0: never.",
+        low=0.0,
+        high=1e6,
+        step=0.001,
+        advanced=True,
+        used_by=those(lambda method: method.reference),
+    )
+    save_every: int = setting(
+        1,
+        "With a run from Load Run: after every how many updates to keep the state on disk, so that training "
+        "which was stopped or killed goes on from there. 0: never.",
+        low=0,
+        high=MOST,
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Defaults are D3PO's (arXiv 2311.13231, section 5 and its code), and those of each other method's paper.
+    """What a run is trained with. Defaults are D3PO's (arXiv 2311.13231, section 5, and its code) and those
+    of each other method's paper. A new setting goes to the end: saved workflows go by places."""
 
-    method          one of methods.METHODS
-    beta            strength of the pull back to the reference: the factor before the log-ratios
-    clip            D3PO: ratios are clamped to [1 - clip, 1 + clip]; 0: no clamp
-    weighting       "paper": log-ratios as they are; "standardised": every step's gradient weighs alike
-    dpo_beta        as beta, for examples without a trajectory (Diffusion-DPO, arXiv 2311.12908; its launchers' value).
-                    beta / 2 before the difference of errors; beta, clip and weighting are for trajectories alone
-    draws_per_set   noise levels, each with its noise, that an update trains such an example on. The variance of one
-                    draw's gradient is large where sets are few; the paper takes 1 over batches of 2048 pairs
-    caption_dropout share of such draws that are denoised without the prompt, by policy and reference alike
-    optimizer       one of optimizers.OPTIMIZERS
-    schedule        one of optimizers.SCHEDULES: of the learning rate over a train step
-    warmup          updates of a run over which the learning rate rises to its full size
-    ema             decay of the moving average of the LoRA's weights, which is then what training has arrived at; 0: none
-    reference       "base": the model without the LoRA; "round start": the LoRA as it is when training begins
-    epochs          how often every judged set is used
-    sets_per_update judged sets that share an optimizer step
-    window_start, window_end  the part of each trajectory that is trained on: 0 is its first step, of most noise, 1 its end
-    step_fraction   share of these steps that an update trains on, drawn anew each time
-    candidates_per_pass  candidates that go through the network together, 0: all; fewer need less memory and one more
-                    forward pass, for the same gradient
+    beta: float = setting(
+        0.1,
+        "How much difference from the reference satisfies the loss. Higher: learning stops sooner. D3PO "
+        "uses 0.1 with the paper weighting; standardised wants about 100, IPO about 20. By mean over the "
+        "latent: where log-probs are summed, it is called beta too and is as much smaller as the latent has "
+        "numbers.",
+        low=1e-6,
+        high=100000.0,
+        step=0.01,
+        used_by=those(lambda method: method.beta and method.terms != NOISED),
+    )
+    clip: float = setting(
+        0.1,
+        "Probability ratios are held within 1 - clip and 1 + clip, beyond which a step of a candidate is not "
+        "pushed further. 0: no limit. D3PO uses 0.1.",
+        low=0.0,
+        high=0.99,
+        step=0.01,
+        used_by=those(lambda method: method.clamps),
+    )
+    weighting: str = setting(
+        WEIGHTINGS[0],
+        "paper: log-ratios as they are, so the steps at one end of the schedule decide nearly everything. "
+        "standardised: every denoising step pulls alike.",
+        options=WEIGHTINGS,
+        used_by=ON_STEPS,
+    )
+    reference: str = setting(
+        REFERENCES[0],
+        "What the LoRA is compared with. base: the model without it, as in the paper. round start: the LoRA "
+        "as it came in, which moves further over many rounds.",
+        options=REFERENCES,
+    )
+    learning_rate: float = setting(
+        3e-5,
+        "Size of an optimizer step (AdamW). D3PO uses 3e-5 over thousands of updates; a few dozen updates "
+        "want more, 3e-4 to 2e-3.",
+        low=0.0,
+        high=1.0,
+        step=1e-6,
+    )
+    weight_decay: float = setting(
+        1e-4,
+        "AdamW's pull of the LoRA's weights towards zero.",
+        low=0.0,
+        high=1.0,
+        step=1e-5,
+        advanced=True,
+    )
+    max_grad_norm: float = setting(
+        1.0,
+        "Gradients longer than this are shortened to it.",
+        low=1e-4,
+        high=1000.0,
+        step=0.1,
+        advanced=True,
+    )
+    epochs: int = setting(1, "How often each judged set is used in this step.", low=1, high=10000)
+    sets_per_update: int = setting(
+        1,
+        "Judged sets (prompts) that share one optimizer step. More give a steadier direction.",
+        low=1,
+        high=1000,
+    )
+    step_fraction: float = setting(
+        1.0,
+        "Share of the denoising steps that each update trains on, drawn anew every time. Lower is faster and "
+        "noisier.",
+        low=0.01,
+        high=1.0,
+        step=0.01,
+        used_by=ON_STEPS,
+    )
+    candidates_per_pass: int = setting(
+        0,
+        "Candidates that go through the network together. 0: all of a set. 1 needs the least memory and "
+        "takes longer (up to three times), for the same result.",
+        low=0,
+        high=64,
+        advanced=True,
+    )
+    seed: int = setting(
+        0, "Decides the LoRA's first weights and the order of training.", low=0, high=0xFFFFFFFFFFFFFFFF
+    )
+    dpo_beta: float = setting(
+        5000.0,
+        "For image pairs without a trajectory (Diffusion-DPO): beta, as its authors' code counts it, half "
+        "of it before the difference of errors. Trainers with beta before the whole difference take half "
+        "this value; for Diffusion-KTO its authors' 1000 is so counted, and is 2000 here. beta, clip and "
+        "weighting are for trajectories.",
+        low=1e-6,
+        high=1e6,
+        step=100.0,
+        used_by=those(lambda method: method.beta and method.terms != RECORDED),
+    )
+    # one draw's gradient varies much where sets are few: the paper takes 1, over batches of 2048 pairs
+    draws_per_set: int = setting(
+        4,
+        "For image pairs without a trajectory: at how many noise levels an update looks at each set. More "
+        "are steadier and slower.",
+        low=1,
+        high=1000,
+        used_by=ON_DRAWS,
+    )
+    optimizer: str = setting(
+        OPTIMIZERS[0],
+        "AdamW 8-bit (package bitsandbytes): a third of the memory for large LoRAs. AdamW schedule-free "
+        "(package schedulefree): averages its steps, needs no schedule, wants about three times the "
+        "learning rate.",
+        options=OPTIMIZERS,
+    )
+    schedule: str = setting(
+        SCHEDULES[0],
+        "The learning rate over this train step. cosine: falls to 0 towards its end.",
+        options=SCHEDULES,
+        advanced=True,
+    )
+    warmup: int = setting(
+        0,
+        "Updates of a run over which the learning rate rises to its full size.",
+        low=0,
+        high=MOST,
+        advanced=True,
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of a moving average of the LoRA's weights: the average is what is saved and sampled with, and "
+        "training goes on from the weights. 0.99 to 0.999 smooths. 0: none.",
+        low=0.0,
+        high=0.9999,
+        step=0.001,
+        advanced=True,
+    )
+    window_start: float = setting(
+        0.0,
+        "Recorded steps: where the part of the schedule begins that is trained on. 0: its first step, of "
+        "most noise, where an image as a whole is decided.",
+        low=0.0,
+        high=0.99,
+        step=0.05,
+        advanced=True,
+        used_by=ON_STEPS,
+    )
+    window_end: float = setting(
+        1.0,
+        "Where that part ends. 1: with the last step, where details are. Half a schedule takes half the "
+        "time.",
+        low=0.01,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+        used_by=ON_STEPS,
+    )
+    method: str = setting(
+        "D3PO",
+        "How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds "
+        "of DPO, MaPO (needs no reference). Of thumbs, or of who is above and below the average: "
+        "Diffusion-KTO. Of scores, or wins minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: "
+        "supervised. D3PO Train Settings shows what the method uses.",
+        options=tuple(METHODS),
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "Noised images: share of the draws without the prompt, for winner and loser alike. Diffusion-DPO "
+        "uses 0.2; its code calls it proportion_empty_prompts. Of recorded sets only those whose negative "
+        "prompt was left empty take part. -1: the method's own, which is 0 for MaPO and 0.2 for the others.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        own_of=ON_EITHER,
+        defaults={name: 0.2 for name in ON_EITHER if name != "MaPO"},
+    )
+    label_smoothing: float = setting(
+        0.1,
+        "Share of the picks that you take to be wrong: the loss does not ask for more certainty than that. "
+        "Others call it label_smoothing or cDPO. 0 is plain DPO.",
+        low=0.0,
+        high=0.49,
+        step=0.01,
+        own_of=("DPO with label smoothing",),
+    )
+    winner_weight: float = setting(
+        0.1,
+        "Pull of a supervised loss on the winner, so that it does not become less likely along with the "
+        "loser; 1 pulls as hard as DPO itself at first. Others call it rpo_alpha, nll_loss_coef or an SFT "
+        "term; language models are trained with about 0.1.",
+        low=0.0,
+        high=100.0,
+        step=0.01,
+        own_of=("DPO with winner anchor",),
+    )
+    winner_share: float = setting(
+        0.9,
+        "The loser's pull is weakened until a step keeps at least this share of the winner's own gain, to "
+        "first order. mu in the paper: 0.9 for SD1.5, 0.6 for SDXL.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        own_of=("Diffusion-SDPO",),
+    )
+    adaptation: float = setting(
+        0.6,
+        "How far beta follows the margin of the pairs at hand: above the usual margin beta rises, below it "
+        "falls. alpha in the paper. 0 is plain DPO.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
+        own_of=("beta-DPO",),
+    )
+    adaptation_bound: float = setting(
+        2.0,
+        "beta stays within 1/bound and bound times its value.",
+        low=1.0,
+        high=100.0,
+        step=0.1,
+        own_of=("beta-DPO",),
+    )
+    mapo_beta: float = setting(
+        0.1,
+        "Weight of the preference beside the winner's own error. beta_mapo in its code.",
+        low=0.0,
+        high=1000.0,
+        step=0.01,
+        own_of=("MaPO",),
+    )
+    mapo_snr: float = setting(
+        0.5,
+        "How errors are read as likelihoods. snr_value in its code.",
+        low=0.001,
+        high=100.0,
+        step=0.1,
+        own_of=("MaPO",),
+    )
+    ratio_clip: float = setting(
+        1e-4,
+        "How far the probability of a step may move from what it was at sampling before it is pushed no "
+        "further. 1e-4 is made for new samples after every update; picks that are used again want about "
+        "0.1. clip_range in DDPO's code, PPO's epsilon.",
+        low=1e-6,
+        high=0.99,
+        step=1e-4,
+        own_of=("DDPO", "DPOK"),
+    )
+    kl_weight: float = setting(
+        1e-4,
+        "Weight of the KL to the reference beside the standardised reward. Its code's kl_weight divided by "
+        "its reward_weight.",
+        low=0.0,
+        high=1000.0,
+        step=1e-4,
+        own_of=("DPOK",),
+    )
+    reward_beta: float = setting(
+        0.2,
+        "Candidates are imitated by weights exp(reward_beta * score), the score as the judge gave it. "
+        "DDPO's code uses 0.2 and calls it temperature, but multiplies by it too.",
+        low=0.0,
+        high=100.0,
+        step=0.1,
+        own_of=("reward-weighted",),
+    )
 
-    Of one method each, as loss.py says:
 
-    label_smoothing           DPO with label smoothing
-    winner_weight             DPO with winner anchor: the anchor's pull, in units of the DPO loss's own at first
-    winner_share              Diffusion-SDPO: mu
-    adaptation, adaptation_bound   beta-DPO: alpha, bound
-    mapo_beta, mapo_snr       MaPO
-    ratio_clip                DDPO, DPOK
-    kl_weight                 DPOK
-    reward_beta               reward-weighted: beta
+TABLE: dict[str, Setting] = {
+    each.name: each.metadata["setting"] for kind in (StepSettings, Settings) for each in fields(kind)
+}
+# by name, what differs from the defaults, which are the papers'
+PRESETS: dict[str, dict[str, Value]] = {"paper": {}}
+
+
+def resolved(given: Mapping[str, Value]) -> tuple[Settings, StepSettings]:
+    """(Settings, StepSettings) of values by name; what is not given has its method's default.
+
+    A method's own setting keeps its default with any other method, whatever is given for it. Names that are
+    no settings are passed over. Raises ValueError for a value that its setting cannot have.
     """
-
-    beta: float = 0.1
-    clip: float = 0.1
-    weighting: str = "paper"
-    reference: str = "base"
-    learning_rate: float = 3e-5
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
-    epochs: int = 1
-    sets_per_update: int = 1
-    step_fraction: float = 1.0
-    candidates_per_pass: int = 0
-    seed: int = 0
-    dpo_beta: float = 5000.0
-    draws_per_set: int = 4
-    optimizer: str = "AdamW"
-    schedule: str = "constant"
-    warmup: int = 0
-    ema: float = 0.0
-    window_start: float = 0.0
-    window_end: float = 1.0
-    method: str = "D3PO"
-    caption_dropout: float = 0.0
-    label_smoothing: float = 0.1
-    winner_weight: float = 0.1
-    winner_share: float = 0.9
-    adaptation: float = 0.6
-    adaptation_bound: float = 2.0
-    mapo_beta: float = 0.1
-    mapo_snr: float = 0.5
-    ratio_clip: float = 1e-4
-    kl_weight: float = 1e-4
-    reward_beta: float = 0.2
+    method = str(given.get("method", Settings().method))
+    values: dict[str, Any] = {
+        name: about.defaults.get(method, about.default) for name, about in TABLE.items()
+    }
+    for name, about in TABLE.items():
+        is_own = about.own_of is None or method in about.own_of
+        if name in given and is_own and not (about.defaults and given[name] == AS_METHOD):
+            values[name] = about.taken(name, given[name])
+    if METHODS[method].terms == NOISED and values["learn_from"] == RECORDED:
+        values["learn_from"] = NOISED
+    own, step = [{one.name: values[one.name] for one in fields(kind)} for kind in (Settings, StepSettings)]
+    return Settings(**own), StepSettings(**step)

@@ -31,7 +31,8 @@ def sampled_otherwise(judged, policy, trainer, guidance):
         return []
     were = "was" if len(names) == 1 else "were"
     return [
-        f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model wired to the "
-        f"train step has (set {listed(names)}), so what is learned does not fit what is sampled. Put the same patch nodes, "
+        f"{len(names)} of {len(sets)} sets {were} sampled with other patches on the model than the model "
+        f"wired to the train step has (set {listed(names)}), so what is learned does not fit what is "
+        "sampled. Put the same patch nodes, "
         "with the same settings, before both the sampler and the train step"
     ]

@@ -1,4 +1,7 @@
-"""Rounds and sets of which nothing is learned: all ties, none is good, or the LoRA has gone far enough. They are no error."""
+"""Rounds and sets of which nothing is learned: all ties, none is good, or the LoRA has gone far enough.
+
+They are no error.
+"""
 
 from dataclasses import replace
 
@@ -19,8 +22,9 @@ def passed_over(preferences, method):
 
 
 def why_nothing(preferences, method, stop_kl, history):
-    """Why a train step makes no update, as a clause; "" where it does. history is earlier history whose KL is to the same
-    reference, stop_kl the node's.
+    """Why a train step makes no update, as a clause; "" where it does.
+
+    history is earlier history whose KL is to the same reference.
 
     Raises ValueError where the method could not learn from such candidates, whatever is said of them.
     """
@@ -29,8 +33,8 @@ def why_nothing(preferences, method, stop_kl, history):
         return f"{METHODS[method].wanted} ({named(preferences)})"
     if kl := kl_above(stop_kl, history):
         return (
-            f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from the model as "
-            "stop_kl allows. Look at its pictures, then raise stop_kl or start a new run"
+            f"KL to reference is {kl:.3g} already, above stop_kl {stop_kl:g}: the LoRA has gone as far from "
+            "the model as stop_kl allows. Look at its pictures, then raise stop_kl or start a new run"
         )
     return ""
 

@@ -1,27 +1,16 @@
-"""What the train step's widgets say."""
+"""What a train step is to do, of its own widgets, its preset and D3PO Train Settings."""
 
 from dataclasses import asdict, dataclass
 
 from ...d3po_core.runs.store import SHAPE
-from ...d3po_core.training import loop
-from ...d3po_core.training.adapter import ADAPTERS
-from .schema import chosen
-
-GUIDANCE = ("as recorded", "off (faster)")
-DEFAULTS = {
-    "adapter": ADAPTERS[0],
-    "dropout": 0.0,
-    "evaluate_every": 0,
-    "patience": 0,
-    "stop_kl": 0.0,
-}  # may be left out
+from ...d3po_core.training.settings import GUIDANCE, PRESETS, Settings, resolved
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the widgets say. guidance None: as recorded."""
+    """What to do. guidance None: as recorded."""
 
-    settings: loop.Settings
+    settings: Settings
     shape: dict
     learn_from: str
     guidance: float | None
@@ -29,15 +18,21 @@ class Plan:
     evaluate_every: int
     patience: int
     stop_kl: float
+    save_every: int
 
     @classmethod
-    def of(cls, method, widgets):
-        values = DEFAULTS | {name: value[0] for name, value in widgets.items()}
-        shape = {name: values.pop(name) for name in SHAPE}
-        own = {name: values.pop(name) for name in ("dropout", "evaluate_every", "patience", "stop_kl")}
-        guidance = None if values.pop("guidance") == GUIDANCE[0] else 1.0
-        learn_from, of_method = chosen(method or {"method": [loop.Settings().method]})
-        return cls(loop.Settings(**values, **of_method), shape, learn_from, guidance, **own)
+    def of(cls, strength="paper", settings=None, **widgets):
+        """A plan of a preset's name, of values that go before it, and of the train step's widgets.
+
+        Among the widgets may be any setting, also as "method.NAME": prompts from before D3PO Train Settings
+        have them all there.
+        """
+        widgets = {name.removeprefix("method."): value for name, value in widgets.items()}
+        settings, step = resolved(PRESETS[strength] | widgets | (settings or {}))
+        own = asdict(step)
+        shape = {name: own.pop(name) for name in SHAPE}
+        guidance = None if own.pop("guidance") == GUIDANCE[0] else 1.0
+        return cls(settings, shape, guidance=guidance, **own)
 
     @property
     def described(self):
@@ -47,3 +42,11 @@ class Plan:
             for name in ("dropout", "evaluate_every", "learn_from", "patience", "stop_kl")
         }
         return asdict(self.settings) | self.shape | own
+
+    def require_held_out(self, held_out):
+        """Raises ValueError where training is to stop by what it has no sets or no time to measure."""
+        if self.patience and (held_out is None or not self.evaluate_every):
+            raise ValueError(
+                "patience: there is nothing to be patient about. Wire judged sets to held_out and set "
+                "evaluate_every, or set patience to 0"
+            )

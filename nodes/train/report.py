@@ -28,8 +28,8 @@ def listed(names):
 def figures_of(preferences, out, seconds):
     """{name: number} of all that the report says of this train step in numbers.
 
-    "updates" were made, of which "kept" led to the LoRA; "step" counts the run's; the metrics are those of the
-    last update that is kept
+    "updates" were made, of which "kept" led to the LoRA. "step" counts the run's updates. The metrics are
+    those of the last update that is kept.
     """
     last = out.history[-1]
     return {
@@ -71,8 +71,8 @@ def sets_report(preferences, settings):
     ]
     lines = (
         [
-            f"Picks of {len(circles)} of {len(preferences)} sets go round in a circle and pull against each other: "
-            + listed(told)
+            f"Picks of {len(circles)} of {len(preferences)} sets go round in a circle and pull against "
+            "each other: " + listed(told)
         ]
         if circles
         else []
@@ -82,8 +82,8 @@ def sets_report(preferences, settings):
     )
     if settings.caption_dropout and kept:
         lines.append(
-            f"caption_dropout: the prompt was kept in {kept} of {len(preferences)} sets, whose negative prompt is not "
-            "known to be empty"
+            f"caption_dropout: the prompt was kept in {kept} of {len(preferences)} sets, whose negative "
+            "prompt is not known to be empty"
         )
     return lines
 

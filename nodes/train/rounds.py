@@ -3,7 +3,7 @@
 from ...d3po_core.runs.progress import key_of, name_of, trained_on
 from ...d3po_core.runs.store import SHAPE
 from .. import host
-from ..datasets import ImageSet
+from ..stored import ImageSet
 from ..types import PICKS, TrainedLora, TrainingState
 
 
@@ -33,9 +33,26 @@ def round_of(start, settings, preferences):
     }
 
 
+def state_after(start, out, described, base, round_, progress):
+    """The run's state when a round has been trained, to go on from."""
+    return TrainingState(
+        out.tensors,
+        out.step,
+        described,
+        base,
+        history=start.history + out.history,
+        rounds=start.rounds + [round_],
+        unsaved=start.unsaved + [progress],
+        home=start.home,
+        head=start.head,
+    )
+
+
 def figures_names(described, guidance, above, held_out):
-    """Names of what a round's KL, and what all its figures depend on besides the LoRA: where two rounds have the same,
-    theirs compare."""
+    """Names of what a round's KL, and what all its figures, depend on besides the LoRA.
+
+    Where two rounds have the same name, their figures compare.
+    """
     kl = [described[name] for name in ("learn_from", "reference", "window_start", "window_end")] + [
         guidance,
         above,
@@ -47,8 +64,10 @@ def figures_names(described, guidance, above, held_out):
 
 
 def alike(start, what, name):
-    """The metrics of the last updates of a run as far back as its rounds have this name of their KL or figures. A round that
-    is held against its own start compares with no other."""
+    """The metrics of a run's last updates, as far back as its rounds have this name of their KL or figures.
+
+    A round whose reference is its own start compares with no other.
+    """
     since = start.step
     for round_ in reversed(start.rounds if start.settings.get("reference") == "base" else []):
         if round_.get(what) != name:
@@ -74,8 +93,8 @@ def require_same_model(model, base, trajectories, name="preferences"):
         told = trajectory.settings.get("sampling")
         if told not in (None, host.sampling_name(model)):
             raise ValueError(
-                f"{name}: these candidates were made with the sampling {told}, and the model wired to 'model' "
-                f"has {host.sampling_name(model)}. Put the same ModelSampling node before both"
+                f"{name}: these candidates were made with the sampling {told}, and the model wired to "
+                f"'model' has {host.sampling_name(model)}. Put the same ModelSampling node before both"
             )
         if trajectory.model != base:
             raise ValueError(

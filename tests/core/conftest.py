@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Predicts the noise. Its layers are named as in an SD UNet: transformer_blocks.0.attn1.to_q, .ff.net.0.proj."""
+    """Predicts the noise. Its layers are named as an SD UNet's: transformer_blocks.0.attn1.to_q, .ff.net."""
 
     def __init__(self, channels=2, width=4):
         super().__init__()
@@ -79,7 +79,7 @@ class Net(nn.Module):
 
 
 class Denoiser:
-    """The core's seam, denoise(x, sigma) -> x0, over a network that predicts noise; counts what goes through it."""
+    """The core's seam, denoise(x, sigma) -> x0, over a network that predicts noise. It counts its calls."""
 
     def __init__(self, net):
         self.net, self.batches, self.with_gradient = net, [], []
@@ -117,7 +117,7 @@ def record(denoise, candidates=3, seed=0, dtype=torch.float32, sigmas=SIGMAS, et
 
 
 def stir(adapter, seed=1, size=0.1):
-    """Give B, or the factor that begins at 0 in its place, random values, so that the policy is no longer the base."""
+    """Give B, or the factor in its place that begins at 0, random values: the policy is not the base then."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():

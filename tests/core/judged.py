@@ -30,7 +30,7 @@ SIGMAS = torch.linspace(0.03, 3.83, 50).exp() - 1
 
 
 class Predictor:
-    """denoise(x, sigma) -> x0 over a network that predicts the noise; keeps what goes through it with gradients."""
+    """denoise(x, sigma) -> x0 over a network that predicts the noise. It keeps what passes with gradients."""
 
     def __init__(self, net):
         self.net, self.seen, self.batches, self.with_gradient = net, [], [], []

@@ -23,7 +23,7 @@ UPDATES = 10  # that SETTINGS make of PAIRS
 
 
 class Round:
-    """A train step on a run, as the node makes it: from the run's state on disk, with progress, saved at the end."""
+    """A train step on a run, as the node makes it: from the state on disk, with progress, saved at last."""
 
     def __init__(self, folder, toy, setup, settings=SETTINGS, pairs=PAIRS, every=1, **shape):
         self.head, loaded = store.head(folder), store.load_run(folder)

@@ -13,8 +13,8 @@ RANK, ALPHA = 2, 3.0
 
 
 def network(dtype=torch.float64):
-    """A strided and a 1x1 convolution and linear layers, wide enough for LoKr to take factors of low rank; the last one
-    is not."""
+    """A strided and a 1x1 convolution, and linear layers. All but the last are wide enough for LoKr to take
+    factors of low rank."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = nn.Sequential(
@@ -54,7 +54,7 @@ def kron(a, b):
 
 
 def paper(weight, part, scale, kind):
-    """The adapted weight by the papers' formulas. part(name) is the adapter's tensor of this layer, or None."""
+    """The adapted weight by the papers' formulas. part(name) is the layer's tensor of that name, or None."""
     if kind in ("LoRA", "rsLoRA"):
         return weight + scale * low_rank(part("lora_up.weight"), part("lora_down.weight"), weight.shape)
     if kind == "DoRA":

@@ -1,4 +1,4 @@
-"""A train step that hands on the LoRA of its best update, whatever came after it, also where it was stopped."""
+"""A train step hands on the LoRA of its best update, whatever came after it, also where it was stopped."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import pytest
 
 from d3po_core.runs import files as run_files
 from d3po_core.runs import progress, store
+from d3po_core.training import loop
 from d3po_core.training.monitor import best_update, stop_reason
 from tests.core.rounds import PAIRS, SETTINGS, UPDATES, Stop, raise_, same
 
@@ -20,16 +21,19 @@ SETTINGS_OF = {
 
 
 @pytest.fixture
-def begin_measured(begin):
+def begin_measured(begin, monkeypatch):
     """A round whose held-out accuracy is what `accuracies` say."""
+    said = {}
+
+    def measured(trainer, examples):
+        return {"held-out accuracy": said[trainer].get(trainer.step, 0.5), "held-out pairs": 9}
+
+    monkeypatch.setattr(loop, "evaluate", measured)
 
     def begin_measured(folder, accuracies=ACCURACIES, keep_best=True, **options):
         one = begin(folder, **options)
         one.progress.keep_best = keep_best
-        one.trainer.evaluate = lambda examples: {
-            "held-out accuracy": accuracies.get(one.trainer.step, 0.5),
-            "held-out pairs": 9,
-        }
+        said[one.trainer] = accuracies
         return one
 
     return begin_measured
@@ -161,14 +165,13 @@ def test_a_damaged_best_state_is_told_of_and_training_begins_anew(begin_measured
 def test_progress_is_never_on_disk_without_the_best_before_it(begin_measured, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         fit(begin_measured(tmp_path, every=BEST), 3)
-    monkeypatch.setattr(
-        progress,
-        "write",
-        lambda path, *_: raise_(Stop) if path.name == progress.FILE else run_files.write(path, *_),
-    )
-    with pytest.raises(Stop):  # killed between the two files
+    with monkeypatch.context() as killed, pytest.raises(Stop):  # between the two files
+        killed.setattr(
+            progress,
+            "write",
+            lambda path, *_: raise_(Stop) if path.name == progress.FILE else run_files.write(path, *_),
+        )
         fit(begin_measured(tmp_path, every=BEST))
-    monkeypatch.undo()
     assert not (tmp_path / progress.FILE).exists() and (tmp_path / progress.BEST_FILE).exists()
     one = begin_measured(tmp_path, every=BEST)
     assert len(one.progress.back_to_best(one.trainer, fit(one))) == BEST

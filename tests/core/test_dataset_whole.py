@@ -137,7 +137,8 @@ def test_ten_thousand_sets_are_counted_and_listed_without_a_look_at_their_files(
             )
             for annotator in ("anna", "ben")[: i % 3]:
                 index.execute(
-                    "INSERT INTO judgements (set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
+                    "INSERT INTO judgements "
+                    "(set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
                     "VALUES (?, ?, '{}', 1, '[[0, 1], [2, 1], [3, 1]]', 3, 0, '', '')",
                     [name, annotator],
                 )

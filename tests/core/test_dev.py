@@ -3,21 +3,21 @@
 import pytest
 
 import dev
-from tools import host
+from tools import environment, host
 
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    monkeypatch.setattr(dev, "WORKSHOP", tmp_path)
-    monkeypatch.setattr(dev, "LOG", tmp_path / "setup.log")
+    monkeypatch.setattr(environment, "WORKSHOP", tmp_path)
+    monkeypatch.setattr(environment, "LOG", tmp_path / "setup.log")
     monkeypatch.setattr(
-        dev, "frontend_files", lambda version: tmp_path / f"frontend-{version}" / "package" / "static"
+        environment, "frontend_files", lambda version: tmp_path / f"frontend-{version}" / "package" / "static"
     )
     return tmp_path
 
 
 def fetching(version):
-    (step,) = [step for step in dev.steps(version) if "frontend" in step.title]
+    (step,) = [step for step in environment.steps(version) if "frontend" in step.title]
     return step
 
 
@@ -31,7 +31,7 @@ def test_the_option_is_taken_out_of_the_arguments_of_pytest():
 
 @pytest.mark.parametrize("arguments", [["--frontend"], ["--frontend", "-x"], ["--frontend", "../1.58.1"]])
 def test_an_option_without_a_version_is_told(arguments):
-    with pytest.raises(dev.Problem, match="--frontend needs a version after it"):
+    with pytest.raises(environment.Problem, match="--frontend needs a version after it"):
         dev.take_frontend(arguments)
 
 
@@ -55,7 +55,7 @@ def test_a_frontend_is_fetched_once_and_nothing_of_the_environment_is_touched(wo
         (target / "package" / "static").mkdir(parents=True)
         (target / "package" / "static" / "index.html").write_text("a page")
 
-    monkeypatch.setattr(dev, "pip", install)
+    monkeypatch.setattr(environment, "pip", install)
     step = fetching("1.58.1")
     assert not step.done
     step.action(lambda: None)
@@ -66,10 +66,10 @@ def test_a_frontend_is_fetched_once_and_nothing_of_the_environment_is_touched(wo
 def test_a_frontend_that_did_not_come_whole_is_not_taken_for_one(workshop, monkeypatch):
     def break_off(*arguments, tick):
         (arguments[3] / "package" / "static").mkdir(parents=True)
-        raise dev.Problem("no network")
+        raise environment.Problem("no network")
 
-    monkeypatch.setattr(dev, "pip", break_off)
-    with pytest.raises(dev.Problem):
+    monkeypatch.setattr(environment, "pip", break_off)
+    with pytest.raises(environment.Problem):
         fetching("1.58.1").action(lambda: None)
     assert not fetching("1.58.1").done and not (workshop / "frontend-1.58.1").exists()
 
@@ -79,7 +79,8 @@ def test_a_frontend_that_did_not_come_whole_is_not_taken_for_one(workshop, monke
     [
         (
             "ERROR: No matching distribution found for comfyui-frontend-package==99.1.2",
-            "there is no comfyui-frontend-package==99.1.2; --frontend takes a version of that package, such as 1.58.1",
+            "there is no comfyui-frontend-package==99.1.2; --frontend takes a version of that package, "
+            "such as 1.58.1",
         ),
         (
             "WARNING: Retrying (Retry(total=1)) after connection broken by 'NewConnectionError'\n"
@@ -90,4 +91,4 @@ def test_a_frontend_that_did_not_come_whole_is_not_taken_for_one(workshop, monke
 )
 def test_what_stops_it_is_said_in_plain_words(output, words, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
-    assert dev.pip_problem(output).startswith(words)
+    assert environment.pip_problem(output).startswith(words)

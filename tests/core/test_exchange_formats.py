@@ -22,7 +22,7 @@ from tests.core.samples import encoded, outcomes, save, seeds, write
 
 @pytest.fixture
 def d3po(tmp_path):
-    """Two prompts of three images, as scripts/sample.py names them, judged as in the authors' answer to issue 17."""
+    """Two prompts of three images, named as by scripts/sample.py, judged as the authors say in issue 17."""
     save(tmp_path, *(f"images/{i:05}.png" for i in range(6)))
     write(tmp_path / "prompt.json", ["1 hand", "a cat"])
     write(tmp_path / "json" / "data.json", [[0, -1, 0], [1, 0, 3]])

@@ -40,7 +40,7 @@ def linear(gain):
 
 
 def linear_errors(candidates, gain, draws, seed):
-    """(gain (x0 + sigma noise) - x0)^2 in closed form, as a quadratic in the noise, over the target's scale."""
+    """(gain (x0 + sigma noise) - x0)^2 in closed form: a quadratic in the noise, over the target's scale."""
     rows = []
     for sigma, noise in candidates.draws(draws, seeded(seed)):
         level, x0 = sigma.item(), candidates.latents
@@ -111,7 +111,7 @@ def test_rewards_are_half_beta_times_what_the_error_fell_by():
 
 
 def test_the_reward_of_a_linear_denoiser_is_known():
-    """Policy x0 = 0.8 x, reference 0.5 x: the better denoiser of bright images is that with the higher gain."""
+    """Policy x0 = 0.8 x, reference 0.5 x: the one with the higher gain denoises bright images better."""
     images = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 2, 16, 16)
     candidates = clean(images)
     policy, reference = (implicit.errors(candidates, linear(g), 40, seeded(1)) for g in (0.8, 0.5))
@@ -173,7 +173,7 @@ def test_of_independent_draws_it_is_the_usual_one():
 
 
 def test_of_stratified_draws_it_leaves_out_what_the_levels_differ_by():
-    """A trend over the levels and some noise: the spread of the mean over many repetitions, against what we tell."""
+    """A trend over the levels and some noise. The spread over many repetitions is held against ours."""
     trend = 50 * torch.linspace(0, 1, 16, dtype=torch.float64)[:, None]
     values = trend + torch.randn(16, 20_000, generator=seeded(), dtype=torch.float64) * 5
     told, true = implicit.standard_error(values).square().mean().sqrt(), values.mean(0).std()

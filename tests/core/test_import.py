@@ -111,7 +111,9 @@ import importlib, pkgutil, sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("peft", "matplotlib", "pyarrow", "schedulefree", "bitsandbytes", "tensorboard"):
+        if name.split(".")[0] in (
+            "peft", "matplotlib", "pyarrow", "schedulefree", "bitsandbytes", "tensorboard"
+        ):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())

@@ -240,7 +240,7 @@ def test_no_gradient_runs_through_an_adaptive_beta():
 
 
 class LinearModel:
-    """A winner and a loser with residuals that agree, the loser's larger: DPO drags the winner along with it."""
+    """A winner and a loser whose residuals agree, the loser's larger: DPO drags the winner along with it."""
 
     def __init__(self, seed, same_input):
         inputs, targets = randn(2, 5, seed=seed), randn(2, 4, seed=seed + 100)

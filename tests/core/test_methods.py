@@ -18,7 +18,7 @@ def sigmoid(x):
     return 1 / (1 + (-x).exp())
 
 
-# --- the losses by their definitions, of the `of` one term is: lists over candidates of log-ratios r, KLs, ... ---
+# --- the losses by their definitions, of the `of` one term is: lists over candidates of log-ratios, KLs… ---
 
 
 def dpo(t, beta, smoothing=0.0, r_of_losers=None):
@@ -109,8 +109,9 @@ def parts(name, judged):
 
 
 def steps_of(adapter, settings, example, sampled):
-    """What the losses take, of each random step of a recording; `sampled` holds each step's log-probs under the policy
-    that sampled."""
+    """What the losses take, of each random step of a recording.
+
+    `sampled` holds each step's log-probs under the policy that sampled."""
     trajectory = example.candidates
     for i, sampled_log_probs in enumerate(sampled):
         sigma, sigma_next = trajectory.sigmas[i].double(), trajectory.sigmas[i + 1].double()
@@ -145,7 +146,7 @@ def log_probs(example):
 
 
 def draws_of(adapter, settings, example, passes):
-    """What the losses take, of each noised draw; `passes` are the (x, sigma) that the trainer gave the policy."""
+    """What the losses take, of each noised draw. `passes` are the (x, sigma) that the policy was given."""
     images, denoise = example.candidates.latents, example.denoise
     used = METHODS[settings.method].taking_part(example.preferences)
     for x, sigma in passes:

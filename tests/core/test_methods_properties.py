@@ -43,7 +43,7 @@ def test_the_order_of_pairs_and_sets_does_not_matter(recorded, drawn, name):
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.of == PAIRS])
 def test_equal_images_pull_nowhere(toy, recorded, drawn, name):
-    """Also a test of noise, timestep, caption and flips within a pair: if any differed, equal images would differ."""
+    """Noise, timestep, caption and flips are alike within a pair too: else equal images would differ."""
     one = (dict(pairs=((0, 1), (2, 3)), scores=(1.0, 0.0, 1.0, 0.0)),)
     adapter, (example,) = any_kind(recorded, drawn, name, judged=one)
     held = example.candidates
@@ -88,7 +88,7 @@ def test_before_training_the_loss_is_that_of_a_policy_that_is_the_reference(reco
     adapter, examples = any_kind(recorded, drawn, name, size=0.0, dtype=torch.float32)
     _, metrics = gradients(adapter, replace(SETTINGS, method=name), examples)
     assert metrics["loss"] == pytest.approx(AT_THE_START[name], abs=1e-6) and metrics["gradient norm"] > 0
-    # the reference's pass holds all candidates, a method's those that it learns from: float32 differs by batch
+    # the reference's pass holds all candidates, a method's those it learns from: float32 differs by batch
     assert abs(metrics["winner log-ratio"]) < 1e-7 and metrics["KL to reference"] < 1e-12
 
 

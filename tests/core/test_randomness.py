@@ -1,4 +1,4 @@
-"""What is drawn inside leaves the random numbers outside as they were, on the CPU and on the device in use."""
+"""What is drawn inside leaves the random numbers outside as they were, on the CPU and on the device used."""
 
 import warnings
 from types import SimpleNamespace
@@ -10,7 +10,9 @@ from d3po_core.training.randomness import forked, seed
 
 
 class Accelerator(SimpleNamespace):
-    """A device module as torch.cuda, torch.xpu and torch.mps are, of several devices; nothing is known of another."""
+    """A device module as torch.cuda, torch.xpu and torch.mps are, of several devices.
+
+    Nothing is known of another."""
 
     def __init__(self, count):
         self.states = [torch.Generator().manual_seed(100 + i).get_state() for i in range(count)]

@@ -24,8 +24,10 @@ HISTORY = [
     {},
     {"margin": 1.0, "held-out accuracy": 0.75, "held-out margin": 0.5},
 ]
-OLD = {1: {"step": 4, "history": HISTORY, "format": "d3po.run/1"}, 2: {"step": 4, "history": HISTORY, "rounds": [],
-       "saved": 1, "format": "d3po.run/2"}}  # fmt: skip
+OLD = {
+    1: {"step": 4, "history": HISTORY, "format": "d3po.run/1"},
+    2: {"step": 4, "history": HISTORY, "rounds": [], "saved": 1, "format": "d3po.run/2"},
+}
 
 
 def bits(entries):

@@ -1,4 +1,6 @@
-"""A save never replaces what it does not go on from: states that follow, states that do not, and two processes at once."""
+"""A save never replaces what it does not go on from.
+
+States that follow, states that do not, and two processes at once."""
 
 import json
 import os

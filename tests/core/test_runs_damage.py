@@ -48,6 +48,13 @@ def folder(begin, tmp_path, tmp_path_factory):
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
+@pytest.fixture
+def straight(begin, tmp_path_factory):
+    """What that run ends with where nothing happens to it; made once."""
+    made = tmp_path_factory.getbasetemp() / "run of three rounds"
+    return store.load_run(made) or whole(begin, made, 3)
+
+
 def contents(folder):
     return {
         path.relative_to(folder): path.read_bytes()
@@ -94,13 +101,13 @@ def test_a_damaged_checkpoint_is_named_left_alone_and_in_nobodys_way(begin, fold
 
 
 @damaged
-def test_a_damaged_progress_is_a_warning_and_the_round_begins_anew(begin, folder, tmp_path, damage):
+def test_a_damaged_progress_is_a_warning_and_the_round_begins_anew(begin, folder, straight, damage):
     damage(folder / progress.FILE)
     one = begin(folder)
     start, warning = one.fit()
     one.save()
     assert start == 0 and ("began anew" in warning and str(folder / progress.FILE) in warning)
-    assert same_runs(store.load_run(folder), whole(begin, tmp_path / "straight", 3))
+    assert same_runs(store.load_run(folder), straight)
     assert not (folder / progress.FILE).exists()
 
 
@@ -158,7 +165,7 @@ def test_a_progress_that_cannot_be_written_stops_training_and_names_the_file(
 @pytest.mark.parametrize("error", FORBIDDEN.values(), ids=FORBIDDEN)
 @pytest.mark.parametrize("number, file", [(1, "step-000030.safetensors"), (2, "run.safetensors")])
 def test_a_run_that_cannot_be_written_is_as_it_was_and_can_be_saved_later(
-    begin, folder, monkeypatch, tmp_path, error, number, file
+    begin, folder, straight, monkeypatch, error, number, file
 ):
     one, calls, replace = begin(folder), [], os.replace
     one.fit()
@@ -176,7 +183,7 @@ def test_a_run_that_cannot_be_written_is_as_it_was_and_can_be_saved_later(
     again = begin(folder)
     assert again.fit() == (UPDATES, "")
     again.save()
-    assert same_runs(store.load_run(folder), whole(begin, tmp_path / "straight", 3))
+    assert same_runs(store.load_run(folder), straight)
 
 
 LIMITED = """

@@ -261,7 +261,7 @@ def counted(denoise, passes):
     return counting
 
 
-def test_in_half_precision_a_loss_that_is_not_finite_ends_at_once_and_a_gradient_that_is_not_is_tried_at_lower_scales(
+def test_in_half_precision_a_loss_that_is_not_finite_ends_and_such_a_gradient_is_tried_at_lower_scales(
     start,
 ):
     for spoil, tries in (

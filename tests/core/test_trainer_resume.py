@@ -37,7 +37,7 @@ def same(a, b):
 
 @pytest.fixture
 def start(toy, setup):
-    """A trainer and its examples, three with a trajectory, two without and one of ties, the same ones every time."""
+    """A trainer and its examples: three with a trajectory, two without, one of ties. Always the same ones."""
 
     def make(settings=BRISK, stir=True, loss_scale=1.0, **adapter):
         denoise, adapter = setup(**adapter)
@@ -59,7 +59,7 @@ def start(toy, setup):
 
 @pytest.fixture(params=["base", "round start"])
 def whole(request, start, tmp_path):
-    """(settings, an uninterrupted fit's trainer and history, the folder with its state after every update)."""
+    """(settings, an uninterrupted fit's trainer and history, the folder with its state after each update)."""
     settings = dataclasses.replace(BRISK, reference=request.param)
     trainer, examples = start(settings, dropout=0.3)
 

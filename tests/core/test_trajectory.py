@@ -237,8 +237,8 @@ def test_numbers_that_cannot_be_trained_on_are_refused_by_the_files_name(traject
         getattr(trajectory, name)[1, 2, 0, 0, 0] = spoiled
         trajectory.save(saved)
         told = (
-            f"{re.escape(str(saved))}: step 1 of {name} holds numbers that are not finite.*cannot be trained on.*Record "
-            "them again"
+            f"{re.escape(str(saved))}: step 1 of {name} holds numbers that are not finite.*"
+            "cannot be trained on.*Record them again"
         )
         with pytest.raises(ValueError, match=told):
             Trajectory.load(saved)

@@ -69,7 +69,7 @@ def evaluation(draw, accuracy, margin, pairs=20):
 
 
 def learning(count, seed, accuracy=lambda part: 0.7, margin=lambda part: 0.3, every=5, pairs=40):
-    """Training that goes as it should, with evaluations whose truth depends on the part of the run that is over."""
+    """Training that goes as it should, with evaluations whose truth depends on the part of the run so far."""
     draw = random.Random(seed)
     history = []
     for i in range(count):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host.graphs import end_all, live, unique
+from d3po_core.dataset.store import Dataset
+from tests.host.answers import Client
+from tests.host.graphs import begin, choosing, end_all, live, unique
 from tools.host import ROOT, WorkflowError
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +39,17 @@ def source(base):
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / side / f"{i:02}.png")
             (root / side / f"{i:02}.txt").write_text(f"a {name} background")
     return root.name
+
+
+@pytest.fixture
+def dataset(base):
+    """A new dataset's name; `dataset.open()` looks into it."""
+
+    class Name(str):
+        def open(self):
+            return Dataset(base / "output" / "d3po" / "datasets" / self, create=False)
+
+    return Name(unique("dataset"))
 
 
 @pytest.fixture
@@ -66,6 +79,19 @@ def failure(host):
 @pytest.fixture
 def snapshot():
     return json.loads((HERE / "interface.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def waiting(host):
+    """A node that waits for the picks of three sets of four candidates."""
+    return begin(host, choosing(sets=3, when_missing="wait"))
+
+
+@pytest.fixture
+def client(host):
+    client = Client(host)
+    yield client
+    client.connection.close()
 
 
 @pytest.fixture

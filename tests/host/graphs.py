@@ -12,13 +12,14 @@ import aiohttp
 from safetensors.torch import load_file
 
 from d3po_core.runs.files import content_name
+from tools import workflow
 
 CHECKPOINT = "d3po-emoji.safetensors"
 TEXT = "a cat on a red background"
 TRAINING = dict(
-    epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised", reference="base",
-    guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention", weight_decay=1e-4,
-    max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
+    epochs=1, sets_per_update=1, learning_rate=1e-3, beta=200.0, clip=0.0, weighting="standardised",
+    reference="base", guidance="as recorded", step_fraction=1.0, rank=2, alpha=2.0, targets="attention",
+    weight_decay=1e-4, max_grad_norm=1.0, candidates_per_pass=0, seed=0)  # fmt: skip
 
 _numbers = itertools.count()
 
@@ -38,7 +39,7 @@ def probe(kind, source, slot=0):
 
 
 def stage():
-    """The checkpoint with an empty negative prompt and a 64x64 latent: what stays cached from test to test."""
+    """The checkpoint with an empty negative prompt and a 64x64 latent: what is cached from test to test."""
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
@@ -52,8 +53,8 @@ def recording(model=("loader", 0), **sampling):
         "positive": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),
         "sampler": node("D3POKSampler", **(dict(
             model=list(model), seed=1, steps=3, cfg=2.0, sampler_name="euler_ancestral", scheduler="normal",
-            positive=["positive", 0], negative=["negative", 0], latent_image=["empty", 0], denoise=1.0, candidates=2,
-            eta=1.0) | sampling)),
+            positive=["positive", 0], negative=["negative", 0], latent_image=["empty", 0], denoise=1.0,
+            candidates=2, eta=1.0) | sampling)),
     }  # fmt: skip
 
 
@@ -62,7 +63,8 @@ def judged(trajectory=("sampler", 0), objective="brightness (brighter)", **sampl
     return recording(**sampling) | {
         "decode": node("VAEDecode", samples=["sampler", 1], vae=["loader", 2]),
         "judge": node("D3POObjectivePreference", trajectory=list(trajectory), images=["decode", 0],
-                      objective=objective, second_objective="none", target_colour="#ff8800", least_difference=0.0),
+                      objective=objective, second_objective="none", target_colour="#ff8800",
+                      least_difference=0.0),
     }  # fmt: skip
 
 
@@ -74,25 +76,26 @@ def picked(picks="", **sampling):
 
 
 def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
-    """Candidates without a model, a person's judge and a look at the preferences. Without a seed they are new."""
+    """Candidates without a model, a person's judge and a look at the preferences. New ones without a seed."""
     return {
         "candidates": node("TestCandidates", seed=next(_numbers) + 10 ** 6 if seed is None else seed,
                            candidates=candidates, sets=sets, size=64),
-        "judge": node("D3POPairPreference", trajectory=["candidates", 0], images=["candidates", 1], picks=picks,
-                      **picker),
+        "judge": node("D3POPairPreference", trajectory=["candidates", 0], images=["candidates", 1],
+                      picks=picks, **picker),
         "look": probe("Preferences", "judge"),
     }  # fmt: skip
 
 
-def train_node(model=("loader", 0), preferences=("judge", 0), **training):
-    return node(
-        "D3POTrainStep", **(dict(model=list(model), preferences=list(preferences)) | TRAINING | training)
-    )
+def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
+    """A train step and the node of its settings, by their names."""
+    wires = dict(model=list(model), preferences=list(preferences))
+    wires |= {key: training.pop(key) for key in ("lora", "held_out") if key in training}
+    return workflow.train_nodes(name, wires, TRAINING | training)
 
 
 def trained(training=None, **judging):
     """A judged recording and one train step whose LoRA goes nowhere: its loss map is probed."""
-    graph = judged(**judging) | {"train": train_node(**(training or {}))}
+    graph = judged(**judging) | train_nodes(**(training or {}))
     return graph | {"losses": probe("LossMap", "train", 2)}
 
 
@@ -101,7 +104,7 @@ def loop(run, training=None, prompts=None, **judging):
     graph = judged(model=("run", 0), **judging)
     graph |= {
         "run": node("D3POLoadRun", model=["loader", 0], run=run),
-        "train": train_node(lora=["run", 1], **(training or {})),
+        **train_nodes(lora=["run", 1], **(training or {})),
         "save": node("D3POSaveRun", lora=["train", 1], run=run),
     }
     return with_prompts(graph, prompts) if prompts else graph
@@ -122,8 +125,8 @@ def stock_image(model=("loader", 0), name="stock", seed=5):
         f"{name}_text": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),
         f"{name}_sample": node(
             "KSampler", model=list(model), seed=seed, steps=3, cfg=2.0, sampler_name="euler_ancestral",
-            scheduler="normal", positive=[f"{name}_text", 0], negative=["negative", 0], latent_image=["empty", 0],
-            denoise=1.0),
+            scheduler="normal", positive=[f"{name}_text", 0], negative=["negative", 0],
+            latent_image=["empty", 0], denoise=1.0),
         f"{name}_latent": probe("Latent", f"{name}_sample"),
         f"{name}_decode": node("VAEDecode", samples=[f"{name}_sample", 0], vae=["loader", 2]),
         f"{name}_image": node("PreviewImage", images=[f"{name}_decode", 0]),
@@ -165,7 +168,7 @@ def page(workflow="a-workflow"):
 
 
 def begin(host, graph, **extra_data):
-    """Queue a prompt as a page that is closed at once, and wait until its picker waits: what is told of it."""
+    """Queue a prompt as a page that is closed at once. Wait until its picker waits: what is told of it."""
     prompt_id = host.queue(graph, uuid.uuid4().hex, page() | extra_data)
     return until(lambda: live(host).get(prompt_id))
 
@@ -195,7 +198,7 @@ def watch(host, prompt, on_message=lambda message: None, timeout=180):
 
 
 def awaited(coroutine):
-    """What a coroutine returns; in a thread of its own, as the browser tests keep an event loop running in theirs."""
+    """What a coroutine returns. It has its own thread, as the browser tests keep an event loop in theirs."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 

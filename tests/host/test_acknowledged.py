@@ -1,4 +1,6 @@
-"""An answer to a run that waits is acknowledged once it is on disk, and refused in words where it cannot be put there."""
+"""An answer to a run that waits is acknowledged once it is on disk.
+
+It is refused in words where it cannot be put there."""
 
 import json
 import shutil

@@ -17,7 +17,7 @@ from tests.host.graphs import (
     same_tensors,
     stage,
     stock_image,
-    train_node,
+    train_nodes,
     trained,
     unique,
     watch,  # fmt: skip
@@ -133,7 +133,7 @@ def test_both_namings_hold_the_same_weights_of_every_kind(saved):
 
 def test_dora_is_not_saved_for_programs_that_would_spoil_it(failure):
     graph = judged(seed=301) | {
-        "train": train_node(**SHAPE, adapter="DoRA"),
+        **train_nodes(**SHAPE, adapter="DoRA"),
         "save": saver("train", KOHYA, unique()),
     }
     says(failure(graph), "D3POSaveLoRA", "naming: ", "DoRA", "Choose ComfyUI's naming")
@@ -143,7 +143,7 @@ def test_dropout_is_for_the_adapters_that_have_it(host, failure):
     run = unique("dropout")
     entry = host.run(loop(run, dict(adapter="DoRA", dropout=0.3, epochs=2), seed=301))
     assert "2 updates" in entry["outputs"]["train"]["text"][0]
-    graph = judged(seed=301) | {"train": train_node(adapter="LoKr", dropout=0.3)}
+    graph = judged(seed=301) | train_nodes(adapter="LoKr", dropout=0.3)
     graph["save"] = node("D3POSaveRun", lora=["train", 1], run=unique())
     says(failure(graph), "D3POTrainStep", "dropout: LoKr has none", "Set it to 0")
 
@@ -162,7 +162,7 @@ def files(host):
         "kohya": saver("train", KOHYA, f"{run}-kohya"),
     }
     graph["loha"] = saver("other", COMFYUI, f"{run}-loha")
-    graph["other"] = train_node(adapter="LoHa")
+    graph |= train_nodes("other", adapter="LoHa")
     entry = host.run(graph)
     paths = {name: file_of(host, entry, name) for name in ("comfyui", "kohya", "loha")}
     paths["diffusers"] = paths["kohya"].with_name(f"{run}-diffusers.safetensors")
@@ -232,7 +232,7 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
 
 
 def test_the_reference_may_be_the_file(host, files):
-    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against the base."""
+    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
     margins = {}
     for reference in ("base", "round start"):
         run = unique("from")

@@ -1,4 +1,6 @@
-"""What conditioning carries besides text: ControlNets, areas, masks, ranges of steps, hooks, in recording and training."""
+"""What conditioning carries besides text, in recording and training.
+
+ControlNets, areas, masks, ranges of steps, hooks."""
 
 import pytest
 
@@ -13,8 +15,9 @@ def controlled(strength=1.0, **training):
     return graph | {
         "net": node("TestControlNet", model=["loader", 0], seed=0),
         "hint": node("EmptyImage", width=64, height=64, batch_size=1, color=0x804020),
-        "control": node("ControlNetApplyAdvanced", positive=["positive", 0], negative=["negative", 0], control_net=["net", 0],
-                        image=["hint", 0], strength=strength, start_percent=0.0, end_percent=1.0),
+        "control": node("ControlNetApplyAdvanced", positive=["positive", 0], negative=["negative", 0],
+                        control_net=["net", 0], image=["hint", 0], strength=strength, start_percent=0.0,
+                        end_percent=1.0),
         "look": probe("Trajectory", "sampler")}  # fmt: skip
 
 

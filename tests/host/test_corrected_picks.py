@@ -1,4 +1,6 @@
-"""Answers that are changed after a run was trained on them: the picker says so, and going back trains that round again."""
+"""Answers that are changed after a run was trained on them.
+
+The picker says so, and going back trains that round again."""
 
 import json
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.host.graphs import judged, loop, node, probe, stage, train_node, trained, unique
+from tests.host.graphs import judged, loop, node, probe, stage, train_nodes, trained, unique
 from tests.host.test_errors_sampling import says
 
 
@@ -99,7 +99,7 @@ def test_a_lora_that_is_not_ours_is_refused(failure, base, class_type, inputs):
     graph = judged(seed=130) if class_type == "D3POTrainStep" else stage()
     graph["foreign"] = node("TestForeignLora")
     if class_type == "D3POTrainStep":
-        graph |= {"train": train_node(lora=["foreign", 0]), "losses": probe("LossMap", "train", 2)}
+        graph |= {**train_nodes(lora=["foreign", 0]), "losses": probe("LossMap", "train", 2)}
     else:
         graph["save"] = node(class_type, lora=["foreign", 0], **inputs)
     says(failure(graph), class_type, "lora", "does not come from")
@@ -126,7 +126,7 @@ def test_an_untrained_lora_is_not_saved(failure, base, class_type):
 
 
 def test_kohyas_names_for_a_model_that_has_none_are_refused(host, failure):
-    graph = judged(seed=131) | {"train": train_node()}
+    graph = judged(seed=131) | train_nodes()
     graph["flow"] = node("UNETLoader", unet_name="flow.safetensors", weight_dtype="default")
     graph["save"] = node(
         "D3POSaveLoRA",

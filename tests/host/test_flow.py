@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host.graphs import found, node, probe, recording, stage, train_node, unique
+from tests.host.graphs import found, node, probe, recording, stage, train_nodes, unique
 
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 60)}
 
@@ -34,8 +34,10 @@ def graph(source, encoded=("flow", 0), trained=("flow", 0), **training):
         "import": node("D3POImportPreferences", source=source, dataset=unique("dataset"), annotator="import",
                        problems="stop"),
         "encode": node("D3POEncodePairs", model=list(encoded), clip=["loader", 1], vae=["vae", 0],
-                       dataset=["import", 0], split="all", held_out=0.3, annotators="", joining="all", limit=0),
-        "train": train_node(trained, ("encode", 0), targets="all linear and convolutions", **training),
+                       dataset=["import", 0], split="all", held_out=0.3, annotators="", joining="all",
+                       limit=0),
+        **train_nodes(model=trained, preferences=("encode", 0), targets="all linear and convolutions",
+                      **training),
         "losses": probe("LossMap", "train", 2),
     }  # fmt: skip
 

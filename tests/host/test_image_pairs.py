@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host.graphs import found, node, probe, stage, train_node, unique
+from tests.host.graphs import found, node, probe, stage, train_nodes, unique
 
 
 def graph(source, dataset, split="all", **training):
@@ -17,7 +17,7 @@ def graph(source, dataset, split="all", **training):
             "D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems="stop"
         ),
         "encode": encoded(split),
-        "train": train_node(preferences=("encode", 0), **training),
+        **train_nodes(preferences=("encode", 0), **training),
         "losses": probe("LossMap", "train", 2),
     }
 
@@ -105,7 +105,7 @@ def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
         )  # not its own mirror image
         Image.fromarray(ramp.astype(np.uint8)).save(root / side / "1.png")
     prompt = graph(
-        root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "method.caption_dropout": 0.5}
+        root.name, unique("dataset"), epochs=2, **{"method": "Diffusion-DPO", "caption_dropout": 0.5}
     )
     losses = found(host.run(prompt), "losses")
     assert losses["loss"] == pytest.approx([math.log(2)] * 2, abs=1e-6)

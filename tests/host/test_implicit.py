@@ -18,7 +18,7 @@ from tests.host.graphs import (
     probe,
     recording,
     stage,
-    train_node,
+    train_nodes,
     unique,
     watch,
 )
@@ -46,18 +46,20 @@ def source(base):
 
 def pairs(source, dataset, split):
     return {
-        "import": node("D3POImportPreferences", source=source, dataset=dataset, annotator="import", problems="stop"),
+        "import": node("D3POImportPreferences", source=source, dataset=dataset, annotator="import",
+                       problems="stop"),
         "pairs": node("D3POEncodePairs", model=["loader", 0], clip=["loader", 1], vae=["loader", 2],
-                      dataset=["import", 0], split=split, held_out=0.5, annotators="", joining="all", limit=0),
+                      dataset=["import", 0], split=split, held_out=0.5, annotators="", joining="all",
+                      limit=0),
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def taught(host, source):
-    """(a dataset of pairs, the name of a LoRA that was trained on its training split, for the stock Load LoRA)."""
+    """(a dataset of pairs, the name of a LoRA trained on its training split, for the stock Load LoRA)."""
     dataset, name = unique("dataset"), unique("brightness")
     host.run(stage() | pairs(source, dataset, "train") | {
-        "train": train_node(preferences=("pairs", 0), epochs=2, sets_per_update=3, learning_rate=3e-3, rank=4,
+        **train_nodes(preferences=("pairs", 0), epochs=2, sets_per_update=3, learning_rate=3e-3, rank=4,
                             alpha=4.0, draws_per_set=2, targets="all linear and convolutions"),
         "save": node("D3POSaveLoRA", model=["loader", 0], lora=["train", 1], filename_prefix=f"loras/{name}",
                      naming="ComfyUI"),
@@ -90,8 +92,8 @@ def reward(images, model=("loader", 0), tuned=("tuned", 0), **changes):
     return stage() | images | {
         "positive": node("CLIPTextEncode", clip=["loader", 1], text="a red background"),
         "reward": node("D3POImplicitReward", **(dict(
-            model=list(model), tuned=list(tuned), vae=["loader", 2], positive=["positive", 0], images=["images", 0],
-            draws=4, seed=1, beta=5000.0) | changes)),
+            model=list(model), tuned=list(tuned), vae=["loader", 2], positive=["positive", 0],
+            images=["images", 0], draws=4, seed=1, beta=5000.0) | changes)),
         "rewards": node("PreviewAny", source=["reward", 2]),
         "ranking": node("PreviewAny", source=["reward", 3]),
         "ranked": node("PreviewImage", images=["reward", 0]),
@@ -153,9 +155,10 @@ def test_a_lora_turned_round_is_worth_less(host, taught, images):
 
 def accuracy(source, dataset, tuned="tuned", draws=4):
     return stage() | pairs(source, dataset, "held out") | {
-        "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=[tuned, 0], preferences=["pairs", 0],
-                         draws=draws, seed=1),
-        "share": node("PreviewAny", source=["accuracy", 0]), "margin": node("PreviewAny", source=["accuracy", 1]),
+        "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=[tuned, 0],
+                         preferences=["pairs", 0], draws=draws, seed=1),
+        "share": node("PreviewAny", source=["accuracy", 0]),
+        "margin": node("PreviewAny", source=["accuracy", 1]),
     }  # fmt: skip
 
 
@@ -222,8 +225,8 @@ def test_where_nothing_is_judged_yet_the_rest_of_the_graph_waits(host, taught):
 
 def judge(trajectory=("sampler", 0), images=("decode", 0), **changes):
     return {"judge": node("D3POImplicitPreference", **(dict(
-        trajectory=list(trajectory), images=list(images), model=["loader", 0], tuned=["tuned", 0], draws=4, seed=1,
-        least_difference=0.0) | changes)), "look": probe("Preferences", "judge")}  # fmt: skip
+        trajectory=list(trajectory), images=list(images), model=["loader", 0], tuned=["tuned", 0], draws=4,
+        seed=1, least_difference=0.0) | changes)), "look": probe("Preferences", "judge")}  # fmt: skip
 
 
 def test_it_judges_recorded_candidates_in_place_of_a_person(host, base, taught):
@@ -233,7 +236,8 @@ def test_it_judges_recorded_candidates_in_place_of_a_person(host, base, taught):
         "keep": node("D3POSaveToDataset", trajectory=["sampler", 0], images=["decode", 0], dataset=dataset,
                      annotator="me"),
         "all": node("PreviewImage", images=["decode", 0]), "mean": node("PreviewAny", source=["judge", 4]),
-        "preferred": node("PreviewImage", images=["judge", 1]), "rejected": node("PreviewImage", images=["judge", 2]),
+        "preferred": node("PreviewImage", images=["judge", 1]),
+        "rejected": node("PreviewImage", images=["judge", 2]),
     } | judge(dataset=["keep", 2])  # fmt: skip
     entry = host.run(graph)
     seen = found(entry, "look")
@@ -262,7 +266,7 @@ def test_several_sets_are_judged_together_and_train_a_lora(host, taught):
     graph["sampler"]["inputs"]["seed"] = ["prompts", 1]
     graph |= {
         "prompts": node("D3POPrompts", prompts="a\nb", count=2, seed=3),
-        "train": train_node(),
+        **train_nodes(),
         "losses": probe("LossMap", "train", 2),
     }
     entry = host.run(graph)

@@ -36,7 +36,7 @@ def pending(host):
 
 
 def queue_text(host, graph, extra_data):
-    """Queue a prompt whose extra data is JSON text, sent as it is: json.dumps does not write all that Python reads."""
+    """Queue a prompt with JSON text as extra data, as it is: json.dumps writes less than Python reads."""
     body = json.dumps({"prompt": graph, "extra_data": "EXTRA"}).replace('"EXTRA"', extra_data)
     request = urllib.request.Request(
         host.url + "/prompt", body.encode(), {"Content-Type": "application/json"}

@@ -16,6 +16,7 @@ NODES = [
     "D3POPairPreference",
     "D3POObjectivePreference",
     "D3POTrainStep",
+    "D3POTrainSettings",
     "D3POLoadRun",
     "D3POSaveRun",
     "D3POSaveLoRA",
@@ -43,6 +44,7 @@ SOCKETS = {
     "LOSS_MAP",
     "D3PO_TRAJECTORY",
     "D3PO_PREFERENCES",
+    "D3PO_SETTINGS",
 }
 
 
@@ -74,7 +76,7 @@ def kind_of(spec):
 
 
 def breaking_changes(old, new):
-    """Why saved workflows or scripts would break, one sentence for each reason. Appending is no such change."""
+    """Why saved workflows or scripts would break: a sentence for each reason. Appending is no such change."""
     found = [f"node {node_id} is gone" for node_id in old if node_id not in new]
     for node_id in old.keys() & new.keys():
         for section in ("required", "optional", "outputs"):

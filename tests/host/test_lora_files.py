@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.host.graphs import found, judged, loop, node, stage, stock_image, train_node, unique
+from tests.host.graphs import found, judged, loop, node, stage, stock_image, train_nodes, unique
 
 COMFYUI, KOHYA = "ComfyUI", "kohya (A1111, Forge, diffusers)"
 WIDE = "all linear and convolutions"
@@ -24,7 +24,7 @@ def loaded(name, filename, class_type="LoraLoaderModelOnly"):
 
 @pytest.fixture(scope="module")
 def saved(host, base):
-    """One training, saved by every node that can: the files, and the latents of the models that come out of nodes."""
+    """One training, saved by every node that can: the files, and the latents of the models nodes give."""
     run = unique("files")
     graph = loop(run, dict(learning_rate=1e-2, epochs=2, targets=WIDE, rank=2, alpha=1.0), seed=101)
     for name, naming in (("comfyui", COMFYUI), ("kohya", KOHYA)):
@@ -98,7 +98,7 @@ def test_both_namings_hold_the_same_weights(saved):
 
 
 def test_diffusers_finds_a_layer_for_every_key_of_the_kohya_file(saved):
-    """Its own conversion must use up all keys, and each must name a layer, of the right shape, of this UNet."""
+    """Its own conversion uses up all keys, and each names a layer, of the right shape, of this UNet."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 
@@ -106,7 +106,8 @@ def test_diffusers_finds_a_layer_for_every_key_of_the_kohya_file(saved):
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             block_out_channels=(320,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
-            up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768, attention_head_dim=8)  # fmt: skip
+            up_block_types=("CrossAttnUpBlock2D",), cross_attention_dim=768,
+            attention_head_dim=8)  # fmt: skip
     layers = dict(unet.named_modules())
     ups = {
         name.removeprefix("unet.").rsplit(".lora.", 1)[0].replace("_lora.up.weight", ""): tensor
@@ -148,7 +149,7 @@ def test_the_loss_graph_of_the_host_draws_the_loss_map(host, saved):
 def test_saving_again_never_overwrites_a_file(host, saved):
     files = []
     for seed in (102, 103):
-        graph = judged(seed=seed) | {"train": train_node()}
+        graph = judged(seed=seed) | train_nodes()
         graph["save"] = node(
             "D3POSaveLoRA",
             model=["loader", 0],

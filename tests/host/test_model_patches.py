@@ -1,5 +1,6 @@
-"""Every node of the host that puts something on a MODEL, before sampler and train step alike: it is recorded and trained
-with, or refused in words of ours."""
+"""Every node of the host that puts something on a MODEL, before sampler and train step alike.
+
+It is recorded and trained with, or refused in words of ours."""
 
 import pytest
 
@@ -57,8 +58,9 @@ SLOTS = {"MODEL": 0, "CLIP": 1, "VAE": 2}
 
 
 def inputs_of(definition, lora):
-    """A node's required inputs at their defaults, and a LoRA's file where it wants one; None where one wants what is not
-    here."""
+    """A node's required inputs at their defaults, and a LoRA's file where it wants one.
+
+    None where it wants what is not here."""
     given = {}
     for name, (kind, *options) in definition["input"].get("required", {}).items():
         options = options[0] if options else {}
@@ -275,7 +277,7 @@ def test_what_ddpo_takes_for_the_policy_that_sampled_is_this_models(host):
     """Where other patches sampled, the ratio to the policy that sampled begins at 1 all the same."""
     for where in (["sampler"], ["train"], ["sampler", "train"]):
         losses = found(
-            host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"method.ratio_clip": 1e-4}))),
+            host.run(with_loras(apart(CFG_ZERO, where, method="DDPO", **{"ratio_clip": 1e-4}))),
             "losses",
         )
         if where != ["sampler", "train"]:

@@ -12,7 +12,7 @@ from tests.host.graphs import (
     probe,
     stage,
     stock_image,
-    train_node,
+    train_nodes,
     trained,
     unique,
     watch,  # fmt: skip
@@ -106,7 +106,7 @@ def test_training_after_an_interrupt_learns_what_it_would_have_learned(host):
     watch(host, trained(dict(epochs=10000), seed=88), interrupt)
     assert interrupt.done
     graph["losses"] = probe("LossMap", "train", 2)
-    graph["train"]["inputs"]["max_grad_norm"] = (
+    graph["train settings"]["inputs"]["max_grad_norm"] = (
         1.0000001  # trains anew, and is the same in all but the 7th digit
     )
     assert found(host.run(graph), "losses")["loss"] == pytest.approx(straight["loss"], rel=1e-5)
@@ -128,7 +128,7 @@ def test_a_model_with_a_lora_on_it_is_left_as_it_was_too(host, run_file):
     before = look()
     assert before[0]["patches"]
     graph = judged(model=("run", 0), seed=90) | {"run": node("D3POLoadRun", model=["loader", 0], run=run)}
-    graph |= {"train": train_node(model=("run", 0)), "losses": probe("LossMap", "train", 2)}
+    graph |= {**train_nodes(model=("run", 0)), "losses": probe("LossMap", "train", 2)}
     losses = found(host.run(graph), "losses")
     assert losses["winner_log-ratio"] == [0.0], "the patched model is its own reference"
     assert look() == before

@@ -2,14 +2,14 @@
 
 import json
 
-from tests.host.graphs import found, loop, node, picked, probe, stock_image, train_node, unique, with_prompts
+from tests.host.graphs import found, loop, node, picked, probe, stock_image, train_nodes, unique, with_prompts
 from tests.host.test_runs import record_of
 
 NOBODY = ({"pairs": [], "bad": [0, 1]}, {"ties": [[0, 1]]})
 
 
 def picking(run, judgements, **sampling):
-    """The loop with a person's picks, {set name: judgement}; all that is wired behind the train step in templates."""
+    """The loop with a person's picks, {set name: judgement}, and what templates wire behind training."""
     graph = loop(run, dict(epochs=2), seed=601, **sampling)
     graph["judge"] = picked(json.dumps({"sets": judgements}))["judge"]
     graph["save"]["inputs"]["run"] = ""
@@ -98,7 +98,7 @@ def test_the_same_picks_show_the_same_candidates_elsewhere(host):
 def test_a_set_without_a_preference_among_others_is_told(host):
     def graph(judgements):
         return with_prompts(picked(json.dumps({"sets": judgements}), seed=604), ["a cat", "a dog"]) | {
-            "train": train_node(),
+            **train_nodes(),
             "losses": probe("LossMap", "train", 2),
         }
 

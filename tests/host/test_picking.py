@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.host.graphs import choosing, found, picked, probe, train_node, with_prompts
+from tests.host.graphs import choosing, found, picked, probe, train_nodes, with_prompts
 from tests.host.test_errors_sampling import says
 
 
@@ -59,7 +59,7 @@ def test_picks_of_one_set_are_never_used_for_another(host):
 def test_nothing_trains_until_every_set_of_a_list_is_judged(host):
     def graph(picks):
         graph = with_prompts(picked(picks), ["a cat", "a dog"])
-        return graph | {"train": train_node(), "losses": probe("LossMap", "train", 2)}
+        return graph | {**train_nodes(), "losses": probe("LossMap", "train", 2)}
 
     sets = [told["set"] for told in shown(host, graph(""))]
     assert len(set(sets)) == 2

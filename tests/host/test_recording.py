@@ -31,11 +31,12 @@ def stock_ancestral(eta, seed, steps, batch, scheduler="normal", cfg=2.0):
     return {
         "batch": node("EmptyLatentImage", width=64, height=64, batch_size=batch),
         "noise": node("TestSharedNoise", seed=seed),
-        "guider": node("CFGGuider", model=["loader", 0], positive=["positive", 0], negative=["negative", 0], cfg=cfg),
+        "guider": node("CFGGuider", model=["loader", 0], positive=["positive", 0], negative=["negative", 0],
+                       cfg=cfg),
         "ancestral": node("SamplerEulerAncestral", eta=eta, s_noise=1.0),
         "sigmas": node("BasicScheduler", model=["loader", 0], scheduler=scheduler, steps=steps, denoise=1.0),
-        "stock": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["ancestral", 0],
-                      sigmas=["sigmas", 0], latent_image=["batch", 0]),
+        "stock": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0],
+                      sampler=["ancestral", 0], sigmas=["sigmas", 0], latent_image=["batch", 0]),
         "stock_latent": probe("Latent", "stock"),
     }  # fmt: skip
 
@@ -50,7 +51,7 @@ def test_recording_gives_the_stock_samplers_latents_bit_for_bit(host, eta, sched
 
 
 def test_a_single_stock_ksampler_starts_from_the_same_noise(host):
-    """With as good as no steps' noise a candidate is what the stock KSampler with plain euler makes of that seed."""
+    """With hardly any noise in its steps a candidate is what the stock KSampler's euler makes of its seed."""
     graph = recording(eta=0.001, seed=5, steps=3)
     graph |= {
         "ours": probe("Trajectory", "sampler"),

@@ -16,7 +16,7 @@ from tests.host.graphs import (
     probe,
     same_tensors,
     stage,
-    train_node,
+    train_nodes,
     unique,
     watch,
 )
@@ -129,7 +129,7 @@ def test_after_too_little_memory_training_goes_on_with_fewer_candidates_per_pass
     graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=15)
     graph["train"]["inputs"]["model"] = ["trap", 0]
     says(failure(graph), "D3POTrainStep", "Out of memory", "candidates_per_pass")
-    graph["train"]["inputs"]["candidates_per_pass"] = 1
+    graph["train settings"]["inputs"]["candidates_per_pass"] = 1
     assert went_on(host.run(graph)) >= 3
     assert record_of(run_file(run))["step"] == 12
 
@@ -166,7 +166,7 @@ def test_a_damaged_progress_is_told_and_no_obstacle(host, run_file):
 
 def test_without_a_run_the_train_step_writes_nothing(host, base):
     before = sorted(base.glob("output/**/*"))
-    host.run(judged(seed=207) | {"train": train_node(epochs=3), "losses": probe("LossMap", "train", 2)})
+    host.run(judged(seed=207) | {**train_nodes(epochs=3), "losses": probe("LossMap", "train", 2)})
     assert sorted(base.glob("output/**/*")) == before
 
 
@@ -207,7 +207,7 @@ def test_held_out_candidates_tell_the_best_checkpoint(host, run_file):
 
 def test_held_out_sets_that_are_trained_on_are_told(host):
     graph = judged(seed=214) | {
-        "train": train_node(held_out=["judge", 0]),
+        **train_nodes(held_out=["judge", 0]),
         "losses": probe("LossMap", "train", 2),
     }
     assert "1 of the held-out sets are trained on as well" in host.run(graph)["outputs"]["train"]["text"][0]
@@ -215,7 +215,7 @@ def test_held_out_sets_that_are_trained_on_are_told(host):
 
 def test_held_out_candidates_of_another_model_are_refused(failure):
     graph = with_held_out(
-        judged(seed=215) | {"train": train_node(), "losses": probe("LossMap", "train", 2)}, seed=216
+        judged(seed=215) | {**train_nodes(), "losses": probe("LossMap", "train", 2)}, seed=216
     )
     graph["other"] = node("UNETLoader", unet_name="other.safetensors", weight_dtype="default")
     graph["held_sampler"]["inputs"]["model"] = ["other", 0]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from d3po_core.runs import store
-from tests.host.graphs import judged, loop, node, stage, train_node, unique
+from tests.host.graphs import judged, loop, node, stage, train_nodes, unique
 from tests.host.test_errors_sampling import says
 from tests.host.test_runs import files, record_of
 
@@ -47,14 +47,14 @@ def test_the_name_is_given_once(host, run_file, lora_file):
 def test_a_chain_of_train_steps_is_saved_to_the_run_that_it_came_from(host, run_file):
     run = unique("chain")
     graph = loop(run, seed=504)
-    graph["second"] = train_node(lora=["train", 1])
+    graph |= train_nodes("second", lora=["train", 1])
     graph["save"] = node("D3POSaveRun", lora=["second", 1], run="")
     host.run(graph)
     assert record_of(run_file(run))["step"] == 2
 
 
 def test_without_a_name_or_a_run_to_go_by_it_says_what_to_do(failure, base):
-    graph = judged(seed=505) | {"train": train_node()}
+    graph = judged(seed=505) | train_nodes()
     graph["save"] = node("D3POSaveRun", lora=["train", 1], run=" ")
     says(failure(graph), "D3POSaveRun", "run: ", "does not come from D3PO Load Run", "write a name")
 
@@ -77,7 +77,7 @@ def test_a_train_step_whose_lora_is_not_wired_replaces_no_run(host, taste, run_f
 
 
 def test_a_run_of_another_rank_is_not_written_over(host, taste, run_file, lora_file):
-    graph = judged(seed=508) | {"train": train_node(rank=4)}
+    graph = judged(seed=508) | train_nodes(rank=4)
     graph["save"] = node("D3POSaveRun", lora=["train", 1], run=taste[0])
     require_kept_beside(taste, run_file, lora_file, host.run(graph), "rank 2", "rank 4")
 
@@ -86,7 +86,7 @@ def test_a_save_of_another_host_in_the_meantime_is_not_replaced(host, taste, run
     """Another round is saved after this one was loaded, as by another ComfyUI."""
     run, folder, _ = taste
     graph = loop(run, seed=509)
-    graph["first"] = train_node(lora=["run", 1], learning_rate=1e-4)
+    graph |= train_nodes("first", lora=["run", 1], learning_rate=1e-4)
     graph["save_first"] = node("D3POSaveRun", lora=["first", 1], run="")
     entry = host.run(graph)
     told = {saved(entry, name)[0]: saved(entry, name)[1] for name in ("save", "save_first")}

@@ -136,7 +136,7 @@ def test_two_rounds_on_the_same_candidates_are_one_round_of_two_epochs(host, run
 
 @pytest.fixture(scope="module")
 def killed(host):
-    """The host is killed while a run trains: the run's name, its file before, and a recording before and after."""
+    """Killed while a run trains: the run's name, its file before, and a recording before and after."""
     run = unique("killed")
     host.run(loop(run, seed=69))
     file = host.base / "output" / "d3po" / "runs" / run / "run.safetensors"

@@ -17,7 +17,7 @@ from tests.host.graphs import (
     picked,
     probe,
     stock_image,
-    train_node,
+    train_nodes,
     trained,
     unique,
 )
@@ -115,7 +115,9 @@ def of_the_base(run, objective="brightness (brighter)", **training):
 
 @pytest.mark.parametrize("guidance", ["as recorded", "off (faster)"])
 def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(host, guidance):
-    """Without the recording's guidance the recorded x0 is not what the network gives: then it is the round's start."""
+    """Without the recording's guidance the network does not give the recorded x0.
+
+    Then what counts is the policy at the round's start."""
     run, fractions = unique("ppo"), []
     for _ in range(2):
         entry = host.run(
@@ -125,7 +127,7 @@ def test_ppo_holds_a_recording_against_the_policy_that_made_it_over_all_rounds(h
                 learning_rate=0.01,
                 guidance=guidance,
                 targets="all linear and convolutions",
-                **{"method": "DDPO", "method.ratio_clip": 1e-3},
+                **{"method": "DDPO", "ratio_clip": 1e-3},
             )
         )
         fractions.append(found(entry, "losses")["clip_fraction"][-2])
@@ -220,9 +222,7 @@ def test_a_saturated_clamp_is_warned_of_in_the_graph(host):
 
 def test_captions_are_dropped_to_the_empty_text_alone_and_the_report_tells_where_they_stay(host):
     def report(negative, **method):
-        graph = trained(
-            {"method": "Diffusion-DPO", "method.caption_dropout": 1.0, "epochs": 2} | method, seed=91
-        )
+        graph = trained({"method": "Diffusion-DPO", "caption_dropout": 1.0, "epochs": 2} | method, seed=91)
         graph["negative"]["inputs"]["text"] = negative
         entry = host.run(graph)
         return (
@@ -236,7 +236,7 @@ def test_captions_are_dropped_to_the_empty_text_alone_and_the_report_tells_where
     )
     dropping, staying = report(" "), report("a dog on a blue background")
     assert kept not in dropping[0] and kept in staying[0]
-    never = report("a dog on a blue background", **{"method.caption_dropout": 0.0})
+    never = report("a dog on a blue background", **{"caption_dropout": 0.0})
     assert kept not in never[0] and staying[1:] == never[1:] != dropping[1:]
 
 
@@ -245,13 +245,13 @@ def test_picks_that_go_round_in_a_circle_are_used_and_told_of(host):
         graph = picked(seed=92, candidates=3)
         name = host.run(graph)["outputs"]["judge"]["d3po"][0]["set"]
         graph = picked(json.dumps({"sets": {name: {"pairs": pairs}}}), seed=92, candidates=3)
-        graph |= {"train": train_node(), "losses": probe("LossMap", "train", 2)}
+        graph |= {**train_nodes(), "losses": probe("LossMap", "train", 2)}
         return host.run(graph)["outputs"]["train"]["text"][0]
 
     told = report([[0, 1], [1, 2], [2, 0]])
     assert "3 pairs in 1 sets" in told
     assert (
-        "Picks of 1 of 1 sets go round in a circle and pull against each other: set 1 (1 over 2, 2 over 3, 3 over 1)"
-        in told
+        "Picks of 1 of 1 sets go round in a circle and pull against each other: "
+        "set 1 (1 over 2, 2 over 3, 3 over 1)" in told
     )
     assert "circle" not in report([[0, 1], [1, 2], [0, 2]])

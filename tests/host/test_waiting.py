@@ -40,7 +40,7 @@ def told_sets(entry):
 
 
 class Judge:
-    """An `on_message` that gives every set of a waiting picker the same judgement, once `when` was seen too."""
+    """An `on_message` that judges every set of a waiting picker the same way, once `when` was seen too."""
 
     def __init__(self, host, judgement, when=lambda message: True):
         self.host, self.judgement, self.when, self.seen, self.told = host, judgement, when, False, None

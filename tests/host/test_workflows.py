@@ -25,7 +25,7 @@ def one(prompt, class_type):
 
 
 def tiny(name, object_info, run, **named):
-    """The workflow as an API prompt, as small as it still means something. `named` changes inputs of these names."""
+    """The workflow as an API prompt, as small as still means something. `named` changes inputs by name."""
     prompt = to_api(load(FILES[name]), object_info)
     for node in prompt.values():
         node["inputs"] |= {
@@ -36,7 +36,8 @@ def tiny(name, object_info, run, **named):
     changes = {
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "D3POPrompts": {"count": 2},
-        "D3POTrainStep": {"epochs": 2, "sets_per_update": 1, "rank": 2, "alpha": 2.0},
+        "D3POTrainStep": {"epochs": 2, "rank": 2},
+        "D3POTrainSettings": {"sets_per_update": 1, "alpha": 2.0},
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
     }
@@ -202,10 +203,8 @@ def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
             )
     prompt = tiny(PAIRS, object_info, run, dataset=unique("dataset"), source=source, held_out=0.0)
     train = one(prompt, "D3POTrainStep")
-    assert (
-        prompt[train]["inputs"]["method"] == "Diffusion-DPO"
-        and prompt[train]["inputs"]["method.caption_dropout"] == 0.2
-    )
+    assert prompt[train]["inputs"]["method"] == "Diffusion-DPO"
+    assert prompt[one(prompt, "D3POTrainSettings")]["inputs"]["caption_dropout"] == 0.2
     outputs = host.run(prompt)["outputs"]
     assert "3 pairs in 3 sets" in outputs[train]["text"][0]
     assert run_file(run).exists()

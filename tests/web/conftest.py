@@ -1,4 +1,4 @@
-"""Chromium on the real ComfyUI and its real frontend. One page serves most tests; each begins on a fresh workflow."""
+"""Chromium on the real ComfyUI and its frontend. Most tests share a page; each begins on a fresh workflow."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.web.picker import Picker, complaints, open_page
+from tests.web.train_step import TrainStep
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 NO_BROWSER = (
@@ -86,3 +87,11 @@ def picker(page, host):
     yield build
     host.interrupt()
     assert not complaints(page)
+
+
+@pytest.fixture
+def step(page, renderer):
+    yield TrainStep.build(page, renderer)
+    problems = complaints(page)
+    page.evaluate("() => { app.canvas.setGraph(app.rootGraph); app.canvas.ds.reset() }")
+    assert not problems

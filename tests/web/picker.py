@@ -9,7 +9,9 @@ READY = "() => window.app?.extensionManager && window.app.canvas && window.app.g
 BLANK = {"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 BUILD = """async ({blank, seed, candidates, sets, size, properties, values}) => {
   await app.loadGraphData(blank)
-  const [source, picker, preview] = ["TestCandidates", "D3POPairPreference", "PreviewImage"].map((type, i) => {
+  const [source, picker, preview] = [
+    "TestCandidates", "D3POPairPreference", "PreviewImage"
+  ].map((type, i) => {
     const node = LiteGraph.createNode(type)
     app.graph.add(node)
     node.pos = [[40, 120], [330, 120], [1030, 120]][i]
@@ -50,8 +52,9 @@ def open_page(browser, host, beside=None, renderer="canvas", **options):
 
 
 def complaints(page):
-    """What the page has complained of since the last time that concerns the pack. Some tests restart the host under open
-    pages: that there is no connection then is no fault."""
+    """What the page has complained of since the last time that concerns the pack.
+
+    Some tests restart the host under open pages: that there is no connection then is no fault."""
     told = [text for text in page.problems if "d3po" in text.lower() and "net::ERR_" not in text]
     page.problems.clear()
     return told
@@ -73,7 +76,7 @@ def set_renderer(page, renderer):
 
 
 def next_entry(page, host, before, timeout=60):
-    """The history entry of the first run that ends after those in `before`. The page hears of a node's result earlier."""
+    """The history entry of the first run to end after those in `before`. A page hears of results earlier."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         history = host.get("/history")
@@ -200,9 +203,10 @@ class Picker:
         """Wait until a question can be answered; the candidates on screen, from left to right."""
         self.page.wait_for_selector(".d3po-root")
         self.page.wait_for_function("""() => {
-            const root = document.querySelector(".d3po-root"), images = [...root.querySelectorAll(".d3po-pane img")]
-            return ["pair", "best", "star", "thumb"].includes(root.dataset.kind) && images.length && images.every((i) => i.complete && i.naturalWidth)
-              && !root.querySelector(".d3po-loading")
+            const root = document.querySelector(".d3po-root"),
+              images = [...root.querySelectorAll(".d3po-pane img")]
+            return ["pair", "best", "star", "thumb"].includes(root.dataset.kind) && images.length
+              && images.every((i) => i.complete && i.naturalWidth) && !root.querySelector(".d3po-loading")
         }""")
         self.drawn()
         return self.shown()
@@ -215,7 +219,8 @@ class Picker:
             )
         ]
         images = self.js(
-            "(node) => node.d3po.sets().flatMap((entry) => entry.images.map((image, i) => [image.filename, i]))"
+            "(node) => node.d3po.sets().flatMap("
+            "(entry) => entry.images.map((image, i) => [image.filename, i]))"
         )
         return [dict(map(tuple, images))[name] for name in names]
 
@@ -240,7 +245,7 @@ class Picker:
         self.drawn()
 
     def answer_as(self, prefer):
-        """Answer every question of pairs by a function of two candidates: "1" left, "2" right or another key."""
+        """Answer every pair by a function of two candidates: "1" left, "2" right or another key."""
         asked = []
         while self.kind == "pair":
             left, right = self.question()

@@ -204,7 +204,8 @@ def test_keys_of_the_widget_do_not_reach_the_host_and_the_hosts_do_not_answer(pi
     one.js("(node) => app.canvas.selectNode(node)")
     one.focus()
     one.page.evaluate(
-        """() => { window.reached = []; window.addEventListener("keydown", (event) => window.reached.push(event.key)) }"""
+        "() => { window.reached = []; "
+        """window.addEventListener("keydown", (event) => window.reached.push(event.key)) }"""
     )
     one.press(
         "1",
@@ -266,10 +267,10 @@ def test_everything_has_a_role_a_name_and_a_visible_focus(picker):
     for mode in MODES:
         one.js("(node, mode) => { node.properties.mode = mode; node.d3po.view.reset() }", mode)
         one.question()
-        nameless = one.root.locator(
-            "button, select, input, progress"
-        ).evaluate_all("""(elements) => elements.filter((e) =>
-            !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.[0]?.textContent.trim())).map((e) => e.outerHTML)""")
+        nameless = one.root.locator("button, select, input, progress").evaluate_all("""(elements) =>
+            elements.filter((e) =>
+                !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.[0]?.textContent.trim())
+            ).map((e) => e.outerHTML)""")
         assert nameless == []
     assert one.root.get_attribute("role") == "group" and one.root.get_attribute("aria-label")
     assert one.part("status").get_attribute("aria-live") == "polite" and one.part("status").inner_text()

@@ -16,7 +16,9 @@ def queue(page, host, node_type, **values):
         const node = LiteGraph.createNode(type)
         app.graph.add(node)
         node.pos = [300, 120]
-        Object.entries(values).forEach(([name, value]) => { node.widgets.find((one) => one.name === name).value = value })
+        Object.entries(values).forEach(([name, value]) => {
+            node.widgets.find((one) => one.name === name).value = value
+        })
         app.canvas.ds.reset()
         await app.queuePrompt(0, 1)
         return String(node.id)

@@ -46,7 +46,8 @@ def test_the_last_answer_continues_the_run_and_all_above_comes_from_the_cache(pi
 def test_a_run_goes_on_with_the_seed_it_had_although_the_widget_shows_the_next(picker, host):
     picker = picker(candidates=2, size=61, continue_when_done=True)
     picker.js(
-        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+        "(node) => { const w = app.graph.getNodeById(1).widgets; "
+        "w.find(x => x.name === 'control_after_generate').value = 'increment' }"
     )
     picker.run()
     shown = only(picker.sets)["set"]
@@ -91,7 +92,8 @@ def test_several_sets_of_one_run_are_judged_in_turn(picker, host):
 def test_two_queued_runs_are_both_there_to_judge(picker, host):
     picker = picker(candidates=2)
     picker.js(
-        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+        "(node) => { const w = app.graph.getNodeById(1).widgets; "
+        "w.find(x => x.name === 'control_after_generate').value = 'increment' }"
     )
     picker.js("() => app.queuePrompt(0, 2)")
     picker.until(lambda: len(picker.sets) == 2)
@@ -197,7 +199,8 @@ def test_a_late_reply_of_the_server_does_not_bring_a_wait_back_that_is_over(pick
 def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
     picker = picker(candidates=2, when_missing="wait")
     picker.js(
-        "(node) => { const w = app.graph.getNodeById(1).widgets; w.find(x => x.name === 'control_after_generate').value = 'increment' }"
+        "(node) => { const w = app.graph.getNodeById(1).widgets; "
+        "w.find(x => x.name === 'control_after_generate').value = 'increment' }"
     )
     before = history(host)
     picker.js("() => app.queuePrompt(0, 2)")

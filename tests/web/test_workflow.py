@@ -94,7 +94,7 @@ def test_picks_of_other_sets_stay_and_come_back_with_their_set(picker):
 def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can_be_seen(
     picker, host, renderer
 ):
-    """No frontend shows a custom widget on a subgraph's node, and none shows one inside whose value comes from there."""
+    """No frontend shows a custom widget on a subgraph's node, nor one inside whose value comes from there."""
     outer = picker(candidates=2, size=36, renderer=renderer)
     path = outer.js("""(node) => {
         const {node: box} = app.rootGraph.convertToSubgraph(new Set([node]))
@@ -131,7 +131,9 @@ def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can
 
 
 def promote(inner, name, place):
-    """Ask for a widget to be promoted: in the canvas renderer for what is under the mouse, else by the menu at a place."""
+    """Ask for a widget to be promoted.
+
+    In the canvas renderer it is the one under the mouse, else it is by the menu at `place`."""
     if inner.page.evaluate("() => LiteGraph.vueNodesMode"):
         place.click(button="right")
         inner.page.get_by_role("menuitem", name=f"Promote Widget: {name}").click()
@@ -155,8 +157,10 @@ def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
         let inside = node, path = []
         for (let i = 0; i < depth; i++) {
             app.canvas.deselectAll?.()
-            const {node: box} = app.rootGraph.convertToSubgraph(new Set([i ? app.rootGraph.getNodeById(path[0]) : node]))
-            path = [String(box.id), ...path.slice(0, 0)].concat(i ? [String(box.subgraph.nodes[0].id), ...path.slice(1)] : [String(box.subgraph.nodes[0].id)])
+            const {node: box} = app.rootGraph.convertToSubgraph(
+                new Set([i ? app.rootGraph.getNodeById(path[0]) : node]))
+            path = [String(box.id), ...path.slice(0, 0)].concat(
+                i ? [String(box.subgraph.nodes[0].id), ...path.slice(1)] : [String(box.subgraph.nodes[0].id)])
         }
         app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()
         return path
@@ -169,7 +173,9 @@ def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
         """async (path) => {
         let graph = app.rootGraph
         for (const id of path.slice(0, -1)) graph = graph.getNodeById(id).subgraph
-        app.canvas.openSubgraph ? app.canvas.openSubgraph(graph, app.rootGraph.getNodeById(path[0])) : app.canvas.setGraph(graph)
+        app.canvas.openSubgraph
+            ? app.canvas.openSubgraph(graph, app.rootGraph.getNodeById(path[0]))
+            : app.canvas.setGraph(graph)
         app.canvas.ds.reset()
     }""",
         path,

@@ -1,14 +1,10 @@
 """Nodes for the tests alone: they look at what is inside the host's process, or break it on purpose.
 
-Findings are JSON text in the node's ui output. `nonce` is there to be changed where a look must not come from the cache.
+Findings are JSON text in the node's ui output. Change `nonce` where a look must not be cached.
 """
 
-import colorsys
 import dataclasses
-import hashlib
 import json
-import math
-import sys
 import tempfile
 
 import comfy.model_management
@@ -16,24 +12,12 @@ import comfy.sample
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 
-import nodes as host_nodes
-
 from .adapters import AdapterMerge
+from .candidates import Candidates
+from .common import of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
 from .files import files
 from .naming import Lora, fingerprints, policies, training
-
-
-def sha(*tensors):
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def text_sha(value):
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 class Probe:
@@ -115,14 +99,8 @@ class ProbeTrajectory(Probe):
         }
 
 
-def of_pack(name):
-    """A module of the pack, as the host has loaded it."""
-    nodes = host_nodes.NODE_CLASS_MAPPINGS["D3POKSampler"].__module__.rsplit(".", 1)[0]
-    return sys.modules[f"{nodes}.{name}" if name == "host" else f"{nodes.rsplit('.', 1)[0]}.d3po_core.{name}"]
-
-
 class ProbeFinished(Probe):
-    """The finished images of a recording, which may lie in a file, with its noise: against the host's own noise."""
+    """The finished images of a recording, maybe in a file, and its noise against the host's own noise."""
 
     KIND, BESIDE = "D3PO_TRAJECTORY", {"model": ("MODEL",)}
 
@@ -147,8 +125,9 @@ class ProbeFinished(Probe):
 
 
 class ProbePrompts(Probe):
-    """Twenty sets that differ by nothing but what a model takes beside its text (SDXL's and SD3's vector): what it makes of
-    each among the others, and of some alone."""
+    """Twenty sets that differ only in what a model takes beside its text (SDXL's and SD3's vector).
+
+    It shows what the model makes of each among the others, and of some alone."""
 
     KIND, BESIDE = "MODEL", {"conditioning": ("CONDITIONING",)}
 
@@ -301,7 +280,7 @@ class SpoilTrajectory:
 
 
 class TrapModel:
-    """A MODEL that raises when it is trained through, once, at the given call; sampling goes through as ever."""
+    """A MODEL that raises once, at the given call, when it is trained through. Sampling is as ever."""
 
     CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "set"
 
@@ -345,59 +324,6 @@ class ForeignLora:
 
     def make(self):
         return ({"diffusion_model.out.2.lora_up.weight": torch.zeros(4, 1, 1, 1)},)
-
-
-class Candidates:
-    """Sets of candidates without a model: stripes whose colour, angle and width tell set and candidate apart."""
-
-    CATEGORY, FUNCTION = "test", "make"
-    RETURN_TYPES, OUTPUT_IS_LIST = ("D3PO_TRAJECTORY", "IMAGE"), (True, True)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {
-                "seed": ("INT", {"default": 0}),
-                "candidates": ("INT", {"default": 4}),
-                "sets": ("INT", {"default": 1, "max": 1000}),
-                "size": ("INT", {"default": 64, "max": 4096}),
-            }
-        }
-
-    def make(self, seed, candidates, sets, size):
-        pack, kernels = of_pack("candidates.trajectory"), of_pack("candidates.kernels")
-        trajectories, images = [], []
-        for index in range(sets):
-            states = torch.zeros(3, candidates, 4, 8, 8)
-            trajectories.append(
-                pack.Trajectory(
-                    states=states,
-                    denoised=states[1:].clone(),
-                    sigmas=torch.tensor([2.0, 1.0, 0.0]),
-                    kernel=kernels.Ancestral(1.0),
-                    set_id=text_sha([seed, index, candidates])[:16],
-                    model="none",
-                    policy="",
-                    settings={},
-                    conditioning=None,
-                )
-            )
-            images.append(
-                torch.stack([self.stripes(seed, index, i, candidates, size) for i in range(candidates)])
-            )
-        return trajectories, images
-
-    def stripes(self, seed, index, candidate, candidates, size):
-        y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-        angle = math.pi * candidate / candidates
-        wave = 0.5 + 0.5 * torch.sin(
-            (6 + 3 * (index % 7)) * math.pi * (x * math.cos(angle) + y * math.sin(angle))
-        )
-        colour = torch.tensor(colorsys.hsv_to_rgb((candidate / candidates + 0.13 * seed) % 1, 0.7, 1.0))
-        grain = torch.rand(
-            size, size, 1, generator=torch.Generator().manual_seed(seed + index)
-        )  # files as large as photos'
-        return 0.12 + 0.8 * wave[..., None] * colour + 0.08 * grain
 
 
 NODE_CLASS_MAPPINGS = {

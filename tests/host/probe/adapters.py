@@ -14,7 +14,7 @@ def pack(module):
 
 
 class AdapterMerge:
-    """How far the host's merged weights are from what an adapter of each kind computes, relative to its effect."""
+    """How far the host's merged weights are from what each adapter computes, relative to its effect."""
 
     CATEGORY, OUTPUT_NODE, RETURN_TYPES, FUNCTION = "test", True, (), "look"
 

@@ -9,7 +9,7 @@ import torch
 
 
 class ControlNet:
-    """SD1.5's ControlNet for a MODEL of that kind, all of whose weights are random, the zero convolutions' too."""
+    """SD1.5's ControlNet for a MODEL of that kind. All its weights are random, the zero convolutions' too."""
 
     CATEGORY, RETURN_TYPES, FUNCTION = "test", ("CONTROL_NET",), "make"
 

@@ -16,7 +16,7 @@ def of(set_name, class_type, **inputs):
 
 
 def seconds_of(set_name):
-    """Seconds of the processor that a graph with the emoji checkpoint takes to name, the first time and once more."""
+    """Seconds of processor time to name a graph with the emoji checkpoint, the first time and once more."""
     taken = []
     for _ in range(2):
         began = time.thread_time()
@@ -61,18 +61,8 @@ def files(set_name):
     write(latents, b"others")
     latent.append(of(set_name, "LoadLatent", latent="l.latent"))
 
-    large = loras / "large.safetensors"
-    with open(large, "wb") as file:
-        file.truncate(200 * 2**20)
-    os.utime(large, ns=(next_time(), next_time()))
-    names = [of_lora("large.safetensors")]
-    with open(large, "r+b") as file:
-        file.seek(-5, os.SEEK_END)
-        file.write(b"x")
-    os.utime(large, ns=(next_time(), next_time()))
-    names += [of_lora("large.safetensors") for _ in range(2)]
+    names = large_file(loras / "large.safetensors", of_lora)
     for path in (
-        large,
         loras / "deep" / "b.safetensors",
         inputs / "p.png",
         outputs / "q.png",
@@ -82,14 +72,31 @@ def files(set_name):
         path.unlink()
     return {
         "lora written over": first != over, "lora renamed": first == same, "lora written back": first == back,
-        "gone by name": len({gone, elsewhere, first}) == 3, "pictures": pictures[0] == pictures[1] != pictures[2],
-        "large": names[0] != names[1] == names[2], "seconds": seconds_of(set_name), "latents": latent[0] != latent[1],
+        "gone by name": len({gone, elsewhere, first}) == 3,
+        "pictures": pictures[0] == pictures[1] != pictures[2],
+        "large": names[0] != names[1] == names[2], "seconds": seconds_of(set_name),
+        "latents": latent[0] != latent[1],
         "listed": listed_for(set_name),
     }  # fmt: skip
 
 
+def large_file(path, name_of):
+    """The names for a LoRA of 200 MB: as it is, then twice with one byte near its end changed."""
+    with open(path, "wb") as file:
+        file.truncate(200 * 2**20)
+    os.utime(path, ns=(next_time(), next_time()))
+    names = [name_of(path.name)]
+    with open(path, "r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"x")
+    os.utime(path, ns=(next_time(), next_time()))
+    names += [name_of(path.name) for _ in range(2)]
+    path.unlink()
+    return names
+
+
 def listed_for(set_name):
-    """The host's folders that are looked through to name a graph with a file in it and with another choice."""
+    """The host's folders that are looked through to name a graph with a file and one with another choice."""
     listed, list_ = [], folder_paths.get_filename_list
     folder_paths.get_filename_list = lambda category: listed.append(category) or list_(category)
     try:

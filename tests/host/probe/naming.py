@@ -80,12 +80,15 @@ def policies(name, model):
         model, lambda m: m.model_options["transformer_options"].update(wrappers={"x": {}}, patches={"a": []})
     )
     return {
-        "plain": name(model), "clone": name(guided) == name(guided.clone()), "lora keeps patches": beside[0] == beside[1],
+        "plain": name(model), "clone": name(guided) == name(guided.clone()),
+        "lora keeps patches": beside[0] == beside[1],
         "weights differ": name(guided) != name(lora), "another function": beside[0] != beside[2],
         "same kinds": kinds[0] == kinds[2] != kinds[3],
-        "tensor by content": options(a=torch.ones(3)) == options(a=torch.ones(3)) != options(a=torch.zeros(3)),
+        "tensor by content":
+            options(a=torch.ones(3)) == options(a=torch.ones(3)) != options(a=torch.zeros(3)),
         "value by content": options(a=0.5) == options(a=0.5) != options(a=0.6), "reused id": len(names) == 50,
-        "empty wrappers": name(empty), "model sampling by content": sampling(False) == sampling(False) != sampling(True),
+        "empty wrappers": name(empty),
+        "model sampling by content": sampling(False) == sampling(False) != sampling(True),
     }  # fmt: skip
 
 
@@ -118,7 +121,8 @@ def fingerprints(fingerprint, model):
     weights = model.model.diffusion_model.state_dict()
     return {
         "plain": fingerprint(model) == fingerprint(SimpleNamespace(
-            model=SimpleNamespace(diffusion_model=SimpleNamespace(state_dict=lambda: copy.copy(weights))), backup={})),
+            model=SimpleNamespace(
+                diffusion_model=SimpleNamespace(state_dict=lambda: copy.copy(weights))), backup={})),
         "quantised differ": of(quantised(one)) != of(quantised(other)),
         "quantised again": of(quantised(one)) == of(quantised(one)),
         "scale differs": of(quantised(one)) != of(quantised(2 * one, 0.04)),

@@ -1,0 +1,127 @@
+"""The runs on disk at a glance, and what can be done with one."""
+
+import time
+from datetime import datetime
+
+from comfy_api.latest import io
+
+from ..d3po_core.runs import store
+from .library import events_folder, on_shelf, remove_events, runs_root
+from .lora_files import remove_lora
+from .types import CATEGORY
+
+
+class D3POManageRuns(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="D3POManageRuns",
+            display_name="D3PO Manage Runs",
+            category=CATEGORY,
+            search_aliases=["list runs", "branch run", "copy run", "delete run", "checkpoints"],
+            description=(
+                "Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a "
+                "checkpoint of another, or deletes a run."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "action",
+                    options=["list", "branch", "delete"],
+                    default="list",
+                    tooltip="branch: start new_name as a copy of run at a checkpoint; run stays as it is. "
+                    "delete: remove run and its copy in Load LoRA's list, for good.",
+                ),
+                io.String.Input("run", default="", optional=True, tooltip="The run to branch or delete."),
+                io.String.Input(
+                    "new_name",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the run that a branch starts. It must not exist yet.",
+                ),
+                io.String.Input(
+                    "checkpoint",
+                    default=store.LATEST,
+                    optional=True,
+                    tooltip="Where to branch: latest, best (on held-out preferences) or a number of steps "
+                    "from the list.",
+                ),
+                io.String.Input(
+                    "confirm",
+                    default="",
+                    optional=True,
+                    tooltip="To delete a run, write its name and its steps here, as in: my run 12.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="table", tooltip="All runs after the action, a line for each.")
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_):
+        return time.time_ns()  # what is on disk may have changed: never from the cache
+
+    @classmethod
+    def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
+        told = {
+            "list": list,
+            "branch": lambda: cls.branch(run, new_name, checkpoint),
+            "delete": lambda: cls.delete(run, confirm),
+        }[action]()
+        text = "\n".join([*told, table(store.list_runs(runs_root()))])
+        return io.NodeOutput(text, ui={"text": [text]})
+
+    @classmethod
+    def branch(cls, run, new_name, checkpoint):
+        step = store.branch(runs_root(), run, new_name, checkpoint)
+        return [f"{new_name}: begins at step {step} of {run}", ""]
+
+    @classmethod
+    def delete(cls, run, confirm):
+        folder = store.existing(runs_root(), run)
+        found = [each for each in store.list_runs(runs_root()) if each.name == run and not each.problem]
+        wanted = f"{run} {found[0].step}" if found else run  # so that it cannot mean a later run of this name
+        if confirm != wanted:
+            raise ValueError(
+                f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
+                "deleted"
+            )
+        left = store.delete(runs_root(), run)
+        remove_lora(on_shelf(run), run)
+        remove_events(events_folder(run))
+        told = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
+        return [f"{run}: deleted", *told, ""]
+
+
+def table(listed):
+    """Runs as lines of text in columns."""
+    if not listed:
+        return "no runs yet"
+    rows = [
+        ("run", "steps", "rounds", "rank", "held-out", "best", "MB", "changed", "checkpoints", "base model")
+    ]
+    for each in listed:
+        if each.problem:
+            continue
+        rows.append(
+            (
+                each.name,
+                each.step,
+                each.rounds,
+                each.rank,
+                _share(each.accuracy),
+                _share(each.best),
+                f"{each.size / 1e6:.1f}",
+                f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}",
+                ", ".join(map(str, each.checkpoints)),
+                each.model,
+            )
+        )
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join(lines + [f"{each.name}: {each.problem}" for each in listed if each.problem])
+
+
+def _share(accuracy):
+    return "-" if accuracy is None else f"{accuracy:.2f}"
