@@ -106,8 +106,8 @@ class Progress:
             if self.keep_best and best_update(history) == len(history):
                 tensors, step = trainer.state()
                 self._best = Best(len(history), step, tensors, written=False)
-            if self.folder and self.every and (len(history) % self.every == 0 or len(history) == total):
-                self.save(self.folder, trainer, history)
+            if self.every and (len(history) % self.every == 0 or len(history) == total):
+                self.save(trainer, history)
 
         history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
         return history, len(before), warning
@@ -160,8 +160,10 @@ class Progress:
     def _is_ours(self, path: Path) -> bool:
         return path.exists() and read_record(path, FORMAT).get("key") == self.key
 
-    def save(self, folder: Path, trainer: "Trainer", history: list[Metrics]) -> None:
+    def save(self, trainer: "Trainer", history: list[Metrics]) -> None:
         """Write the trainer's state into the run's folder, and the best one if it is not there yet."""
+        if not (folder := self.folder):
+            return
         tensors, step = trainer.state()
         with held(folder):
             best = self._best
