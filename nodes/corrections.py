@@ -50,7 +50,7 @@ def _said(of_set, candidates):
 
 def _sentence(name, number, rounds, run, kept):
     start = rounds[number]["start"]
-    step = max(one for one in kept if one <= start)
+    step = max(checkpoint for checkpoint in kept if checkpoint <= start)
     which = "the state before it" if step == start else "the last state before it that is kept"
     left = " What was trained after that round is left behind." if rounds[number + 1 :] else ""
     return (
@@ -63,18 +63,18 @@ def _sentence(name, number, rounds, run, kept):
 def runs_above(graph, node_id):
     """{run: checkpoint} of the Load Run nodes above a node, as far as what they are set to is written in the
     graph."""
-    found, todo, seen = {}, [node_id], {node_id}
+    checkpoints, todo, seen = {}, [node_id], {node_id}
     while todo:
         node = graph.get_node(todo.pop())
         inputs = node["inputs"]
         if node["class_type"] == "D3POLoadRun":
             run, checkpoint = (_text(graph, inputs.get(name, store.LATEST)) for name in ("run", "checkpoint"))
             if run is not None and checkpoint is not None:
-                found[run] = checkpoint
+                checkpoints[run] = checkpoint
         above = {value[0] for value in inputs.values() if is_link(value)} - seen
         seen |= above
         todo += above
-    return found
+    return checkpoints
 
 
 def _text(graph, value):

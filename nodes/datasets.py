@@ -206,15 +206,15 @@ class D3POLoadSets(io.ComfyNode):
             whole = each_whole(
                 rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out
             )
-            found = [*islice(whole, limit)]
-            text = told(f"{dataset}: {len(found)} sets to judge", left_out)
-            if not found:
+            to_judge = [*islice(whole, limit)]
+            text = told(f"{dataset}: {len(to_judge)} sets to judge", left_out)
+            if not to_judge:
                 return nothing(cls, text, dataset=handle)
             return io.NodeOutput(
                 handle,
-                [trajectory for _, (trajectory, _) in found],
-                [images for _, (_, images) in found],
-                [row.prompt or "" for row, _ in found],
+                [trajectory for _, (trajectory, _) in to_judge],
+                [images for _, (_, images) in to_judge],
+                [row.prompt or "" for row, _ in to_judge],
                 ui={"text": [text]},
             )
 
@@ -274,8 +274,8 @@ class D3POLoadPreferences(io.ComfyNode):
             left_out = []
             judged = with_judgements(store, recorded, annotators, joining, limit, left_out)
             preferences = [
-                Preferences(trajectory, source=dataset, **said)
-                for (_, said), trajectory in each_whole(
+                Preferences(trajectory, source=dataset, **answer)
+                for (_, answer), trajectory in each_whole(
                     judged, lambda item: loaded(dataset, store, item[0]), left_out
                 )
             ]

@@ -233,11 +233,11 @@ def records_of(store, annotator, left_out):
     """A dataset's judged sets that have images, one Record for each annotator's judgement that counts.
     `left_out` as each_whole has it."""
     rows = store.sets(judged=True, annotator=annotator or None)
-    for row, (files, said) in each_whole(
+    for row, (files, entries) in each_whole(
         rows, lambda row: (store.image_files(row.id), store.judgements(row.id)), left_out
     ):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        newest = {entry.annotator: entry.judgement for entry in said}
+        newest = {entry.annotator: entry.judgement for entry in entries}
         for who, judgement in newest.items():
             if files and judgement and judgement.is_finished and (not annotator or who == annotator):
                 yield Record(row.prompt, tuple(files), judgement, who, row.id)
@@ -296,14 +296,14 @@ class D3POEncodePairs(io.ComfyNode):
             ]
             judged = list(with_judgements(store, rows, annotators, joining, limit, left_out))
             bar = comfy.utils.ProgressBar(len(judged))
-            for (row, said), images in each_whole(judged, lambda item: store.images(item[0].id), left_out):
+            for (row, answer), images in each_whole(judged, lambda item: store.images(item[0].id), left_out):
                 conditioning = host.Conditioning(
                     encode(clip, row.prompt), empty, 1.0, torch.zeros(1, 1, 1, 1), 0
                 )
                 # one by one: to a video model's VAE several images are a video
                 latents = torch.cat([vae.encode(image[None]) for image in images])
                 clean = host.clean_candidates(model, latents, row.id, base, conditioning)
-                preferences.append(Preferences(clean, source=dataset.name, **said))
+                preferences.append(Preferences(clean, source=dataset.name, **answer))
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train
             raise ValueError(f"dataset: {dataset.name!r} has no judged images that fit these filters")

@@ -110,9 +110,9 @@ class D3POLoadRun(io.ComfyNode):
             home=folder,
             head=head,
         )
-        tuned, told = with_lora(model, state), []
+        tuned, lines = with_lora(model, state), []
         if not state.step and start_from != NOTHING:
-            tuned, state.initial, told = begin_from(model, start_from)
+            tuned, state.initial, lines = begin_from(model, start_from)
         if state.skipped:
             tuned = tuned.clone()
             tuned.set_attachments(SKIPPED, state.skipped)
@@ -121,7 +121,7 @@ class D3POLoadRun(io.ComfyNode):
             tuned,
             TrainedLora(file_of(state) if state.step else {}, state),
             state.step,
-            ui={"text": told} if told else None,
+            ui={"text": lines} if lines else None,
         )
 
 
@@ -209,13 +209,13 @@ def begin_from(model, name):
     tuned.add_patches(patches, 1.0)
     host.carry(tuned, content_name({part: tensors[part] for part in read}))
     left = sorted(tensors.keys() - read)
-    told = [f"{name}: {len(initial)} layers"]
+    lines = [f"{name}: {len(initial)} layers"]
     if left:
-        told.append(
+        lines.append(
             f"{len(left)} tensors are left out, as they are for the text encoder, which is not trained, or "
             f"for layers that this model does not have: {left[0]} and others"
         )
-    return tuned, initial, told
+    return tuned, initial, lines
 
 
 class D3POSaveRun(io.ComfyNode):
@@ -281,15 +281,15 @@ class D3POSaveRun(io.ComfyNode):
         for progress in training.unsaved:
             progress.remove()
         warned = [_branched(training, run, saved)] if saved.run != run else []
-        told = [*warned, f"{saved.run}: {training.step} steps"]
+        lines = [*warned, f"{saved.run}: {training.step} steps"]
         if saved.why and not warned:
-            told.append(f"Nothing was written: {saved.why}")
+            lines.append(f"Nothing was written: {saved.why}")
         elif lora:
             try:
                 write_lora(on_shelf(saved.run), lora, metadata(training, saved.run))
             except OSError as error:  # on Windows, while Load LoRA has it open
-                told.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
-        return io.NodeOutput(training.step, ui={"text": ["\n".join(told)], "warnings": warned})
+                lines.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
+        return io.NodeOutput(training.step, ui={"text": ["\n".join(lines)], "warnings": warned})
 
 
 def _branched(training, run, saved):

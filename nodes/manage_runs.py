@@ -64,12 +64,12 @@ class D3POManageRuns(io.ComfyNode):
 
     @classmethod
     def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
-        told = {
+        lines = {
             "list": list,
             "branch": lambda: cls.branch(run, new_name, checkpoint),
             "delete": lambda: cls.delete(run, confirm),
         }[action]()
-        text = "\n".join([*told, table(store.list_runs(runs_root()))])
+        text = "\n".join([*lines, table(store.list_runs(runs_root()))])
         return io.NodeOutput(text, ui={"text": [text]})
 
     @classmethod
@@ -80,8 +80,8 @@ class D3POManageRuns(io.ComfyNode):
     @classmethod
     def delete(cls, run, confirm):
         folder = store.existing(runs_root(), run)
-        found = [each for each in store.list_runs(runs_root()) if each.name == run and not each.problem]
-        wanted = f"{run} {found[0].step}" if found else run  # so that it cannot mean a later run of this name
+        saved = [entry for entry in store.list_runs(runs_root()) if entry.name == run and not entry.problem]
+        wanted = f"{run} {saved[0].step}" if saved else run  # so that it cannot mean a later run of this name
         if confirm != wanted:
             raise ValueError(
                 f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
@@ -90,8 +90,8 @@ class D3POManageRuns(io.ComfyNode):
         left = store.delete(runs_root(), run)
         remove_lora(on_shelf(run), run)
         remove_events(events_folder(run))
-        told = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
-        return [f"{run}: deleted", *told, ""]
+        lines = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
+        return [f"{run}: deleted", *lines, ""]
 
 
 def table(listed):
@@ -101,26 +101,26 @@ def table(listed):
     rows = [
         ("run", "steps", "rounds", "rank", "held-out", "best", "MB", "changed", "checkpoints", "base model")
     ]
-    for each in listed:
-        if each.problem:
+    for run in listed:
+        if run.problem:
             continue
         rows.append(
             (
-                each.name,
-                each.step,
-                each.rounds,
-                each.rank,
-                _share(each.accuracy),
-                _share(each.best),
-                f"{each.size / 1e6:.1f}",
-                f"{datetime.fromtimestamp(each.changed):%Y-%m-%d %H:%M}",
-                ", ".join(map(str, each.checkpoints)),
-                each.model,
+                run.name,
+                run.step,
+                run.rounds,
+                run.rank,
+                _share(run.accuracy),
+                _share(run.best),
+                f"{run.size / 1e6:.1f}",
+                f"{datetime.fromtimestamp(run.changed):%Y-%m-%d %H:%M}",
+                ", ".join(map(str, run.checkpoints)),
+                run.model,
             )
         )
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{value!s:<{width}}" for value, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join(lines + [f"{each.name}: {each.problem}" for each in listed if each.problem])
+    return "\n".join(lines + [f"{run.name}: {run.problem}" for run in listed if run.problem])
 
 
 def _share(accuracy):

@@ -165,13 +165,13 @@ class D3POPairPreference(io.ComfyNode):
             )
         for recorded, batch in zip(trajectory, images):
             require_one_image_each(recorded, batch)
-        said = sets_in(picks[0])
-        judgements = {recorded.set_id: finished(said, recorded) for recorded in trajectory}
+        picked = sets_in(picks[0])
+        judgements = {recorded.set_id: finished(picked, recorded) for recorded in trajectory}
         shown = [
             {"set": recorded.set_id, "candidates": recorded.count, "images": cls.previews(batch)}
             for recorded, batch in zip(trajectory, images)
         ]
-        missing = [told for told in shown if judgements[told["set"]] is None]
+        missing = [set_ for set_ in shown if judgements[set_["set"]] is None]
         if missing and when_missing[0] == WAIT:
             judgements |= await cls.wait_for(missing, 60 * time_limit[0], dataset[0])
             _waited[get_executing_context().node_id, hash(picks[0])] += 1
@@ -181,18 +181,20 @@ class D3POPairPreference(io.ComfyNode):
         ]
         if dataset[0]:
             record_judgements(
-                dataset[0], {name: each for name, each in judgements.items() if each is not None}, TOOL
+                dataset[0],
+                {name: judgement for name, judgement in judgements.items() if judgement is not None},
+                TOOL,
             )
         workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
-        told = {
-            "images": [image for told in shown for image in told["images"]],
+        message = {
+            "images": [image for set_ in shown for image in set_["images"]],
             "d3po": [
-                told | {"judged": judgements[told["set"]] is not None, "workflow": workflow} for told in shown
+                set_ | {"judged": judgements[set_["set"]] is not None, "workflow": workflow} for set_ in shown
             ],
         }
-        if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, said):
-            told |= {"text": warned, "warnings": warned}
-        return io.NodeOutput(*map(list, zip(*outputs)), ui=told)
+        if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, picked):
+            message |= {"text": warned, "warnings": warned}
+        return io.NodeOutput(*map(list, zip(*outputs)), ui=message)
 
     @classmethod
     def previews(cls, batch):
@@ -221,7 +223,7 @@ class D3POPairPreference(io.ComfyNode):
             )
         if dataset:
             with dataset.open() as store:  # now, not when somebody has done the work
-                require_sets(store, dataset.name, [told["set"] for told in missing])
+                require_sets(store, dataset.name, [set_["set"] for set_ in missing])
         wait = routes.Wait(
             context.prompt_id,
             context.node_id,

@@ -147,10 +147,10 @@ def asked_for(body):
         wait = _waits.get((prompt_id, node))
     if wait is None:
         raise Refused(404, NOTHING_WAITS)
-    candidates = {told["set"]: told["candidates"] for told in wait.sets}
+    candidates = {set_["set"]: set_["candidates"] for set_ in wait.sets}
     if picks.keys() != candidates.keys():
         raise Refused(400, f"picks must be of the sets {', '.join(candidates)}, and of no other")
-    return wait, {name: judgement_of(name, said, candidates[name]) for name, said in picks.items()}
+    return wait, {name: judgement_of(name, answer, candidates[name]) for name, answer in picks.items()}
 
 
 def judgement_of(name, said, candidates):
@@ -169,23 +169,23 @@ def stopped():
     that showed it. Whatever else the history holds is passed over."""
     # by reference: the queue cannot go on while its history is walked
     history = PromptServer.instance.prompt_queue.get_history(map_function=lambda run: run)
-    found, seen = [], set()
+    unanswered, seen = [], set()
     for prompt_id, run in reversed(history.items()):
-        told = [(node, output["d3po"]) for node, output in run["outputs"].items() if "d3po" in output]
-        workflow = workflow_id(run["prompt"][3].get("extra_pnginfo")) if told else None
-        told = [
-            (node, [each for each in sets if _is_ours(each) and (workflow, node, each["set"]) not in seen])
-            for node, sets in told
+        outputs = [(node, output["d3po"]) for node, output in run["outputs"].items() if "d3po" in output]
+        workflow = workflow_id(run["prompt"][3].get("extra_pnginfo")) if outputs else None
+        outputs = [
+            (node, [set_ for set_ in sets if _is_ours(set_) and (workflow, node, set_["set"]) not in seen])
+            for node, sets in outputs
         ]
-        seen |= {(workflow, node, each["set"]) for node, sets in told for each in sets}
-        for node, sets in reversed(told):
+        seen |= {(workflow, node, set_["set"]) for node, sets in outputs for set_ in sets}
+        for node, sets in reversed(outputs):
             missing = [
-                {key: each[key] for key in ("set", "candidates", "images")}
-                for each in sets
-                if not each["judged"]
+                {key: set_[key] for key in ("set", "candidates", "images")}
+                for set_ in sets
+                if not set_["judged"]
             ]
             if missing:
-                found.append(
+                unanswered.append(
                     {
                         "prompt_id": prompt_id,
                         "node": node,
@@ -194,20 +194,20 @@ def stopped():
                         "sets": missing,
                     }
                 )
-        if len(found) >= MOST_STOPPED:
+        if len(unanswered) >= MOST_STOPPED:
             break
-    return found[MOST_STOPPED - 1 :: -1]
+    return unanswered[MOST_STOPPED - 1 :: -1]
 
 
-def _is_ours(told):
+def _is_ours(entry):
     """Whether this is what the picker tells of a set. Another node may call its output "d3po" too."""
-    if not (isinstance(told, dict) and told.keys() >= {"set", "candidates", "images", "judged"}):
+    if not (isinstance(entry, dict) and entry.keys() >= {"set", "candidates", "images", "judged"}):
         return False
-    images = told["images"]
+    images = entry["images"]
     return (
-        isinstance(told["set"], str)
+        isinstance(entry["set"], str)
         and isinstance(images, list)
-        and told["candidates"] == len(images)
+        and entry["candidates"] == len(images)
         and all(
             isinstance(image, dict) and all(isinstance(value, str) for value in image.values())
             for image in images

@@ -203,9 +203,10 @@ def with_judgements(store, rows, names, joining, limit, left_out):
             "liked": store.liked(row.id, annotators, joining),
         }
 
-    said = each_whole(rows, judged, left_out)
+    answers = each_whole(rows, judged, left_out)
     return islice(
-        ((row, each) for row, each in said if each["pairs"] or {*each["liked"]} - {None}), limit or None
+        ((row, answer) for row, answer in answers if answer["pairs"] or {*answer["liked"]} - {None}),
+        limit or None,
     )
 
 

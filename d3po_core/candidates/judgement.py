@@ -210,18 +210,18 @@ def _by_precedence(given: Sequence[Pair], ties: Sequence[Pair], others: Iterable
 # --- what cannot be read ---
 
 
-def _check_fields(said: Any) -> None:
-    if not isinstance(said, dict) or not said:
+def _check_fields(picks: Any) -> None:
+    if not isinstance(picks, dict) or not picks:
         raise ValueError(
             'a set\'s picks must be an object with "pairs", "ties", "ranking", "scores", "good" or "bad"'
         )
-    unknown = set(said) - {*LISTS, "open", "log"}
+    unknown = set(picks) - {*LISTS, "open", "log"}
     if unknown:
         raise ValueError(
             f"picks have no field {sorted(unknown)[0]!r}: use pairs, ties, ranking, scores, good or bad"
         )
     for field in LISTS:
-        if not isinstance(said.get(field, []), (list, tuple)):
+        if not isinstance(picks.get(field, []), (list, tuple)):
             raise ValueError(f"the picks cannot be read: {field} is not a list")
 
 

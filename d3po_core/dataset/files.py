@@ -88,15 +88,15 @@ class Files:
 
     def stale(self, older_than: float) -> set[str]:
         """The files, ours and unfinished ones by their names, that are older than so many seconds."""
-        found: set[str] = set()
+        files: set[str] = set()
         horizon = time.time() - older_than
         for path in (path for kind in PAYLOAD for path in (self.folder / kind).glob("??/*")):
             self.require_inside(path.parent)
             file = path.relative_to(self.folder).as_posix()
             with suppress(FileNotFoundError):  # a writer at work has just given it its name
                 if (NAMED.fullmatch(file) or UNFINISHED.fullmatch(file)) and path.lstat().st_mtime < horizon:
-                    found.add(file)
-        return found
+                    files.add(file)
+        return files
 
 
 def save_png(image: Pixels, path: Path) -> None:

@@ -31,21 +31,21 @@ class DiskFull(DatasetError):
 
 def failure(error: Exception, path: Path) -> DatasetError:
     """What SQLite, safetensors or the system said about a file, as a DatasetError."""
-    said = str(error).lower()
+    message = str(error).lower()
     number = errno.errorcode.get(getattr(error, "errno", None) or 0)
     full = ("disk is full", "no space left", "os error 112")  # SQLite, safetensors, safetensors on Windows
-    if number in ("ENOSPC", "EDQUOT", "EFBIG") or any(words in said for words in full):
+    if number in ("ENOSPC", "EDQUOT", "EFBIG") or any(words in message for words in full):
         return DiskFull(f"{path}: the disk is full. Nothing was changed; make room on it, then do this again")
     if (
         number in ("EACCES", "EPERM", "EROFS")
-        or "readonly database" in said
-        or "unable to open database" in said
+        or "readonly database" in message
+        or "unable to open database" in message
     ):
         return DatasetError(
             f"{path} cannot be opened or written ({error}). Nothing was changed; allow this program to "
             f"write to {path.parent}, or choose another folder"
         )
-    if "locked" in said:
+    if "locked" in message:
         return DatasetError(
             f"{path} is held by another program ({error}). Nothing was changed; close that program, "
             "then do this again"

@@ -40,7 +40,7 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         ),
         lambda row: judgement_in(row["judgement"], row["candidates"]).liked,
     )
-    thumbs = [thumb for each in liked for thumb in each]
+    thumbs = [thumb for answer in liked for thumb in answer]
     judged_by_several = (rows for rows in (list(rows) for _, rows in by_set) if len(rows) > 1)
     return {
         "sets": sets,

@@ -28,12 +28,12 @@ CAPTIONS = {".txt", ".caption"}
 def read_folders(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
     """Records of two images each, in the order of their names."""
     folder = Folder(path)
-    found = sibling_folders(folder)
-    if found:
-        images = [{Path(name).stem: name for name in folder.names(sub)} for sub in found]
+    siblings = sibling_folders(folder)
+    if siblings:
+        images = [{Path(name).stem: name for name in folder.names(sub)} for sub in siblings]
         doubles = [
             name
-            for sub, side in zip(found, images)
+            for sub, side in zip(siblings, images)
             for name in folder.names(sub)
             if name not in side.values()
         ]
@@ -41,7 +41,7 @@ def read_folders(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[
         images, doubles = _by_ending(folder)
     if not any(images):
         raise ExchangeError(f"{folder.root} has no image pairs: {LOOKED_FOR}")
-    captions = {name for sub in ("", *(found or ())) for name in folder.names(sub, CAPTIONS)}
+    captions = {name for sub in ("", *(siblings or ())) for name in folder.names(sub, CAPTIONS)}
     yield from made(_entries(folder, images, doubles, captions), on_problem)
 
 

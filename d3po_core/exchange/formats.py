@@ -85,11 +85,11 @@ def read(path: str | Path, on_problem: OnProblem = "raise") -> Iterator[Record]:
 
 def _once(on_problem: Callable[[ExchangeError], object]) -> Callable[[ExchangeError], None]:
     """Tell each problem once, though a file is looked at for several formats."""
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def tell(problem: ExchangeError) -> None:
-        if str(problem) not in told:
-            told.add(str(problem))
+        if str(problem) not in reported:
+            reported.add(str(problem))
             on_problem(problem)
 
     return tell
@@ -100,10 +100,10 @@ def recognise(path: str | Path, on_problem: OnProblem = "raise") -> str:
     path = Path(path)
     if not path.exists():
         raise ExchangeError(f"{path} is not there")
-    found = _of_folder(path, on_problem) if path.is_dir() else _of_file(path)
-    if found is None:
+    name = _of_folder(path, on_problem) if path.is_dir() else _of_file(path)
+    if name is None:
         raise ExchangeError(f"{path} is in no format known here. Looked for:{LOOKED_FOR}")
-    return found
+    return name
 
 
 def _of_folder(path: Path, on_problem: OnProblem) -> str | None:

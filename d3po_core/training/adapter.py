@@ -54,7 +54,7 @@ def target_modules(root: Module, targets: str = "attention") -> list[str]:
         "attention and feed-forward": ("attn", "attention", "ff", "mlp"),
     }
     wanted = names.get(targets)
-    found = [
+    paths = [
         path
         for path, layer in root.named_modules()
         if isinstance(layer, kinds)
@@ -63,9 +63,9 @@ def target_modules(root: Module, targets: str = "attention") -> list[str]:
             or any(part.startswith(wanted) or part.endswith(wanted) for part in path.split("."))
         )
     ]
-    if not found:
+    if not paths:
         raise ValueError(f"this model has no layers that {targets!r} stands for: choose wider LoRA targets")
-    return found
+    return paths
 
 
 def _peft() -> Any:

@@ -164,12 +164,12 @@ class Trainer:
         sums: dict[str, Any] = defaultdict(float)
         shares: dict[str, float] = defaultdict(float)
         sets = [self.judged(example) for example in batch]
-        parts = sum(one.parts for one in sets)
+        parts = sum(judged.parts for judged in sets)
         with forked(self.device), torch.enable_grad():
             seed(self._seed(self.step), self.device)
-            for one in sets:
-                share = one.parts / parts / one.terms_in(one.candidates, settings)
-                for term in one.drawn(generator_of(settings.seed, self.step, one.candidates.set_id)):
+            for judged in sets:
+                share = judged.parts / parts / judged.terms_in(judged.candidates, settings)
+                for term in judged.drawn(generator_of(settings.seed, self.step, judged.candidates.set_id)):
                     for name, value in self._accumulate(term, share).items():
                         sums[name] += share * value
                         shares[name] += share
@@ -221,7 +221,7 @@ class Trainer:
     def steps_in(self, examples: Sequence[Example], start: int = 0) -> int:
         """How many denoising steps (or noised draws) `fit` trains on, from update `start` of it on."""
         sets = {i: examples[i].candidates for i in self._learnable(examples)}
-        terms = {i: kind_of(one).terms_in(one, self.settings) for i, one in sets.items()}
+        terms = {i: kind_of(candidates).terms_in(candidates, self.settings) for i, candidates in sets.items()}
         return sum(terms[i] for batch in self._batches(list(terms), start) for i in batch)
 
     def _require_fit(

@@ -30,8 +30,8 @@ def of_quarter(name: str, quarter: int) -> str:
 
 def parted(name: str) -> tuple[str, int | None]:
     """(metric, quarter) of a name. The quarter is None where the name is of no one quarter."""
-    metric, found, quarter = name.rpartition(QUARTER)
-    return (metric, int(quarter)) if found and quarter in map(str, QUARTERS) else (name, None)
+    metric, separator, quarter = name.rpartition(QUARTER)
+    return (metric, int(quarter)) if separator and quarter in map(str, QUARTERS) else (name, None)
 
 
 def held_out(name: str) -> str | None:

@@ -374,7 +374,7 @@ class Settings:
 
 
 TABLE: dict[str, Setting] = {
-    each.name: each.metadata["setting"] for kind in (StepSettings, Settings) for each in fields(kind)
+    field.name: field.metadata["setting"] for kind in (StepSettings, Settings) for field in fields(kind)
 }
 # by name, what differs from the defaults, which are the papers'
 PRESETS: dict[str, dict[str, Value]] = {"paper": {}}
@@ -396,5 +396,5 @@ def resolved(given: Mapping[str, Value]) -> tuple[Settings, StepSettings]:
             values[name] = about.taken(name, given[name])
     if METHODS[method].terms == NOISED and values["learn_from"] == RECORDED:
         values["learn_from"] = NOISED
-    own, step = [{one.name: values[one.name] for one in fields(kind)} for kind in (Settings, StepSettings)]
+    own, step = [{f.name: values[f.name] for f in fields(kind)} for kind in (Settings, StepSettings)]
     return Settings(**own), StepSettings(**step)

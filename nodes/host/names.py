@@ -221,20 +221,20 @@ def _counted(value, spec, digest):
 def texts_above(graph, node_id):
     """What the graph above a node says in plain text: {"prompt": a sampler's positive text, "model": a model
     file's name}, each where there is one."""
-    found, todo, seen = {}, [node_id], set()
+    texts, todo, seen = {}, [node_id], set()
     while todo:
         inputs = graph.get_node(todo.pop(0))["inputs"]
         for name in ("ckpt_name", "unet_name"):
             if isinstance(inputs.get(name), str):
-                found.setdefault("model", inputs[name])
+                texts.setdefault("model", inputs[name])
         if _is_link(inputs.get("positive")):
             text = graph.get_node(inputs["positive"][0])["inputs"].get("text")
             if isinstance(text, str):
-                found.setdefault("prompt", text)
+                texts.setdefault("prompt", text)
         above = [value[0] for value in inputs.values() if _is_link(value) and value[0] not in seen]
         seen.update(above)
         todo += above
-    return found
+    return texts
 
 
 def is_empty_text(graph, node_id, name):

@@ -74,11 +74,11 @@ def _failed(error, model):
     functions = {
         function.__code__: function for function in _functions([model.model_options, model.wrappers])
     }
-    trace, found = error.__traceback__, None
+    trace, innermost = error.__traceback__, None
     while trace:
-        found = functions.get(trace.tb_frame.f_code, found)
+        innermost = functions.get(trace.tb_frame.f_code, innermost)
         trace = trace.tb_next
-    return found and _node_of(found)
+    return innermost and _node_of(innermost)
 
 
 def _functions(value):
@@ -184,7 +184,7 @@ def _copied(value, alone=False):
         return value.clone()
     if isinstance(value, dict) and alone:
         return {
-            name: [_copied(one) for one in item] if isinstance(item, list) else _copied(item)
+            name: [_copied(element) for element in item] if isinstance(item, list) else _copied(item)
             for name, item in value.items()
         }
     return value

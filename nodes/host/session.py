@@ -123,8 +123,8 @@ def train_inside(model, sets, work, per_pass=0):
     with torch.inference_mode(False), _in_training(), naming_nodes(model, "a step was trained on"):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
-        for each in (model, *_beside(model, sets)):
-            _own_weights(each.model)
+        for patcher in (model, *_beside(model, sets)):
+            _own_weights(patcher.model)
         try:
             return _inside(
                 model, sets, lambda session: work(_with_own_adapters(session)), largest_pass(sets, per_pass)
@@ -179,7 +179,8 @@ def _inside(model, sets, work, shape):
     first = here[0]
     guider = comfy.samplers.CFGGuider(steadied(model))
     guider.set_conds(
-        [c for one in here for c in _own(one.positive)], [c for one in here for c in _own(one.negative)]
+        [c for conditioning in here for c in _own(conditioning.positive)],
+        [c for conditioning in here for c in _own(conditioning.negative)],
     )
     guider.set_cfg(first.cfg)
     session = Session(work)

@@ -8,7 +8,7 @@ from .report import listed
 def require_repeatable(session, candidates, guidance):
     """Raise ValueError where the session's model does not give the same twice, as
     patches.require_repeatable."""
-    x, sigma = (one.to(session.device) for one in candidates.looked_at())
+    x, sigma = (tensor.to(session.device) for tensor in candidates.looked_at())
     host.require_repeatable(session.denoiser(candidates, guidance), x, sigma.expand(1))
 
 

@@ -65,14 +65,14 @@ def lines_of(figures, names):
 def sets_report(preferences, settings):
     """What there is to say of the judged sets themselves, in lines."""
     circles = {number: cycle for number, p in enumerate(preferences, 1) if (cycle := cycle_in(p.pairs))}
-    told = [
+    descriptions = [
         f"set {number} ({', '.join(f'{w + 1} over {l + 1}' for w, l in zip(cycle, cycle[1:] + cycle[:1]))})"
         for number, cycle in circles.items()
     ]
     lines = (
         [
             f"Picks of {len(circles)} of {len(preferences)} sets go round in a circle and pull against "
-            "each other: " + listed(told)
+            "each other: " + listed(descriptions)
         ]
         if circles
         else []

@@ -23,8 +23,8 @@ def round_of(start, settings, preferences):
     }
     # of picks it can be told later whether they were changed
     noted = [
-        one | ({"candidates": p.candidates.count} if p.source == PICKS else {})
-        for one, p in zip(sets, preferences)
+        entry | ({"candidates": p.candidates.count} if p.source == PICKS else {})
+        for entry, p in zip(sets, preferences)
     ]
     return {
         "start": start.step,
@@ -90,10 +90,10 @@ def require_same_model(model, base, trajectories, name="preferences"):
                 f"{name}: these candidates have latents of {given} channels, and the model wired to 'model' "
                 f"wants {channels}: they come from another kind of model"
             )
-        told = trajectory.settings.get("sampling")
-        if told not in (None, host.sampling_name(model)):
+        sampling = trajectory.settings.get("sampling")
+        if sampling not in (None, host.sampling_name(model)):
             raise ValueError(
-                f"{name}: these candidates were made with the sampling {told}, and the model wired to "
+                f"{name}: these candidates were made with the sampling {sampling}, and the model wired to "
                 f"'model' has {host.sampling_name(model)}. Put the same ModelSampling node before both"
             )
         if trajectory.model != base:

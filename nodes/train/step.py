@@ -131,7 +131,7 @@ class D3POTrainStep(io.ComfyNode):
             *sets_report(preferences, plan.settings),
             *held_out_report(figures, preferences, held_out, before["figures"]),
             *out.told,
-            *(f"Warning: {one}" for one in warned),
+            *(f"Warning: {warning}" for warning in warned),
         ]
         text = "\n".join(lines)
         return io.NodeOutput(

@@ -80,17 +80,17 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
             [_example(session, p, plan.guidance, policies) for p in judged]
             for judged in (preferences, held_out)
         )
-        made, resumed, told = _fit(trainer, plan, start, before, examples, unseen, progress)
+        made, resumed, lines = _fit(trainer, plan, start, before, examples, unseen, progress)
         history = progress.back_to_best(trainer, made)
         if len(history) < len(made):
-            told.append(
+            lines.append(
                 f"Went back to update {len(history)} of this round, which ranks held_out best: "
                 "the figures above and the LoRA are of that"
             )
         if plan.patience and not monitor.best_update(made):
-            told.append("Patience had nothing to go by: held_out has no strict preference")
+            lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
-        return Outcome(trainer.trained(), *trainer.state(), history, made, told, unlike)
+        return Outcome(trainer.trained(), *trainer.state(), history, made, lines, unlike)
     finally:
         adapter.eject()
 
