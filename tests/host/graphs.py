@@ -39,11 +39,13 @@ def probe(kind, source, slot=0):
 
 
 def stage():
-    """The checkpoint with an empty negative prompt and a 64x64 latent: what is cached from test to test."""
+    """The checkpoint with an empty negative prompt and a 32x32 latent: what is cached from test to test.
+
+    The model draws 64x64; these take a quarter of the arithmetic."""
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "empty": node("EmptyLatentImage", width=32, height=32, batch_size=1),
     }
 
 

@@ -232,7 +232,9 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
 
 
 def test_the_reference_may_be_the_file(host, files):
-    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
+    """The margin of a first update is 0 against what sampled and not against base.
+
+    Not quite 0: weights that were merged sampled, and an adapter beside the weights is trained."""
     margins = {}
     for reference in ("base", "round start"):
         run = unique("from")
@@ -240,9 +242,7 @@ def test_the_reference_may_be_the_file(host, files):
         graph["run"] = start(run, files["kohya"])
         history = host.run(graph | {"losses": node("TestProbeLossMap", value=["train", 2], nonce=unique())})
         margins[reference] = found(history, "losses")["margin"][0]
-    assert abs(margins["round start"]) < 1e-6 * abs(margins["base"]), (
-        margins
-    )  # merged weights against an adapter's
+    assert abs(margins["round start"]) < 1e-4 * abs(margins["base"]), margins
 
 
 def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):

@@ -90,7 +90,7 @@ def test_recorded_candidates_give_back_the_noise_of_their_seed(host, sampling, z
     look = found(host.run(prompt), "look")
     assert look["prediction"] == {"eps": "epsilon", "v_prediction": "v"}[sampling]
     assert look["levels"] == [1000, pytest.approx(look["first"])]
-    assert look["noise"] == [1, 4, 8, 8] and look["off"] < 1e-6
+    assert look["noise"] == [1, 4, 4, 4] and look["off"] < 1e-6
     assert look["fresh"] and all(look["same"]) and all(look["named"])
 
 

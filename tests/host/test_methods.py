@@ -23,20 +23,24 @@ LEARNING = dict(
     clip=0.0,
 )
 # Without guidance candidates differ more. Pairs that are nearly as bright as each other are left out: how
-# much darker a candidate has to be, and how often each prompt is held out
+# much darker a candidate has to be, how often each prompt is held out, and the size of the images
 RECORDING = dict(steps=4, candidates=6, cfg=1.0)
-PAIRS = (0.03, 2)
-CLEAR_PAIRS = (0.08, 4)  # for the methods that learn from what was preferred alone, and so tell less apart
+PAIRS = (0.03, 2, 48)
+CLEAR_PAIRS = (
+    0.08,
+    4,
+    64,
+)  # for the methods that learn from what was preferred alone, and so tell less apart
 # PPO's clip of 1e-4 is made for new samples after each update
 ONE_OF_A_KIND = [
     ("D3PO", {}, PAIRS),
     ("Diffusion-DPO", {}, PAIRS),
-    ("Diffusion-DPO", {"learn_from": "noised images, recorded noise"}, PAIRS),
     ("Diffusion-KTO", {}, PAIRS),
     ("DDPO", {"ratio_clip": 0.1}, PAIRS),
     ("supervised", {}, CLEAR_PAIRS),
 ]
 OTHERS = [
+    ("Diffusion-DPO", {"learn_from": "noised images, recorded noise"}, PAIRS),
     ("IPO", {}, PAIRS),
     ("DPO with label smoothing", {}, PAIRS),
     ("DPO with winner anchor", {}, PAIRS),
@@ -50,7 +54,7 @@ OTHERS = [
 LEARNING_METHODS = ONE_OF_A_KIND + (OTHERS if EVERY else [])
 
 
-def trained(clearly, times, **train):
+def trained(clearly, times, size, **train):
     """Training on recordings judged by brightness, measured on others. Recordings are cached across tests."""
     graph = with_prompts(judged(**RECORDING), PROMPTS, seed=1)
     others = with_prompts(judged(**RECORDING), times * PROMPTS, seed=2)
@@ -65,6 +69,7 @@ def trained(clearly, times, **train):
         )
     for judge in ("judge", "judge held out"):
         graph[judge]["inputs"]["least_difference"] = clearly
+    graph["empty"]["inputs"] |= dict(width=size, height=size)
     return graph | {
         **train_nodes(**LEARNING | train), "losses": probe("LossMap", "train", 2),
         "accuracy": node("D3POImplicitAccuracy", model=["loader", 0], tuned=["train", 0],
@@ -80,9 +85,9 @@ def test_a_methods_implicit_reward_ranks_held_out_pairs_better_than_chance(host,
     assert all(map(math.isfinite, losses)) and len(losses) == 6
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in OTHERS])  # that one of a kind does is shown above
-def test_a_method_trains(host, name):
-    losses = found(host.run(graphs.trained({"method": name, "epochs": 2})), "losses")
+@pytest.mark.parametrize("name, more, pairs", OTHERS, ids=str)  # that one of a kind does is shown above
+def test_a_method_trains(host, name, more, pairs):
+    losses = found(host.run(graphs.trained({"method": name, "epochs": 2} | more)), "losses")
     assert (
         len(losses["loss"]) == 2
         and all(map(math.isfinite, losses["loss"]))

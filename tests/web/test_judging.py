@@ -21,6 +21,7 @@ def pairs(picker, candidates):
     return sorted(Judgement.parse(only(picker.value.values()), candidates).pairs)
 
 
+@pytest.mark.frontend
 def test_a_session_by_mouse_only(picker, renderer):
     picker = picker(renderer=renderer, candidates=4)
     picker.run()
@@ -42,6 +43,7 @@ def test_a_session_by_mouse_only(picker, renderer):
     assert "open" not in judgement
 
 
+@pytest.mark.frontend
 def test_a_session_by_keyboard_only(picker, renderer):
     picker = picker(renderer=renderer, candidates=4)
     picker.run()

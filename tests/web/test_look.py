@@ -68,6 +68,7 @@ def test_the_main_states_are_drawn(picker, renderer, mode):
         set_setting(one.page, "Comfy.ColorPalette", "dark")
 
 
+@pytest.mark.frontend
 def test_the_widget_grows_with_its_node(picker, renderer):
     one = asked(picker, renderer=renderer)
     before = one.part("stage").bounding_box()
@@ -100,6 +101,7 @@ def test_zoom_and_pan_move_both_images_alike_and_a_drag_is_no_answer(picker, ren
     assert len(one.value) == 1
 
 
+@pytest.mark.frontend
 def test_the_wheel_zooms_the_canvas_while_the_widget_has_no_focus(picker, renderer):
     one = asked(picker, renderer=renderer)
     one.js("(node) => document.activeElement.blur()")
@@ -112,6 +114,7 @@ def test_the_wheel_zooms_the_canvas_while_the_widget_has_no_focus(picker, render
     one.page.evaluate("() => app.canvas.ds.reset()")
 
 
+@pytest.mark.frontend
 def test_the_middle_button_moves_the_canvas(picker):
     one = asked(picker)
     offset = "() => [...app.canvas.ds.offset]"
@@ -155,6 +158,7 @@ def test_the_flip_button_flips_while_it_is_held(picker):
     assert visible(one) == [True, True] and one.value == {}
 
 
+@pytest.mark.frontend
 def test_the_expanded_view_opens_only_by_hand_and_closes_without_consequence(picker, host, renderer):
     one = picker(candidates=3, when_missing="wait", size=44, renderer=renderer)
     one.run(wait=False)
@@ -193,6 +197,7 @@ def test_thumbs_are_drawn_over_what_is_judged(picker, renderer):
     assert turned == ["none"] * 3 + ["matrix(1, 0, 0, -1, 0, 0)"] * 2
 
 
+@pytest.mark.frontend
 def test_keys_of_the_widget_do_not_reach_the_host_and_the_hosts_do_not_answer(picker):
     one = asked(picker)
     nodes, scale = "() => app.graph._nodes.length", "() => JSON.stringify(app.canvas.ds)"
@@ -311,6 +316,7 @@ def test_reduced_motion_is_respected(picker):
     one.page.emulate_media(reduced_motion="no-preference")
 
 
+@pytest.mark.frontend
 def test_a_tap_picks(host, new_page):
     page = new_page(has_touch=True)
     one = Picker.build(page, host, candidates=2, size=43)
@@ -321,6 +327,7 @@ def test_a_tap_picks(host, new_page):
     assert only(one.value.values())["pairs"] == [[right, left]]
 
 
+@pytest.mark.frontend
 def test_the_nodes_own_preview_does_not_show_beside_the_widget(picker, renderer):
     one = asked(picker, renderer=renderer)
     widgets = one.js("(node) => node.widgets.map((widget) => widget.name)")

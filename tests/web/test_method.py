@@ -1,7 +1,9 @@
 """Train step and settings on the page: what the method uses is shown, what it does not use is kept."""
 
+import pytest
+
 from tests.web.picker import BLANK, set_setting
-from tests.web.train_step import HIDDEN, OF_METHOD, OF_SOME, OWN, TRACKER, TrainStep, train_step
+from tests.web.train_step import HIDDEN, OF_METHOD, OF_SOME, OWN, SHARED, TRACKER, TrainStep, train_step
 from tools.workflow import to_api
 
 ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets"  # which Nodes 2.0 folds away
@@ -18,6 +20,7 @@ def test_only_what_a_method_uses_is_shown_and_the_node_is_no_longer_than_that(st
     assert all(abs(left) < 2 for left in heights.values()), heights
 
 
+@pytest.mark.frontend
 def test_what_is_rarely_changed_is_hidden_as_well_where_it_is_of_no_use(step):
     set_setting(step.page, ADVANCED, True)
     try:
@@ -28,6 +31,7 @@ def test_what_is_rarely_changed_is_hidden_as_well_where_it_is_of_no_use(step):
         set_setting(step.page, ADVANCED, False)
 
 
+@pytest.mark.frontend
 def test_without_one_method_to_go_by_all_are_shown(step):
     assert step.hidden == HIDDEN["D3PO"]
     another = step.js(
@@ -53,6 +57,7 @@ def test_without_one_method_to_go_by_all_are_shown(step):
     assert step.hidden == set()
 
 
+@pytest.mark.frontend
 def test_where_the_method_is_linked_all_are_shown(step):
     step.choose("DDPO")
     step.js("""(node) => {
@@ -67,7 +72,9 @@ def test_where_the_method_is_linked_all_are_shown(step):
 
 def test_a_method_keeps_its_values_and_the_others_over_saving_and_loading(step, object_info):
     step.set(**OWN)
-    for method, own in OF_METHOD.items():
+    # what is saved does not depend on the renderer: one is enough for methods that share their widgets
+    for method in OF_METHOD if step.renderer == "canvas" else SHARED:
+        own = OF_METHOD[method]
         step.choose(method)
         numbers = {name: step.values[name] / 2 for name in own - {"learn_from", "caption_dropout"}}
         step.set(**numbers, patience=3)
@@ -83,6 +90,7 @@ def test_a_method_keeps_its_values_and_the_others_over_saving_and_loading(step, 
         assert step.sent()[1] == sent
 
 
+@pytest.mark.frontend
 def test_undo_and_redo_bring_the_widgets_of_their_method(step):
     step.set(**OWN)
     step.remember()
@@ -95,6 +103,7 @@ def test_undo_and_redo_bring_the_widgets_of_their_method(step):
         assert step.values.items() >= OWN.items()
 
 
+@pytest.mark.frontend
 def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
     step.set(**OWN)
     step.choose("DDPO")
@@ -121,6 +130,7 @@ def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
     assert hidden == len(HIDDEN["DDPO"])
 
 
+@pytest.mark.frontend
 def test_in_a_subgraph(step, object_info):
     step.set(**OWN)
     step.choose("MaPO")
@@ -148,6 +158,7 @@ def test_in_a_subgraph(step, object_info):
     assert step.sent()[1] == before
 
 
+@pytest.mark.frontend
 def test_a_linked_widget_stays_until_its_link_goes(step):
     step.js(
         """(node) => {

@@ -51,6 +51,7 @@ def opened(step):
     return open_
 
 
+@pytest.mark.frontend
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_an_older_workflow_has_its_values_and_is_saved_in_the_new_form(opened, name, object_info):
     workflow = load(OLDER / f"{name}.json")
@@ -107,6 +108,7 @@ def test_a_linked_setting_is_linked_to_its_new_place(opened, object_info):
     assert sent == train_step(to_api(saved, object_info))
 
 
+@pytest.mark.frontend
 def test_in_a_subgraph(step, opened, object_info):
     """A workflow of today with both in a subgraph, brought back to the old form by hand."""
     new = opened(load(OLDER / "d3po_thumbs.json"))

@@ -44,6 +44,7 @@ def shown(page, node, renderer):
     return field.first.input_value()
 
 
+@pytest.mark.frontend
 @pytest.mark.parametrize(
     "node_type, values, words",
     [

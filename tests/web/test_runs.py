@@ -1,6 +1,5 @@
 """Runs that stop for picks, runs that wait for them, and runs that go on."""
 
-
 import pytest
 
 from tests.web.picker import Picker, wait_until_ready
@@ -15,6 +14,7 @@ def history(host):
     return set(host.get("/history"))
 
 
+@pytest.mark.frontend
 def test_a_run_stops_silently_and_the_next_goes_on(picker, renderer):
     picker = picker(renderer=renderer, candidates=3, size=63)
     stopped = picker.run()
@@ -26,6 +26,7 @@ def test_a_run_stops_silently_and_the_next_goes_on(picker, renderer):
     assert outputs(went_on, picker.node)["d3po"][0]["judged"] is True
 
 
+@pytest.mark.frontend
 def test_the_last_answer_continues_the_run_and_all_above_comes_from_the_cache(picker, host):
     picker = picker(candidates=3, size=62, continue_when_done=True)
     picker.run()
@@ -42,6 +43,7 @@ def test_the_last_answer_continues_the_run_and_all_above_comes_from_the_cache(pi
     assert picker.others["source"] in cached and outputs(went_on, picker.others["preview"])["images"]
 
 
+@pytest.mark.frontend
 def test_a_run_goes_on_with_the_seed_it_had_although_the_widget_shows_the_next(picker, host):
     picker = picker(candidates=2, size=61, continue_when_done=True)
     picker.js(
@@ -88,6 +90,7 @@ def test_several_sets_of_one_run_are_judged_in_turn(picker, host):
     assert len(picker.value) == 3
 
 
+@pytest.mark.frontend
 def test_two_queued_runs_are_both_there_to_judge(picker, host):
     picker = picker(candidates=2)
     picker.js(
@@ -106,6 +109,7 @@ def test_two_queued_runs_are_both_there_to_judge(picker, host):
     assert only(outputs(picker.next_run(before), picker.node)["d3po"])["judged"]
 
 
+@pytest.mark.frontend
 def test_a_waiting_run_goes_on_after_the_last_answer(picker, host, renderer):
     picker = picker(renderer=renderer, candidates=3, when_missing="wait", size=59)
     before = history(host)
@@ -140,6 +144,7 @@ def test_an_answer_that_cannot_be_kept_is_told_and_can_be_given_again(picker, ho
     page.problems.clear()
 
 
+@pytest.mark.frontend
 @pytest.mark.parametrize("how", ["the host's button", "the picker's button"])
 def test_an_interrupt_ends_the_wait_and_the_next_job_runs(picker, host, how):
     picker = picker(candidates=2, when_missing="wait", size=58)
@@ -258,6 +263,7 @@ def test_a_second_tab_sees_the_wait_and_learns_the_answers_of_the_first(picker, 
     assert second.value == first.value and second.kind == "done"
 
 
+@pytest.mark.frontend
 def test_a_browser_that_was_closed_finds_the_wait_again(picker, host, page, new_page):
     first = new_page()
     one = Picker.build(first, host, candidates=2, when_missing="wait", size=56)

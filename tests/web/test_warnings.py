@@ -57,6 +57,7 @@ def click_mark(step):
         step.element.get_by_role("button", name="warning").click()
 
 
+@pytest.mark.frontend
 def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
     toasts = step.page.locator(TOASTS)
     told("first", WARNINGS)

@@ -24,6 +24,7 @@ def judged(picker, **options):
     return picker
 
 
+@pytest.mark.frontend
 def test_a_copy_carries_the_picks_and_goes_its_own_way(picker, host):
     one = judged(picker, candidates=3, size=53)
     copy = one.js("""(node) => {
@@ -40,6 +41,7 @@ def test_a_copy_carries_the_picks_and_goes_its_own_way(picker, host):
     assert one.value != other.value and "other" not in one.value
 
 
+@pytest.mark.frontend
 def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(picker, renderer):
     picker = picker(candidates=3, size=52, renderer=renderer)
     picker.run()
@@ -63,6 +65,7 @@ def test_undoing_the_workflow_undoes_the_picks_and_redoing_brings_them_back(pick
     assert picker.value != done and "2 done, 1 to do" in picker.text
 
 
+@pytest.mark.frontend
 def test_each_answer_is_a_step_of_the_workflows_undo(picker):
     picker = picker(candidates=3, size=51)
     picker.run()
@@ -91,6 +94,7 @@ def test_picks_of_other_sets_stay_and_come_back_with_their_set(picker):
     assert only(outputs(again, one.node)["d3po"])["judged"] is True
 
 
+@pytest.mark.frontend
 def test_widgets_promoted_onto_a_subgraph_work_and_the_picker_stays_where_it_can_be_seen(
     picker, host, renderer
 ):
@@ -149,6 +153,7 @@ def promote(inner, name, place):
     )
 
 
+@pytest.mark.frontend
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
     outer = picker(candidates=3, size=49, renderer=renderer)
@@ -193,6 +198,7 @@ def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
     outer.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
 
+@pytest.mark.frontend
 def test_a_collapsed_node_keeps_its_picks_and_shows_them_again(picker, renderer):
     one = judged(picker, candidates=3, size=48, renderer=renderer)
     done = one.value
@@ -205,6 +211,7 @@ def test_a_collapsed_node_keeps_its_picks_and_shows_them_again(picker, renderer)
     assert one.kind == "done" and one.value == done
 
 
+@pytest.mark.frontend
 def test_a_renderer_is_changed_under_way(picker):
     one = picker(candidates=3, size=47)
     one.run()
@@ -225,6 +232,7 @@ def test_picks_that_cannot_be_read_are_told_and_kept(picker):
     assert one.js("(node) => node.widgets[0].value") == text
 
 
+@pytest.mark.frontend
 def test_picks_written_by_hand_are_shown_and_can_be_changed(picker):
     one = picker(candidates=3, size=45)
     one.run()
@@ -303,6 +311,7 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
     assert same_tensors(kept, lora)
 
 
+@pytest.mark.frontend
 def test_undoing_in_the_expanded_view_closes_it_and_loses_no_later_answer(picker, renderer):
     one = picker(candidates=3, size=39, renderer=renderer)
     one.run()

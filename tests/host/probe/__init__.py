@@ -4,6 +4,7 @@ Findings are JSON text in the node's ui output. Change `nonce` where a look must
 """
 
 import dataclasses
+import gc
 import json
 import tempfile
 
@@ -352,3 +353,5 @@ NODE_CLASS_MAPPINGS = {
         PatchWithModel,
     )
 }
+
+gc.freeze()  # what the host has loaded by now stays: its collections need not look at it after each prompt
