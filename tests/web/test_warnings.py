@@ -104,9 +104,7 @@ def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
 
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
-    graph = trained(
-        dict(learning_rate=1e-2, weighting="paper", clip=0.01, epochs=10, seed=len(step.renderer))
-    )
+    graph = trained(dict(learning_rate=3e-3, weighting="paper", clip=0.01, epochs=8, seed=len(step.renderer)))
     step.page.evaluate(
         """async (graph) => {
         await app.loadApiJson(graph, "warning")
@@ -136,7 +134,7 @@ def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_wor
     step.set(epochs=3)
     step.remember()
     step.page.evaluate(f"() => {TRACKER}.undo()")
-    assert step.values["epochs"] == 10 and marks(step) == ["⚠ 1 warning"] and toasts.count() == 0
+    assert step.values["epochs"] == 8 and marks(step) == ["⚠ 1 warning"] and toasts.count() == 0
 
 
 def run(step, host):

@@ -1,5 +1,7 @@
 """A train step and its settings as a user meets them: a page object over both nodes in the real frontend."""
 
+import json
+
 from tests.web.picker import BLANK, set_renderer
 from tests.web.test_look import SCREENSHOTS
 
@@ -171,9 +173,9 @@ class TrainStep:
     def sent(self):
         """The saved workflow, and the inputs of its only train step in the API prompt that the page makes."""
         saved, made = self.page.evaluate(
-            "async () => [app.rootGraph.serialize(), (await app.graphToPrompt()).output]"
+            "async () => [JSON.stringify(app.rootGraph.serialize()), (await app.graphToPrompt()).output]"
         )
-        return saved, train_step(made)
+        return json.loads(saved), train_step(made)
 
     def shoot(self, name):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
