@@ -91,10 +91,8 @@ def flow_model(depth=2, channels=16, patch=2, text=768):
 
 @pytest.fixture(scope="session")
 def host(base):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # the model is so small that threads wait for one another
-        with Host(base) as host:
-            yield host
+    with Host(base) as host:
+        yield host
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ from d3po_core.training.loop import Example
 from tests.core.judged import JUDGED, Predictor, images
 from tests.core.rounds import Round
 
-torch.set_num_threads(1)
-
 SIGMAS = (14.6, 4.0, 1.5, 0.5, 0.0)
 
 

@@ -49,6 +49,12 @@ def stage():
     }
 
 
+def sized(graph, pixels):
+    """The graph, whose images are of another size than stage's."""
+    graph["empty"]["inputs"] |= dict(width=pixels, height=pixels)
+    return graph
+
+
 def recording(model=("loader", 0), **sampling):
     """A recording of one prompt's candidates. `sampling` changes the sampler's inputs."""
     return stage() | {

@@ -15,6 +15,7 @@ from tests.host.graphs import (
     loop,
     node,
     same_tensors,
+    sized,
     stage,
     stock_image,
     train_nodes,
@@ -232,17 +233,16 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
 
 
 def test_the_reference_may_be_the_file(host, files):
-    """The margin of a first update is 0 against what sampled and not against base.
-
-    Not quite 0: weights that were merged sampled, and an adapter beside the weights is trained."""
+    """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
     margins = {}
     for reference in ("base", "round start"):
         run = unique("from")
-        graph = loop(run, dict(targets=WIDE, rank=2, reference=reference), seed=314)
+        graph = sized(loop(run, dict(targets=WIDE, rank=2, reference=reference), seed=314), 64)
         graph["run"] = start(run, files["kohya"])
         history = host.run(graph | {"losses": node("TestProbeLossMap", value=["train", 2], nonce=unique())})
         margins[reference] = found(history, "losses")["margin"][0]
-    assert abs(margins["round start"]) < 1e-4 * abs(margins["base"]), margins
+    # merged weights against an adapter's
+    assert abs(margins["round start"]) < 1e-6 * abs(margins["base"]), margins
 
 
 def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):

@@ -4,7 +4,7 @@ ControlNets, areas, masks, ranges of steps, hooks."""
 
 import pytest
 
-from tests.host.graphs import found, node, probe, trained
+from tests.host.graphs import found, node, probe, sized, trained
 
 ZERO = {"winner_log-ratio": [0.0], "loser_log-ratio": [0.0], "KL_to_reference": [0.0]}
 SAMPLING = dict(steps=3, candidates=2, cfg=2.0, seed=5)
@@ -78,7 +78,7 @@ def test_conditioning_of_every_kind_is_trained_on(host, name):
     graph = trained(**SAMPLING, positive=["made", 0])
     graph["other"] = node("CLIPTextEncode", clip=["skip", 0], text="a dog on a blue background")
     if name == "ConditioningSetArea":
-        graph["empty"]["inputs"] |= dict(width=64, height=64)  # the least that it takes
+        sized(graph, 64)  # the least that it takes
     graph["skip"] = node("CLIPSetLastLayer", clip=["loader", 1], stop_at_clip_layer=-2)
     graph["mask"] = node("SolidMask", value=0.7, width=32, height=32)
     graph["made"] = node(name, **CONDITIONING[name])

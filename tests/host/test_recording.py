@@ -11,6 +11,7 @@ from tests.host.graphs import (
     node,
     probe,
     recording,
+    sized,
     stock_image,
     watch,
     with_prompts,
@@ -127,8 +128,7 @@ def test_a_sets_name_does_not_depend_on_node_ids(host):
 
 def test_a_sets_name_is_the_same_on_every_machine(host):
     """Judgements that people share belong to their set by this name: a change here would orphan them."""
-    graph = recording(seed=31) | {"look": probe("Trajectory", "sampler")}
-    graph["empty"]["inputs"] |= dict(width=64, height=64)
+    graph = sized(recording(seed=31), 64) | {"look": probe("Trajectory", "sampler")}
     assert found(host.run(graph), "look")["set_id"] == "c19cd228b31f73a4"
 
 
