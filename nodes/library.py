@@ -15,7 +15,7 @@ from ..d3po_core.runs import store
 from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
-from ..d3po_core.training.adapter import load_lora, to_state_dict
+from ..d3po_core.training.lora_files import load_lora, to_state_dict
 from . import host
 from .lora_files import metadata, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState

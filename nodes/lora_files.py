@@ -8,7 +8,7 @@ import comfy.utils
 
 from ..d3po_core.files import make_folder, replace_whole
 from ..d3po_core.runs import files as run_files
-from ..d3po_core.training.adapter import file_alpha, load_lora, save_lora
+from ..d3po_core.training.lora_files import file_alpha, load_lora, save_lora
 
 # the host's name of a model family -> ModelSpec's
 ARCHITECTURES = {

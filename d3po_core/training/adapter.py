@@ -1,24 +1,19 @@
-"""An adapter inside somebody else's network, by PEFT, and out again without a trace; its file formats.
+"""An adapter inside somebody else's network, by PEFT, and out again without a trace.
 
 LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), and LyCORIS' (2309.14859) LoHa and LoKr. The
 frozen reference is the same network with the adapter off, or with other weights that are held beside the
 trained ones.
 """
 
-import json
 import logging
-import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 
@@ -39,6 +34,7 @@ PARTS = {
     },
 }
 NORM_RATIO = "norm_ratio"
+FIRST_ZERO = ("lora_up.weight", "hada_w2_b", "lokr_w1")  # the factor with which an update begins at 0
 
 Layer: TypeAlias = Any  # one of PEFT's: what it has depends on the adapter's kind
 
@@ -277,6 +273,20 @@ class Adapter:
                 A[:rank] = down.to(A).reshape(A[:rank].shape)
                 B[:, :rank] = scale * up.to(B).reshape(B[:, :rank].shape)
 
+    @torch.no_grad()
+    def pull_back(self, share: float, towards: str | None = None) -> None:
+        """Leave this share of what the trained weights have moved: of their whole update, or of the way from
+        the weights that are held under a name."""
+        held = dict(self.named_parameters(towards)) if towards else {}
+        for name, parameter in self.named_parameters():
+            if towards:
+                parameter.lerp_(held[name], 1 - share)
+            elif name.endswith(FIRST_ZERO):
+                parameter.mul_(share)
+            elif name.endswith("dora_scale"):
+                weight = self.layers[name.removesuffix(".dora_scale")].base_layer.weight
+                parameter.lerp_(weight.to(parameter).flatten(1).norm(dim=1).view_as(parameter), 1 - share)
+
     def eject(self) -> None:
         """Give `root` its own layers back."""
         for path, layer in self.layers.items():
@@ -336,61 +346,3 @@ def _norm_ratio(layer: Layer, name: str) -> Tensor:
     weight = layer.base_layer.weight.to(delta)
     ratio: Tensor = (weight + delta).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
     return ratio.view(-1, *[1] * (weight.ndim - 1))
-
-
-# --- files ---
-
-
-def to_state_dict(
-    weights: Mapping[str, Tensor],
-    alpha: float,
-    rename: Callable[[str], str] | None = None,
-    adapter: str = "LoRA",
-) -> dict[str, Tensor]:
-    """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
-
-    rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host
-    reads. For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with
-    underscores.
-
-    DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper
-    (and PEFT) divide by |W + dW|.
-    """
-    rename = rename or (lambda path: f"diffusion_model.{path}")
-    out = {}
-    for name, tensor in weights.items():
-        [(path, part)] = re.findall(r"^(.+?)\.([^.]+(?:\.weight)?)$", name)
-        if part == NORM_RATIO:
-            continue
-        if part == "dora_scale":
-            ratio = weights[f"{path}.{NORM_RATIO}"]
-            tensor = tensor.view_as(ratio) / ratio
-        rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else 0
-        out[f"{rename(path)}.{part}"] = tensor
-        out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
-    return out
-
-
-def file_alpha(alpha: float, rank: int, adapter: str) -> float:
-    """The alpha of a LoRA file, by which programs scale the update to alpha / rank. They know no rsLoRA: its
-    alpha is one that comes to alpha / sqrt(rank)."""
-    return alpha * math.sqrt(rank) if adapter == "rsLoRA" else float(alpha)
-
-
-def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, object]) -> None:
-    """Write a LoRA file; metadata values become strings, as the format asks."""
-    plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=plain)
-
-
-def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a LoRA file. Raises ValueError, naming the file, for one that is not."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a LoRA file ({error}); nothing was changed") from error
-    if not any(kind in name for name in tensors for kind in ("lora", "hada_", "lokr_")):
-        raise ValueError(f"{path} holds no LoRA weights; nothing was changed")
-    return tensors, metadata

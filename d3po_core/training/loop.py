@@ -13,7 +13,7 @@ from .evaluation import TRAINED, evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
 from .methods import METHODS, Method
-from .metrics import GRADIENT_NORM, HELD_OUT_PAIRS, LOSS, MARGIN
+from .metrics import GRADIENT_NORM, HELD_OUT_PAIRS, LOSS, MARGIN, SHIFT
 from .optimizers import (
     Ema,
     averages,
@@ -24,7 +24,7 @@ from .optimizers import (
     trained_weights,
 )
 from .randomness import Device, forked, generator_of, seed
-from .reference import Reference
+from .reference import HELD, Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import Term, Values
 
@@ -143,11 +143,19 @@ class Trainer:
                 "was. Lower learning_rate or beta, or run the model in bf16 or fp32"
             )
         self.optimizer.step()
+        self._pull_back(metrics.get(SHIFT, 0.0))
         self.step += 1
         if self.ema:
             self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
         self.usual_margin = moving_average(self.usual_margin, metrics.get(MARGIN, 0.0))
         return metrics
+
+    def _pull_back(self, shift: float) -> None:
+        """Hold the LoRA on its leash: to first order predictions move with the weights, and the shift with
+        their square."""
+        leash = self.settings.leash
+        if leash and shift > leash:
+            self.adapter.pull_back((leash / shift) ** 0.5, HELD if self.reference.weights else None)
 
     def _set_learning_rate(self, done: int, total: int) -> None:
         factor = learning_rate_factor(self.settings.schedule, self.step, self.settings.warmup, done, total)

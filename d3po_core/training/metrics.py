@@ -6,6 +6,7 @@ ACCURACY = "implicit accuracy"
 WINNER = "winner log-ratio"
 LOSER = "loser log-ratio"
 KL = "KL to reference"
+SHIFT = "shift of predictions"  # half their mean square distance to the reference's
 CLIP_FRACTION = "clip fraction"
 GRADIENT_NORM = "gradient norm"
 

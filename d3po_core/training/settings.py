@@ -3,14 +3,12 @@
 The nodes' inputs and what the page hides are made of these entries.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from .adapter import ADAPTERS, TARGETS
 from .methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
 from .optimizers import OPTIMIZERS, SCHEDULES
-from .setting import Setting, Value, setting, those
+from .setting import Setting, setting, those
 
 WEIGHTINGS = ("paper", "standardised")
 REFERENCES = ("base", "round start")
@@ -371,30 +369,17 @@ class Settings:
         step=0.1,
         own_of=("reward-weighted",),
     )
+    leash: float = setting(
+        0.0,
+        "How far the LoRA may move the model's predictions from the reference's: half their mean square "
+        "distance. What goes further is pulled back after each update. 0: as far as it likes.",
+        low=0.0,
+        high=1e3,
+        step=0.001,
+        used_by=those(lambda method: method.reference),
+    )
 
 
 TABLE: dict[str, Setting] = {
     field.name: field.metadata["setting"] for kind in (StepSettings, Settings) for field in fields(kind)
 }
-# by name, what differs from the defaults, which are the papers'
-PRESETS: dict[str, dict[str, Value]] = {"paper": {}}
-
-
-def resolved(given: Mapping[str, Value]) -> tuple[Settings, StepSettings]:
-    """(Settings, StepSettings) of values by name; what is not given has its method's default.
-
-    A method's own setting keeps its default with any other method, whatever is given for it. Names that are
-    no settings are passed over. Raises ValueError for a value that its setting cannot have.
-    """
-    method = str(given.get("method", Settings().method))
-    values: dict[str, Any] = {
-        name: about.defaults.get(method, about.default) for name, about in TABLE.items()
-    }
-    for name, about in TABLE.items():
-        is_own = about.own_of is None or method in about.own_of
-        if name in given and is_own and not (about.defaults and given[name] == AS_METHOD):
-            values[name] = about.taken(name, given[name])
-    if METHODS[method].terms == NOISED and values["learn_from"] == RECORDED:
-        values["learn_from"] = NOISED
-    own, step = [{f.name: values[f.name] for f in fields(kind)} for kind in (Settings, StepSettings)]
-    return Settings(**own), StepSettings(**step)

@@ -69,7 +69,7 @@ class Term:
 
     beta: float
     quarter: int
-    weight, clip, usual_margin = 1.0, 0.0, 0.0
+    weight, clip, usual_margin, shift_of_kl = 1.0, 0.0, 0.0, 1.0
 
     def __init__(self, judged: "JudgedSet", denoise: Denoise, sigma: Tensor) -> None:
         self.judged, self.denoise, self.sigma = judged, denoise, sigma
@@ -134,6 +134,7 @@ class Term:
             )
         if values.kl is not None:
             figures[metrics.KL] = values.kl.mean()
+            figures[metrics.SHIFT] = self.shift_of_kl * figures[metrics.KL]
         return figures | {
             metrics.of_quarter(name, self.quarter): figures[name]
             for name in metrics.BY_QUARTER
@@ -155,8 +156,10 @@ class TrajectoryStep(Term):
         self.std = self.kernel.std(self.sigma, self.sigma_next)
         self.quarter = 4 - 4 * i // (len(trajectory.sigmas) - 1)
         self.beta, self.clip = settings.beta, settings.clip if self.method.clamps else 0.0
+        pull = float(self.kernel.pull(self.sigma, self.sigma_next))
+        self.shift_of_kl = pull**2
         if settings.weighting == "standardised":
-            self.weight = float(self.kernel.pull(self.sigma, self.sigma_next))
+            self.weight = pull
         self.x, self.x_next = (trajectory.states[j][members].to(judged.device) for j in (i, i + 1))
         self.ref_mean = self._of_all(ref_x0)
         self.sampled_mean = None if sampled_x0 is None else self._of_all(sampled_x0)

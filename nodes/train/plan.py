@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 
 from ...d3po_core.runs.store import SHAPE
-from ...d3po_core.training.settings import GUIDANCE, PRESETS, Settings, resolved
+from ...d3po_core.training.presets import PRESETS, resolved
+from ...d3po_core.training.settings import GUIDANCE, Settings
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from ...d3po_core.runs.files import content_name
 from ...d3po_core.runs.progress import Progress, trained_on
 from ...d3po_core.training import monitor
-from ...d3po_core.training.adapter import to_state_dict
-from ...d3po_core.training.settings import PRESETS
+from ...d3po_core.training.lora_files import to_state_dict
+from ...d3po_core.training.presets import PRESETS
 from .. import host
 from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from d3po_core.training.adapter import ADAPTERS, Adapter, load_lora, save_lora, to_state_dict
+from d3po_core.training.adapter import ADAPTERS, Adapter
 from d3po_core.training.loop import Settings, Trainer
+from d3po_core.training.lora_files import load_lora, save_lora, to_state_dict
 
 WIDEST = "all linear and convolutions"
 RANK, ALPHA = 2, 3.0

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from d3po_core.training.adapter import Adapter, load_lora, save_lora, to_state_dict
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.lora_files import load_lora, save_lora, to_state_dict
 
 WIDEST = "all linear and convolutions"
 

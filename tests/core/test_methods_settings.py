@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from d3po_core.training.methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
-from d3po_core.training.settings import PRESETS, TABLE, Settings, StepSettings, resolved
+from d3po_core.training.presets import PRESETS, resolved
+from d3po_core.training.settings import TABLE, Settings, StepSettings
 from tests.core.judged import SETTINGS, update
 
 OTHERWISE = {
@@ -54,10 +55,11 @@ def test_a_setting_changes_the_gradient_unless_the_method_has_no_use_for_it(toy,
 
 
 def test_every_setting_that_some_method_has_no_use_for_is_changed_here():
-    """But for those that matter only without a prompt, at a large margin, or once the LoRA has moved."""
+    """But for those that matter only without a prompt, at a large margin, or once the LoRA has moved, and the
+    leash, which is no part of a gradient."""
     ours = {each.name for each in fields(Settings)}
     of_some = {name for method in METHODS for name in unused(method)} & ours
-    assert of_some - OTHERWISE.keys() == {"caption_dropout", "adaptation_bound", "ratio_clip"}
+    assert of_some - OTHERWISE.keys() == {"caption_dropout", "adaptation_bound", "ratio_clip", "leash"}
 
 
 def test_the_defaults_are_those_of_the_table_and_can_be_had_by_themselves():
