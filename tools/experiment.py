@@ -1,16 +1,21 @@
 """What training does to pictures, in a real ComfyUI; results and sheets of pictures go to experiment_output/.
 
 python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave
+python dev.py experiment artists [--taste T] [--labels N] [--seeds K]    what simulated artists end up with
 python dev.py experiment same FILE    hashes of what the pack makes, held against FILE where that is there
 
-The first is slow.
+The first two are slow.
 """
 
 import sys
 
-from tools import experiment_same, experiment_templates
+from tools import experiment_artists, experiment_same, experiment_templates
 
-EXPERIMENTS = {"templates": experiment_templates.main, "same": experiment_same.main}
+EXPERIMENTS = {
+    "templates": experiment_templates.main,
+    "artists": experiment_artists.main,
+    "same": experiment_same.main,
+}
 
 
 def main(arguments):

@@ -1,0 +1,159 @@
+"""One simulated artist's evenings: rounds of candidates, answers and training, and what they end up with."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from d3po_core.candidates.judgement import Judgement
+from d3po_core.candidates.preferences import Preferences
+from d3po_core.training import metrics
+from d3po_core.training.loop import Example, Trainer
+from d3po_core.training.presets import resolved
+from d3po_core.training.settings import GUIDANCE, RECORDED
+from tools.lab.artists import Artist, chance
+from tools.lab.namer import NAMES, WORDS
+from tools.lab.tastes import TASTES
+from tools.model_pictures import caption
+
+STEPS, CFG = 10, 2.0  # of sampling, as in the example workflows
+SEEN, HELD_OUT, SEEDS = 4, 8, 6  # prompts that were trained on and that were not, and images of each
+PROMPTS = [(name, word) for name in NAMES for word in WORDS]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """taste, artist  who judges
+    prompts     how many different prompts the artist works on
+    sets, candidates, rounds  sets a round and candidates a set
+    settings    what the train step is told, by names of training/settings.py
+    replay      each round trains on every set so far, not on its own alone
+    """
+
+    taste: str
+    artist: Artist = Artist()
+    prompts: int = 6
+    sets: int = 6
+    candidates: int = 6
+    rounds: int = 1
+    settings: dict = field(default_factory=dict)
+    replay: bool = False
+    seed: int = 0
+
+
+class Measure:
+    """What became of held-out seeds, of prompts that were trained on and of others, by the base's."""
+
+    def __init__(self, studio, namer, prompts, taste):
+        self.studio, self.namer, self.taste = studio, namer, TASTES[taste]
+        self.prompts = [prompt for prompt in prompts for _ in range(SEEDS)]
+        self.base = self.look()
+        varied = self.base["scores"].reshape(-1, SEEDS).std(1, ddof=1)
+        self.spread = float(np.sqrt(np.mean(varied**2)))
+
+    def look(self):
+        seeds = [90_000 + i for i in range(len(self.prompts))]
+        recorded = self.studio.record([caption(*p) for p in self.prompts], seeds, 1, STEPS, CFG)
+        images = self.studio.pictures(torch.cat([one.states[-1] for one in recorded]))
+        flat = images.reshape(-1, SEEDS, images[0].size)
+        apart = np.linalg.norm(flat[:, :, None] - flat[:, None], axis=-1)
+        return {
+            "images": images,
+            "scores": self.taste(images),
+            "objects": self.namer.names(images) == [NAMES.index(name) for name, _ in self.prompts],
+            "grounds": self.namer.words(images) == [WORDS.index(word) for _, word in self.prompts],
+            "spread": apart.sum((1, 2)) / (SEEDS * (SEEDS - 1)),
+        }
+
+    def figures(self):
+        now, base = self.look(), self.base
+        gains = (now["scores"] - base["scores"]) / self.spread
+        seen = np.arange(len(gains)) < SEEN * SEEDS
+        return now["images"], {
+            "gain": float(gains[~seen].mean()),
+            "gain seen": float(gains[seen].mean()),
+            "objects kept": float(now["objects"].sum() / base["objects"].sum()),
+            "objects kept seen": float(now["objects"][seen].sum() / base["objects"][seen].sum()),
+            "grounds kept": float(now["grounds"].sum() / base["grounds"].sum()),
+            "spread kept": float((now["spread"] / base["spread"]).mean()),
+        }
+
+
+class Evenings:
+    """A session of rounds; `run` yields a row after each."""
+
+    def __init__(self, studio, namer, plan):
+        self.studio, self.namer, self.plan = studio, namer, plan
+        order = chance("prompts", plan.seed).sample(PROMPTS, len(PROMPTS))
+        self.trained, others = order[: plan.prompts], order[plan.prompts :]
+        seen = (self.trained * SEEN)[:SEEN]
+        self.measure = Measure(studio, namer, [*seen, *others[:HELD_OUT]], plan.taste)
+        self.settings, self.step = resolved({"seed": plan.seed} | plan.settings)
+        self.judged, self.labels, self.answers = [], 0, 0
+
+    def run(self):
+        shape = {
+            name: getattr(self.step, name) for name in ("rank", "alpha", "targets", "adapter", "dropout")
+        }
+        with self.studio.adapter(seed=self.plan.seed, **shape) as adapter:
+            trainer, seconds = Trainer(adapter, self.settings, "base"), 0.0
+            for round_ in range(self.plan.rounds):
+                began = time.monotonic()
+                new = self.candidates(round_)
+                looked = time.monotonic()
+                made = trainer.fit([self.example(p) for p in (self.judged if self.plan.replay else new)])
+                trained = time.monotonic()
+                seconds += trained - began
+                with adapter.acting("trained") if self.settings.ema else _nothing():
+                    images, figures = self.measure.figures()
+                yield (
+                    images,
+                    {
+                        "round": round_ + 1,
+                        "labels": self.labels,
+                        "answers": self.answers,
+                        "updates": trainer.step,
+                        "KL": made[-1].get(metrics.KL) if made else None,
+                        "shift": made[-1].get(metrics.SHIFT) if made else None,
+                        "winner": made[-1].get(metrics.WINNER) if made else None,
+                        "seconds": seconds,
+                        "seconds sampling": looked - began,
+                        "seconds training": trained - looked,
+                    }
+                    | figures,
+                )
+
+    def candidates(self, round_):
+        """The round's new Preferences."""
+        plan, rng = self.plan, chance("round", self.plan.seed, round_)
+        prompts = [self.trained[(round_ * plan.sets + i) % len(self.trained)] for i in range(plan.sets)]
+        seeds = [rng.randrange(2**32) for _ in prompts]
+        policy = "base" if round_ == 0 else f"round {round_}"
+        recorded = self.studio.record(
+            [caption(*p) for p in prompts], seeds, plan.candidates, STEPS, CFG, policy=policy
+        )
+        new = []
+        for trajectory in recorded:
+            images = self.studio.pictures(trajectory.states[-1])
+            said, answers = plan.artist.judge(TASTES[plan.taste](images), rng)
+            parsed = Judgement.parse(said, plan.candidates)
+            held = trajectory if self.step.learn_from == RECORDED else self.studio.finished(trajectory)
+            new.append(Preferences(held, parsed.pairs, "artist", parsed.scores, parsed.liked))
+            self.labels, self.answers = self.labels + plan.candidates, self.answers + answers
+        self.judged += new
+        return new
+
+    def example(self, preferences):
+        held = preferences.candidates
+        guided = held.recorded and self.step.guidance == GUIDANCE[0]
+        denoise = self.studio.denoiser(held.settings["prompt"], CFG if guided else 1.0)
+        return Example(preferences, denoise, self.studio.denoiser(""))
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return False
