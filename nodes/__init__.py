@@ -13,6 +13,7 @@ from .manage_runs import D3POManageRuns
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
+from .taste import D3POTastePreference
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
 
@@ -25,6 +26,7 @@ class D3POExtension(ComfyExtension):
             D3POKSampler,
             D3POPairPreference,
             D3POObjectivePreference,
+            D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,
             D3POLoadRun,

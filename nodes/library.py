@@ -15,9 +15,10 @@ from ..d3po_core.runs import store
 from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
+from ..d3po_core.runs.undo import undo_round
 from ..d3po_core.training.lora_files import load_lora, to_state_dict
 from . import host
-from .lora_files import metadata, write_lora
+from .lora_files import metadata, remove_lora, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
 NOTHING = "nothing"  # to start from
@@ -289,7 +290,9 @@ class D3POSaveRun(io.ComfyNode):
                 write_lora(on_shelf(saved.run), lora, metadata(training, saved.run))
             except OSError as error:  # on Windows, while Load LoRA has it open
                 lines.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
-        return io.NodeOutput(training.step, ui={"text": ["\n".join(lines)], "warnings": warned})
+        return io.NodeOutput(
+            training.step, ui={"text": ["\n".join(lines)], "warnings": warned, "run": [saved.run]}
+        )
 
 
 def _branched(training, run, saved):
@@ -309,6 +312,18 @@ def _branched(training, run, saved):
         f"The run {run!r} was left as it is, for {saved.why}. {reason}This LoRA is kept as a run of its own, "
         f"{saved.run!r}: write that name in Load Run to go on with it"
     )
+
+
+def take_back_round(run):
+    """Put a run, and its copy for Load LoRA, back to where its last round began; what was done in words."""
+    tensors, record, was = undo_round(runs_root(), run)
+    if tensors:
+        state = TrainingState(tensors, record["step"], record["settings"], record["model"])
+        write_lora(on_shelf(run), file_of(state), metadata(state, run))
+    else:
+        remove_lora(on_shelf(run), run)
+    back = f" To take this back, set Load Run's checkpoint to {was}." if was != record["step"] else ""
+    return f"{run}: the last round is taken back, from step {was} to step {record['step']}.{back}"
 
 
 def on_shelf(run):

@@ -6,9 +6,11 @@ from datetime import datetime
 from comfy_api.latest import io
 
 from ..d3po_core.runs import store
-from .library import events_folder, on_shelf, remove_events, runs_root
+from .library import events_folder, on_shelf, remove_events, runs_root, take_back_round
 from .lora_files import remove_lora
 from .types import CATEGORY
+
+UNDO = "undo last round"
 
 
 class D3POManageRuns(io.ComfyNode):
@@ -21,17 +23,20 @@ class D3POManageRuns(io.ComfyNode):
             search_aliases=["list runs", "branch run", "copy run", "delete run", "checkpoints"],
             description=(
                 "Lists the runs in output/d3po/runs with their checkpoints, starts a new run from a "
-                "checkpoint of another, or deletes a run."
+                "checkpoint of another, deletes a run, or takes back a run's last round."
             ),
             inputs=[
                 io.Combo.Input(
                     "action",
-                    options=["list", "branch", "delete"],
+                    options=["list", "branch", "delete", UNDO],
                     default="list",
                     tooltip="branch: start new_name as a copy of run at a checkpoint; run stays as it is. "
-                    "delete: remove run and its copy in Load LoRA's list, for good.",
+                    "delete: remove run and its copy in Load LoRA's list, for good. undo last round: put run "
+                    "back to where its last round began.",
                 ),
-                io.String.Input("run", default="", optional=True, tooltip="The run to branch or delete."),
+                io.String.Input(
+                    "run", default="", optional=True, tooltip="The run that the action is about."
+                ),
                 io.String.Input(
                     "new_name",
                     default="",
@@ -68,6 +73,7 @@ class D3POManageRuns(io.ComfyNode):
             "list": list,
             "branch": lambda: cls.branch(run, new_name, checkpoint),
             "delete": lambda: cls.delete(run, confirm),
+            UNDO: lambda: [take_back_round(run), ""],
         }[action]()
         text = "\n".join([*lines, table(store.list_runs(runs_root()))])
         return io.NodeOutput(text, ui={"text": [text]})

@@ -11,6 +11,7 @@ LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 CATEGORY = "D3PO"
 PICKS = "picks"  # source of Preferences that are a person's own, from the picker
+TASTE = "taste"  # source of Preferences that nobody looked at: judged as the picks so far were
 SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of the run whose LoRA is on it
 
 

@@ -21,6 +21,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from d3po_core.training.presets import PAPER
 from tools.host import ROOT
 from tools.lab.artists import MODES, Artist
 from tools.lab.namer import Namer
@@ -30,24 +31,12 @@ from tools.lab.tastes import TASTES
 
 OUT = ROOT / "experiment_output"
 PER_ROUND = 36  # labels
-# by name, what a train step is told beside its defaults, and whether it trains on every set so far
+# by name, how a Plan differs from the recommended
 RECIPES = {
-    "paper": ({}, False),
-    "templates": (
-        dict(
-            learning_rate=2e-4, beta=100.0, clip=0.0, weighting="standardised", epochs=2,
-            targets="all linear and convolutions",
-        ),
-        False,
-    ),
-    "clean": (
-        dict(
-            method="Diffusion-DPO", learning_rate=1.5e-3, dpo_beta=2000.0, draws_per_set=2, epochs=5,
-            sets_per_update=2, targets="all linear", caption_dropout=0.0,
-        ),
-        True,
-    ),
-}  # fmt: skip
+    "recommended": {},
+    "picks alone": dict(unjudged=0),
+    "paper": dict(strength=PAPER, unjudged=0, replay=False),
+}
 
 
 def stamp(recipe, plan):
@@ -60,8 +49,9 @@ def told(row):
     return (
         f"{row['recipe']}, {row['taste']}, seed {row['seed']}: {row['labels']} labels, {row['answers']} "
         f"answers: gain {row['gain']:+.2f} (seen {row['gain seen']:+.2f}), kept {row['objects kept']:.2f}, "
-        f"grounds {row['grounds kept']:.2f}, spread {row['spread kept']:.2f}, shift {row['shift'] or 0:.3g}, "
-        f"{row['updates']} updates, {row['seconds']:.0f} s"
+        f"grounds {row['grounds kept']:.2f}, spread {row['spread kept']:.2f}, moved {row['moved'] or 0:.2f} "
+        f"({row['left']:.0%} left), taste {row['told'] or 0:.2f}, {row['updates']} updates, "
+        f"{row['seconds']:.0f} s"
     )
 
 
@@ -122,7 +112,7 @@ def parsed(arguments):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--taste", choices=TASTES, action="append", help="default: all")
-    parser.add_argument("--recipe", choices=RECIPES, default="clean")
+    parser.add_argument("--recipe", choices=RECIPES, default="recommended")
     parser.add_argument("--labels", type=int, default=108)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--error", type=float, default=0.0, help="share of wrong answers")
@@ -142,16 +132,14 @@ def main(arguments):
         return made
 
     results, rows, began = Results(given.out), [], time.monotonic()
-    settings, replay = RECIPES[given.recipe]
     for taste in given.taste or TASTES:
         for seed in range(given.seeds):
             plan = Plan(
                 taste,
                 Artist(given.mode, given.error),
                 rounds=max(1, given.labels // PER_ROUND),
-                settings=settings,
-                replay=replay,
                 seed=seed,
+                **RECIPES[given.recipe],
             )
             rows.append(results.session(laboratory, given.recipe, plan)[-1])
     print(summary(rows))

@@ -84,6 +84,7 @@ interface HostGraph {
 interface NodeOutput {
   text?: string[]
   warnings?: string[]
+  run?: string[]
   d3po?: import("../web/inbox.js").Told[]
 }
 
@@ -142,7 +143,7 @@ interface ServerEvents {
 }
 
 interface Toast {
-  severity: "error" | "warn"
+  severity: "error" | "success" | "warn"
   summary: string
   detail: string
   life: number

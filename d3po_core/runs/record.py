@@ -15,12 +15,14 @@ class JudgedSet(TypedDict, total=False):
     said        a name of its pairs, scores and thumbs
     made        a name of how it was made
     candidates  how many it has, where what was said can be compared with the picks later
+    labels      how many it has, where somebody looked at them
     """
 
     set: str
     said: str
     made: str
     candidates: int
+    labels: int
 
 
 class Round(TypedDict, total=False):

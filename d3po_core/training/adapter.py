@@ -274,18 +274,18 @@ class Adapter:
                 B[:, :rank] = scale * up.to(B).reshape(B[:, :rank].shape)
 
     @torch.no_grad()
-    def pull_back(self, share: float, towards: str | None = None) -> None:
-        """Leave this share of what the trained weights have moved: of their whole update, or of the way from
-        the weights that are held under a name."""
+    def pull_back(self, share: float, towards: str | None, weights: Mapping[str, Tensor]) -> None:
+        """Leave in weights, by the trained ones' names, this share of what they have moved: of their whole
+        update, or of the way from the weights that are held under a name."""
         held = dict(self.named_parameters(towards)) if towards else {}
-        for name, parameter in self.named_parameters():
+        for name, weight in weights.items():
             if towards:
-                parameter.lerp_(held[name], 1 - share)
+                weight.lerp_(held[name].to(weight), 1 - share)
             elif name.endswith(FIRST_ZERO):
-                parameter.mul_(share)
+                weight.mul_(share)
             elif name.endswith("dora_scale"):
-                weight = self.layers[name.removesuffix(".dora_scale")].base_layer.weight
-                parameter.lerp_(weight.to(parameter).flatten(1).norm(dim=1).view_as(parameter), 1 - share)
+                base = self.layers[name.removesuffix(".dora_scale")].base_layer.weight
+                weight.lerp_(base.to(weight).flatten(1).norm(dim=1).view_as(weight), 1 - share)
 
     def eject(self) -> None:
         """Give `root` its own layers back."""

@@ -28,6 +28,7 @@ from .reference import HELD, Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import Term, Values
 
+SHIFT_OF_LEASH = 0.01  # the shift of predictions at which pictures hardly ever have moved by less than 1
 Figures: TypeAlias = dict[str, float]  # metrics of one update by name
 Weights: TypeAlias = dict[str, Tensor]  # of a LoRA, by name
 
@@ -150,12 +151,22 @@ class Trainer:
         self.usual_margin = moving_average(self.usual_margin, metrics.get(MARGIN, 0.0))
         return metrics
 
+    def pull_back(self, share: float) -> None:
+        """Leave this share of what the LoRA has learned since the reference."""
+        towards = HELD if self.reference.weights else None
+        names = dict(self.adapter.named_parameters())
+        averages = {name: self.optimizer.state.get(p, {}).get("z") for name, p in names.items()}
+        self.adapter.pull_back(share, towards, names)
+        self.adapter.pull_back(share, towards, {n: z for n, z in averages.items() if z is not None})
+        if self.ema:
+            self.ema.change(lambda weights: self.adapter.pull_back(share, towards, weights))
+
     def _pull_back(self, shift: float) -> None:
-        """Hold the LoRA on its leash: to first order predictions move with the weights, and the shift with
+        """Hold an update on the leash: to first order predictions move with the weights, and the shift with
         their square."""
-        leash = self.settings.leash
-        if leash and shift > leash:
-            self.adapter.pull_back((leash / shift) ** 0.5, HELD if self.reference.weights else None)
+        limit = SHIFT_OF_LEASH * self.settings.leash**2
+        if limit and shift > limit:
+            self.pull_back((limit / shift) ** 0.5)
 
     def _set_learning_rate(self, done: int, total: int) -> None:
         factor = learning_rate_factor(self.settings.schedule, self.step, self.settings.warmup, done, total)

@@ -7,6 +7,7 @@ WINNER = "winner log-ratio"
 LOSER = "loser log-ratio"
 KL = "KL to reference"
 SHIFT = "shift of predictions"  # half their mean square distance to the reference's
+MOVED = "pictures moved"  # from the reference's, in what candidates of a prompt differ by (taste/movement.py)
 CLIP_FRACTION = "clip fraction"
 GRADIENT_NORM = "gradient norm"
 

@@ -8,7 +8,7 @@ not begun to move (with bias correction) or goes far beyond what the LoRA bears 
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 import torch
@@ -193,6 +193,10 @@ class Ema:
     def weights(self) -> dict[str, Tensor]:
         """A copy of the average by name, on the CPU; {} before the first update."""
         return {name: value.to("cpu", copy=True) for name, value in self._average.items()}
+
+    def change(self, by: Callable[[dict[str, Tensor]], object]) -> None:
+        """Let by(average by name) change the average in place."""
+        by(self._average)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The average as "ema.NAME" and how many updates it has had, on the CPU."""

@@ -1,5 +1,7 @@
 """Settings by name, and the settings that a mapping of some of them comes to."""
 
+# docs/learning.md tells how `recommended` was chosen
+
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -8,8 +10,41 @@ from .methods import METHODS, NOISED, RECORDED
 from .setting import Value
 from .settings import AS_METHOD, TABLE, Settings, StepSettings
 
+RECOMMENDED, PAPER = "recommended", "paper"
+UPDATES = 16  # of a round that is trained as recommended, if it has no more sets than fit into them
+SETS = 12  # an update
 # by name, what differs from the defaults, which are the papers'
-PRESETS: dict[str, dict[str, Value]] = {"paper": {}}
+PRESETS: dict[str, dict[str, Value]] = {
+    RECOMMENDED: {
+        "learn_from": NOISED,
+        "learning_rate": 3e-3,
+        "dpo_beta": 2000.0,
+        "caption_dropout": 0.0,
+        "targets": "all linear",
+        "beta": 100.0,
+        "clip": 0.0,
+        "weighting": "standardised",
+        "leash": 0.8,
+    },
+    PAPER: {},
+}
+
+
+def sized(strength: str, sets: int) -> dict[str, Value]:
+    """What differs from the defaults under a preset's name where so many sets are learned from.
+
+    As recommended, an update sees SETS of them, or fewer under as many more noises, and a round has about
+    UPDATES: so a round of few takes as long as one of many, until there are hundreds.
+    """
+    preset = PRESETS[strength]
+    if strength != RECOMMENDED:
+        return preset
+    together = max(1, min(SETS, sets))
+    return preset | {
+        "sets_per_update": together,
+        "draws_per_set": -(-SETS // together),
+        "epochs": -(-UPDATES * together // max(1, sets)),
+    }
 
 
 def resolved(given: Mapping[str, Value]) -> tuple[Settings, StepSettings]:

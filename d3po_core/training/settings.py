@@ -165,7 +165,13 @@ class Settings:
         step=0.1,
         advanced=True,
     )
-    epochs: int = setting(1, "How often each judged set is used in this step.", low=1, high=10000)
+    epochs: int = setting(
+        1,
+        "How often each judged set is used in this step. 0: as often as the strength 'recommended' does, or "
+        "once.",
+        low=0,
+        high=10000,
+    )
     sets_per_update: int = setting(
         1,
         "Judged sets (prompts) that share one optimizer step. More give a steadier direction.",
@@ -371,12 +377,12 @@ class Settings:
     )
     leash: float = setting(
         0.0,
-        "How far the LoRA may move the model's predictions from the reference's: half their mean square "
-        "distance. What goes further is pulled back after each update. 0: as far as it likes.",
+        "How far pictures may move from the reference's in what they have in common, in what candidates of a "
+        "prompt differ by. A round that went further is pulled back. With fewer than 36 judged candidates it "
+        "is shorter. recommended has 0.8. 0: as far as they like.",
         low=0.0,
-        high=1e3,
-        step=0.001,
-        used_by=those(lambda method: method.reference),
+        high=100.0,
+        step=0.05,
     )
 
 

@@ -47,8 +47,8 @@ class Session(comfy.samplers.Sampler):
 
     def denoiser(self, candidates, guidance=None):
         """denoise(x, sigma) -> x0 under the conditioning of a set of candidates; guidance replaces its cfg.
-        Images alone are denoised without guidance, as in Diffusion-DPO."""
-        if not candidates.recorded:
+        Images alone are denoised without guidance where none is given, as in Diffusion-DPO."""
+        if guidance is None and not candidates.recorded:
             guidance = 1.0
 
         def denoise(x, sigma):

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 
 from ...d3po_core.runs.store import SHAPE
-from ...d3po_core.training.presets import PRESETS, resolved
+from ...d3po_core.training.methods import METHODS
+from ...d3po_core.training.presets import PAPER, resolved, sized
 from ...d3po_core.training.settings import GUIDANCE, Settings
 
 
@@ -22,14 +23,19 @@ class Plan:
     save_every: int
 
     @classmethod
-    def of(cls, strength="paper", settings=None, **widgets):
-        """A plan of a preset's name, of values that go before it, and of the train step's widgets.
+    def of(cls, preferences, strength=PAPER, settings=None, **widgets):
+        """A plan for judged sets of a preset's name, of values that go before it, and of the train step's
+        widgets.
 
         Among the widgets may be any setting, also as "method.NAME": prompts from before D3PO Train Settings
         have them all there.
         """
         widgets = {name.removeprefix("method."): value for name, value in widgets.items()}
-        settings, step = resolved(PRESETS[strength] | widgets | (settings or {}))
+        if not widgets.get("epochs"):
+            widgets.pop("epochs", None)
+        method = METHODS[widgets.get("method", Settings().method)]
+        sets = sum(bool(method.taking_part(p)) for p in preferences)
+        settings, step = resolved(sized(strength, sets) | widgets | (settings or {}))
         own = asdict(step)
         shape = {name: own.pop(name) for name in SHAPE}
         guidance = None if own.pop("guidance") == GUIDANCE[0] else 1.0

@@ -8,7 +8,7 @@ from ...d3po_core.training.methods import METHODS
 from .. import host
 
 MOST_NAMED = 3  # sets in a line
-TRAINED = (*metrics.SHOWN, metrics.CLIP_FRACTION, metrics.GRADIENT_NORM)
+TRAINED = (*metrics.SHOWN, metrics.MOVED, metrics.CLIP_FRACTION, metrics.GRADIENT_NORM)
 HELD_OUT = (
     metrics.HELD_OUT_ACCURACY,
     metrics.HELD_OUT_MARGIN,

@@ -4,7 +4,7 @@ from ...d3po_core.runs.progress import key_of, name_of, trained_on
 from ...d3po_core.runs.store import SHAPE
 from .. import host
 from ..stored import ImageSet
-from ..types import PICKS, TrainedLora, TrainingState
+from ..types import PICKS, TASTE, TrainedLora, TrainingState
 
 
 def round_of(start, settings, preferences):
@@ -23,7 +23,9 @@ def round_of(start, settings, preferences):
     }
     # of picks it can be told later whether they were changed
     noted = [
-        entry | ({"candidates": p.candidates.count} if p.source == PICKS else {})
+        entry
+        | ({"candidates": p.candidates.count} if p.source == PICKS else {})
+        | ({"labels": p.candidates.count} if p.source != TASTE else {})
         for entry, p in zip(sets, preferences)
     ]
     return {
@@ -31,6 +33,12 @@ def round_of(start, settings, preferences):
         "key": key_of(start.step, before, decisive, start.model, sets),
         "sets": noted,
     }
+
+
+def labels(*rounds):
+    """How many candidates somebody looked at in these rounds, each once."""
+    looked_at = {entry["set"]: entry.get("labels", 0) for round_ in rounds for entry in round_["sets"]}
+    return sum(looked_at.values())
 
 
 def state_after(start, out, described, base, round_, progress):

@@ -13,8 +13,8 @@ FIRST = ("learning_rate", "beta", "clip", "weighting", "sets_per_update", "stop_
 ON_SETTINGS = (*FIRST, *(name for name in TABLE if name not in FIRST + ON_TRAIN_STEP))
 
 
-def widget(name):
-    """A setting's input. With it go the methods for which the page hides it."""
+def widget(name, default=None):
+    """A setting's input, with its default or another. With it go the methods for which the page hides it."""
     about = TABLE[name]
     needless = [method for method in METHODS if not about.is_used_by(method)]
     shared = dict(
@@ -24,8 +24,9 @@ def widget(name):
         extra_dict={"unused_by": needless} if needless else {},
     )
     if about.options:
-        return io.Combo.Input(name, options=list(about.options), default=about.default, **shared)
-    low, default = (AS_METHOD, AS_METHOD) if about.defaults else (about.low, about.default)
+        return io.Combo.Input(name, options=list(about.options), default=default or about.default, **shared)
+    low, usual = (AS_METHOD, AS_METHOD) if about.defaults else (about.low, about.default)
+    default = usual if default is None else default
     if isinstance(default, int):
         return io.Int.Input(
             name, default=default, min=low, max=about.high, control_after_generate=False, **shared

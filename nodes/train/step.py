@@ -9,15 +9,23 @@ from ...d3po_core.runs.files import content_name
 from ...d3po_core.runs.progress import Progress, trained_on
 from ...d3po_core.training import monitor
 from ...d3po_core.training.lora_files import to_state_dict
-from ...d3po_core.training.presets import PRESETS
+from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
 from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
-from .rounds import alike, figures_names, require_continuable, require_same_model, round_of, state_after
+from .rounds import (
+    alike,
+    figures_names,
+    labels,
+    require_continuable,
+    require_same_model,
+    round_of,
+    state_after,
+)
 from .schema import SettingsType, widget
-from .training import learnable, train
+from .training import Leash, learnable, train
 
 
 class D3POTrainStep(io.ComfyNode):
@@ -57,13 +65,14 @@ class D3POTrainStep(io.ComfyNode):
                 widget("method"),
                 io.Combo.Input(
                     "strength",
-                    options=list(PRESETS),
-                    default="paper",
+                    list(PRESETS),
+                    default=RECOMMENDED,
                     optional=True,
-                    tooltip="How strongly to learn, where no D3PO Train Settings is wired. paper: the "
-                    "method's paper's settings, made for thousands of updates.",
+                    tooltip="How to learn, where no D3PO Train Settings is wired. recommended: made for a "
+                    "few picks as for thousands, and held on a leash so that pictures stay whole. paper: "
+                    "the method's paper's settings, made for thousands of updates.",
                 ),
-                *map(widget, ("epochs", "rank", "targets")),
+                *map(widget, ("epochs", "rank", "targets"), (0, None, "all linear")),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
@@ -84,7 +93,7 @@ class D3POTrainStep(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preferences, lora=None, held_out=None, **widgets):
-        plan = Plan.of(**{name: value[0] for name, value in widgets.items()})
+        plan = Plan.of(preferences, **{name: value[0] for name, value in widgets.items()})
         model, lora, began = model[0], (lora or [None])[0], time.monotonic()
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
@@ -92,6 +101,7 @@ class D3POTrainStep(io.ComfyNode):
         held_out, base = held_out or (), host.fingerprint(model)
         require_same_model(model, base, [p.candidates for p in preferences])
         require_same_model(model, base, [p.candidates for p in held_out], "held_out")
+        views = [host.finished(model, p.candidates) for p in preferences if plan.settings.leash]
         preferences, held_out = (
             learnable(model, judged, plan.learn_from) for judged in (preferences, held_out)
         )
@@ -108,12 +118,13 @@ class D3POTrainStep(io.ComfyNode):
         passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], plan.save_every, keep_best=plan.patience > 0)
 
+        leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_))
+        judged, policy = (preferences, held_out), host.policy_name(model)
+
         out = host.train_inside(
             model,
             [p.candidates for p in [*preferences, *held_out]],
-            lambda session: train(
-                session, plan, start, before["kl"], preferences, held_out, host.policy_name(model), progress
-            ),
+            lambda session: train(session, plan, start, before["kl"], *judged, policy, progress, leash),
             plan.settings.candidates_per_pass,
         )
 
@@ -126,14 +137,12 @@ class D3POTrainStep(io.ComfyNode):
         warned = out.warned + monitor.warnings(before["figures"] + out.history, first)
         figures = figures_of(preferences, out, time.monotonic() - began)
         lines = [
-            report(figures),
             *passed_over_report(passed, preferences, described),
             *sets_report(preferences, plan.settings),
             *held_out_report(figures, preferences, held_out, before["figures"]),
             *out.told,
-            *(f"Warning: {warning}" for warning in warned),
         ]
-        text = "\n".join(lines)
+        text = "\n".join([report(figures), *lines, *(f"Warning: {warning}" for warning in warned)])
         return io.NodeOutput(
             tuned,
             TrainedLora(tensors, state),

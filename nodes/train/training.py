@@ -7,14 +7,18 @@ import comfy.utils
 import torch
 
 from ...d3po_core.runs.tensorboard import Events
+from ...d3po_core.taste.movement import ENOUGH, Pictures, View, held_back, length
 from ...d3po_core.training import loop, metrics, monitor
 from ...d3po_core.training.adapter import Adapter
 from ...d3po_core.training.methods import RECORDED
 from ...d3po_core.training.reference import weights_of
 from .. import host
+from ..host.conditioning import conditioning_of
 from ..library import events_folder
 from .agreement import require_repeatable, sampled_otherwise
 from .schema import RECORDED_NOISE
+
+PER_PASS = 4  # pictures that go through the network together
 
 
 class Outcome(NamedTuple):
@@ -28,6 +32,15 @@ class Outcome(NamedTuple):
     made: list
     told: list
     warned: list
+
+
+class Leash(NamedTuple):
+    """How far pictures may move: the judged sets as images alone, a leash's whole length (0: none), and how
+    many candidates of the run somebody looked at."""
+
+    sets: list
+    whole: float
+    labels: int
 
 
 class Policies(NamedTuple):
@@ -59,7 +72,7 @@ class Policies(NamedTuple):
         return name != self.start and self.known(name) is not None and name.partition(" ")[2] == self.beside
 
 
-def train(session, plan, start, before, preferences, held_out, policy, progress):
+def train(session, plan, start, before, preferences, held_out, policy, progress, leash):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model;
     before is earlier history whose KL is to the same reference."""
     _, space, beside = policy.partition(" ")
@@ -87,6 +100,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress)
                 f"Went back to update {len(history)} of this round, which ranks held_out best: "
                 "the figures above and the LoRA are of that"
             )
+        lines += _held(session, plan, trainer, history, leash)
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
@@ -136,6 +150,32 @@ def _fit(trainer, plan, start, before, examples, held_out, progress):
             events.write(trainer.step, last)
     went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
     return made, resumed, list(filter(None, [went_on, warning, stopped]))
+
+
+def _held(session, plan, trainer, history, leash):
+    """Hold what was learned on its leash, add how far pictures moved to the last update's metrics: lines to
+    tell."""
+    if not leash.whole:
+        return []
+    views = [
+        View(images, session.denoiser(images, conditioning_of(images).cfg), session.denoiser(images))
+        for images in leash.sets
+    ]
+    pictures = Pictures(trainer, views, plan.settings.candidates_per_pass or PER_PASS)
+    limit = length(leash.whole, leash.labels)
+    history[-1][metrics.MOVED], left = held_back(trainer, pictures.moved, limit)
+    lines = []
+    if limit < leash.whole:
+        lines.append(
+            f"Somebody has looked at {leash.labels} candidates so far, which is little to go by: pictures "
+            f"may move by {limit:.2g}. From {ENOUGH} on it is {leash.whole:g}"
+        )
+    if left < 1:
+        lines.append(
+            f"Pictures had moved further than {limit:.2g}, so the LoRA was pulled back: {left:.0%} of what "
+            "it had learned is left"
+        )
+    return lines
 
 
 def learnable(model, preferences, learn_from):

@@ -55,11 +55,10 @@ def test_a_setting_changes_the_gradient_unless_the_method_has_no_use_for_it(toy,
 
 
 def test_every_setting_that_some_method_has_no_use_for_is_changed_here():
-    """But for those that matter only without a prompt, at a large margin, or once the LoRA has moved, and the
-    leash, which is no part of a gradient."""
+    """But for those that matter only without a prompt, at a large margin, or once the LoRA has moved."""
     ours = {each.name for each in fields(Settings)}
     of_some = {name for method in METHODS for name in unused(method)} & ours
-    assert of_some - OTHERWISE.keys() == {"caption_dropout", "adaptation_bound", "ratio_clip", "leash"}
+    assert of_some - OTHERWISE.keys() == {"caption_dropout", "adaptation_bound", "ratio_clip"}
 
 
 def test_the_defaults_are_those_of_the_table_and_can_be_had_by_themselves():

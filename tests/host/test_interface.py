@@ -17,6 +17,7 @@ NODES = [
     "D3POObjectivePreference",
     "D3POTrainStep",
     "D3POTrainSettings",
+    "D3POTastePreference",
     "D3POLoadRun",
     "D3POSaveRun",
     "D3POSaveLoRA",

@@ -14,7 +14,7 @@ from tools.workflow import Level, load, to_api
 FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")}
 OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
 RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators", "d3po_train_on_pairs"
-JUDGE, THUMBS = "d3po_implicit_judge", "d3po_thumbs"
+JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -37,7 +37,6 @@ def tiny(name, object_info, run, **named):
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "D3POPrompts": {"count": 2},
         "D3POTrainStep": {"epochs": 2, "rank": 2},
-        "D3POTrainSettings": {"sets_per_update": 1, "alpha": 2.0},
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
     }
@@ -54,7 +53,7 @@ def workflow(request):
 
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
-    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS} == set(FILES)
+    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -123,7 +122,7 @@ def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_f
         assert "updates" in outputs[train]["text"][0]
         assert len(outputs[one(prompt, "D3POObjectivePreference")]["objective"]) == 4
         images.append(outputs[one(prompt, "D3POPlot")]["images"])
-    assert steps == [f"{run}: 4 steps", f"{run}: 8 steps"]
+    assert steps == [f"{run}: 2 steps", f"{run}: 4 steps"]
     assert run_file(run).stat().st_size > 10_000 and lora_file(run).stat().st_size > 10_000
     assert host.image(images[-1][0]).size == (900, 600)
     log = host.log()[began:]
@@ -204,7 +203,6 @@ def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
     prompt = tiny(PAIRS, object_info, run, dataset=unique("dataset"), source=source, held_out=0.0)
     train = one(prompt, "D3POTrainStep")
     assert prompt[train]["inputs"]["method"] == "Diffusion-DPO"
-    assert prompt[one(prompt, "D3POTrainSettings")]["inputs"]["caption_dropout"] == 0.2
     outputs = host.run(prompt)["outputs"]
     assert "3 pairs in 3 sets" in outputs[train]["text"][0]
     assert run_file(run).exists()
@@ -220,6 +218,27 @@ def test_a_trained_lora_judges_for_another_that_learns_from_it(host, object_info
     outputs = host.run(prompt)["outputs"]
     assert "2 pairs in 2 sets" in outputs[one(prompt, "D3POTrainStep")]["text"][0]
     assert run_file(run).exists()
+
+
+def test_a_taste_learned_from_picks_judges_what_nobody_looks_at(host, object_info, run_file):
+    run = unique("tasted")
+    prompt = tiny(TASTE, object_info, run)
+    picker, train = one(prompt, "D3POPairPreference"), one(prompt, "D3POTrainStep")
+    told = host.run(prompt)["outputs"][picker]["d3po"]
+    assert [each["candidates"] for each in told] == [2, 2]
+    prompt[picker]["inputs"]["picks"] = json.dumps(
+        {"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}}
+    )
+    outputs = host.run(prompt)["outputs"]
+    assert "4 judged candidates in 2 sets" in outputs[one(prompt, "D3POTastePreference")]["text"][0]
+    assert "updates" in outputs[train]["text"][0] and run_file(run).exists()
+
+
+def test_no_example_changes_what_is_recommended(workflow):
+    """But for one thing or another that it is about."""
+    assert "D3POTrainSettings" not in [node["type"] for node in workflow["nodes"]]
+    steps = [node["widgets_values"] for node in workflow["nodes"] if node["type"] == "D3POTrainStep"]
+    assert all(values[1:] == ["recommended", 0, 8, "all linear"] for values in steps)
 
 
 def test_thumbs_train_without_a_comparison(host, object_info, run_file):

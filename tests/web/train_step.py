@@ -26,7 +26,7 @@ CLEAN = {"clip", "beta", "weighting", "step_fraction", "guidance", "window_start
 SHARED = {
     "D3PO": set(),
     "Diffusion-DPO": CLEAN,
-    "MaPO": CLEAN | {"dpo_beta", "stop_kl", "leash"},
+    "MaPO": CLEAN | {"dpo_beta", "stop_kl"},
     "DDPO": {"clip", "beta", "dpo_beta", "draws_per_set"},
     "DPOK": {"clip", "beta", "dpo_beta", "draws_per_set"},
     "reward-weighted": {"clip", "beta", "dpo_beta"},

@@ -1,6 +1,7 @@
 """One simulated artist's evenings: rounds of candidates, answers and training, and what they end up with."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 
 from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
+from d3po_core.taste.features import features
+from d3po_core.taste.head import best_over_worst, learned
+from d3po_core.taste.movement import Pictures, View, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
-from d3po_core.training.presets import resolved
+from d3po_core.training.presets import RECOMMENDED, resolved, sized
 from d3po_core.training.settings import GUIDANCE, RECORDED
 from tools.lab.artists import Artist, chance
 from tools.lab.namer import NAMES, WORDS
@@ -19,6 +23,7 @@ from tools.model_pictures import caption
 
 STEPS, CFG = 10, 2.0  # of sampling, as in the example workflows
 SEEN, HELD_OUT, SEEDS = 4, 8, 6  # prompts that were trained on and that were not, and images of each
+FURTHER = 8  # candidates of a set that nobody looks at
 PROMPTS = [(name, word) for name in NAMES for word in WORDS]
 
 
@@ -27,8 +32,11 @@ class Plan:
     """taste, artist  who judges
     prompts     how many different prompts the artist works on
     sets, candidates, rounds  sets a round and candidates a set
-    settings    what the train step is told, by names of training/settings.py
+    strength    one of training/presets.py
+    settings    what the train step is told besides, by names of training/settings.py
     replay      each round trains on every set so far, not on its own alone
+    unjudged    sets a round that nobody looks at, judged by the taste learned from all picks so far
+    others      how many further prompts these come from, besides the artist's own
     """
 
     taste: str
@@ -37,8 +45,11 @@ class Plan:
     sets: int = 6
     candidates: int = 6
     rounds: int = 1
+    strength: str = RECOMMENDED
     settings: dict = field(default_factory=dict)
-    replay: bool = False
+    replay: bool = True
+    unjudged: int = 24
+    others: int = 18
     seed: int = 0
 
 
@@ -86,26 +97,35 @@ class Evenings:
     def __init__(self, studio, namer, plan):
         self.studio, self.namer, self.plan = studio, namer, plan
         order = chance("prompts", plan.seed).sample(PROMPTS, len(PROMPTS))
-        self.trained, others = order[: plan.prompts], order[plan.prompts :]
+        self.trained, order = order[: plan.prompts], order[plan.prompts :]
+        self.further, others = order[HELD_OUT : HELD_OUT + plan.others], order[:HELD_OUT]
         seen = (self.trained * SEEN)[:SEEN]
-        self.measure = Measure(studio, namer, [*seen, *others[:HELD_OUT]], plan.taste)
-        self.settings, self.step = resolved({"seed": plan.seed} | plan.settings)
-        self.judged, self.labels, self.answers = [], 0, 0
+        self.measure = Measure(studio, namer, [*seen, *others], plan.taste)
+        self.judged, self.labels, self.answers, self._seen = [], 0, 0, {}
+
+    def settings(self, sets):
+        plan = self.plan
+        return resolved({"seed": plan.seed} | sized(plan.strength, sets) | plan.settings)
 
     def run(self):
+        settings, self.step = self.settings(1)
         shape = {
             name: getattr(self.step, name) for name in ("rank", "alpha", "targets", "adapter", "dropout")
         }
         with self.studio.adapter(seed=self.plan.seed, **shape) as adapter:
-            trainer, seconds = Trainer(adapter, self.settings, "base"), 0.0
+            trainer, seconds = Trainer(adapter, settings, "base"), 0.0
             for round_ in range(self.plan.rounds):
                 began = time.monotonic()
                 new = self.candidates(round_)
+                picks = self.judged if self.plan.replay else new
+                sets = [*picks, *self.by_taste(round_, adapter)]
                 looked = time.monotonic()
-                made = trainer.fit([self.example(p) for p in (self.judged if self.plan.replay else new)])
+                trainer.settings, _ = self.settings(len(sets))
+                made = trainer.fit([self.example(p) for p in sets])
+                made[-1] |= self.held(trainer, sets)
                 trained = time.monotonic()
                 seconds += trained - began
-                with adapter.acting("trained") if self.settings.ema else _nothing():
+                with adapter.acting("trained") if settings.ema else nullcontext():
                     images, figures = self.measure.figures()
                 yield (
                     images,
@@ -115,6 +135,9 @@ class Evenings:
                         "answers": self.answers,
                         "updates": trainer.step,
                         "KL": made[-1].get(metrics.KL) if made else None,
+                        "moved": made[-1].get(metrics.MOVED),
+                        "left": made[-1]["left"],
+                        "told": self.told,
                         "shift": made[-1].get(metrics.SHIFT) if made else None,
                         "winner": made[-1].get(metrics.WINNER) if made else None,
                         "seconds": seconds,
@@ -138,22 +161,60 @@ class Evenings:
             images = self.studio.pictures(trajectory.states[-1])
             said, answers = plan.artist.judge(TASTES[plan.taste](images), rng)
             parsed = Judgement.parse(said, plan.candidates)
-            held = trajectory if self.step.learn_from == RECORDED else self.studio.finished(trajectory)
-            new.append(Preferences(held, parsed.pairs, "artist", parsed.scores, parsed.liked))
+            new.append(
+                Preferences(self.as_learned(trajectory), parsed.pairs, "artist", parsed.scores, parsed.liked)
+            )
             self.labels, self.answers = self.labels + plan.candidates, self.answers + answers
         self.judged += new
         return new
+
+    def by_taste(self, round_, adapter):
+        """Further sets, judged as the picks so far were."""
+        plan, rng, self.told = self.plan, chance("further", self.plan.seed, round_), None
+        pool = [*self.trained, *self.further]
+        prompts = [caption(*pool[(round_ * plan.unjudged + i) % len(pool)]) for i in range(plan.unjudged)]
+        if not prompts:
+            return []
+        seeds = [rng.randrange(2**32) for _ in prompts]
+        with adapter.off():
+            taste = learned([self.seen(p.candidates) for p in self.judged], [p.rewards for p in self.judged])
+        self.told = taste.accuracy.share if taste.accuracy else None
+        if not taste.trusted:
+            return []
+        recorded = self.studio.record(prompts, seeds, FURTHER, STEPS, CFG, policy=f"round {round_}")
+        with adapter.off():
+            return [
+                Preferences(self.as_learned(one), best_over_worst(taste.scores(self.seen(one))), "taste")
+                for one in recorded
+            ]
+
+    def seen(self, candidates):
+        """Their features; kept, as they never change."""
+        if id(candidates) not in self._seen:
+            images = self.studio.finished(candidates) if candidates.recorded else candidates
+            denoise = self.studio.denoiser(images.settings["prompt"])
+            found = features(images, denoise, self.studio.network, per_pass=FURTHER)
+            self._seen[id(candidates)] = candidates, found
+        return self._seen[id(candidates)][1]
+
+    def as_learned(self, trajectory):
+        return trajectory if self.step.learn_from == RECORDED else self.studio.finished(trajectory)
+
+    def held(self, trainer, sets):
+        """What the train step does at the end of a round: hold pictures on the leash."""
+        if not trainer.settings.leash:
+            return {"left": 1.0}
+        views = []
+        for p in sets:
+            images = self.studio.finished(p.candidates) if p.candidates.recorded else p.candidates
+            prompt = images.settings["prompt"]
+            views.append(View(images, self.studio.denoiser(prompt, CFG), self.studio.denoiser(prompt)))
+        pictures = Pictures(trainer, views, per_pass=12)
+        moved, left = held_back(trainer, pictures.moved, length(trainer.settings.leash, self.labels))
+        return {metrics.MOVED: moved, "left": left}
 
     def example(self, preferences):
         held = preferences.candidates
         guided = held.recorded and self.step.guidance == GUIDANCE[0]
         denoise = self.studio.denoiser(held.settings["prompt"], CFG if guided else 1.0)
         return Example(preferences, denoise, self.studio.denoiser(""))
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        return False

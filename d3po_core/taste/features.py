@@ -1,0 +1,106 @@
+"""What a frozen denoiser makes of an image on its way: features to tell candidates apart by.
+
+Blocks of a diffusion network know what is in an image and where (arXiv 2112.03126, 2306.03881). They need no
+further model, and see the latents that the LoRA is trained on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, ModuleList, Sequential
+
+from ..candidates.images import CleanCandidates
+from ..training.randomness import Device, generator_of
+from ..training.terms import Denoise
+
+MOST_BLOCKS = 8  # evenly among all, from the first to the last
+CELLS = 4  # a side, of the grid whose means tell where something is
+LEVEL = 1 / 16  # of the noise levels, from the least
+
+
+def features(
+    images: CleanCandidates,
+    denoise: Denoise,
+    network: Module,
+    device: Device = "cpu",
+    per_pass: int = 4,
+    latents: Tensor | None = None,
+) -> list[Tensor]:
+    """What some blocks of the network give for N candidates, as parts [N, F] float32 on the processor; F
+    differs from part to part.
+
+    images are looked at with a little noise, the same for all, under denoise(x [B, C, H, W], sigma [B]). Each
+    block has two parts: what is there, by each channel's mean and standard deviation, and where, by its means
+    over the cells of a grid. latents [N, C, H, W] take the place of the images' own.
+
+    Raises ValueError for a network in which no blocks are found, or features that are not finite.
+    """
+    sigma = images.sigmas[int(LEVEL * len(images.sigmas))]
+    latents = (images.latents[:] if latents is None else latents).to(device)
+    noise = torch.randn(1, *latents.shape[1:], generator=generator_of("taste")).to(latents)
+    parts = []
+    with torch.no_grad(), watched(network) as seen:
+        for some in images.noised(latents, sigma, noise).split(per_pass):
+            seen.clear()
+            denoise(some, sigma.to(some).expand(len(some)))
+            parts.append(summaries(seen, len(some)))
+    if not parts[0]:
+        raise ValueError("model: no blocks were found in its network, so there is nothing to see taste by")
+    made = [torch.cat(of_block) for of_block in zip(*parts)]
+    if not all(part.isfinite().all() for part in made):
+        raise ValueError("the network overflowed while it looked at the candidates. Run it in bf16 or fp32")
+    return made
+
+
+@contextmanager
+def watched(network: Module) -> Iterator[list[Tensor]]:
+    """Inside the `with`, a list to which the output of each block is added as it is called."""
+    seen: list[Tensor] = []
+
+    def see(module: Module, inputs: Any, output: Any) -> None:
+        output = output[0] if isinstance(output, (tuple, list)) else output  # the image's stream goes first
+        if isinstance(output, Tensor) and output.dim() >= 3:
+            seen.append(output)
+
+    hooks = [block.register_forward_hook(see) for block in blocks(network)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def blocks(network: Module) -> list[Module]:
+    """The elements of the network's lists of modules; of elements that are sequences, their last ones."""
+    lists = [child for child in network.children() if isinstance(child, (ModuleList, Sequential))]
+    return [_last(element) for several in lists for element in several]
+
+
+def _last(element: Module) -> Module:
+    while isinstance(element, (Sequential, ModuleList)) and len(element):
+        element = element[-1]
+    return element
+
+
+def summaries(seen: list[Tensor], count: int) -> list[Tensor]:
+    """The parts, [count, F] each, of MOST_BLOCKS outputs [count, ...]; others are left out."""
+    fitting = [output for output in seen if len(output) == count]
+    places = torch.linspace(0, len(fitting) - 1, min(MOST_BLOCKS, len(fitting))).round().long().tolist()
+    return [part.cpu() for place in places for part in summary(fitting[place].float())]
+
+
+def summary(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts, [N, F] each, of a block's output: maps [N, C, H, W], also with a frame axis [N, C, T, H,
+    W], or tokens [N, T, C]."""
+    if output.dim() == 3:
+        channels = output.transpose(1, 2)
+        grid = torch.nn.functional.adaptive_avg_pool1d(channels, min(CELLS**2, channels.shape[2]))
+    else:
+        channels = output.flatten(2)
+        maps = output.mean(2) if output.dim() == 5 else output
+        cells = (min(CELLS, maps.shape[2]), min(CELLS, maps.shape[3]))
+        grid = torch.nn.functional.adaptive_avg_pool2d(maps, cells)
+    return torch.cat([channels.mean(2), channels.std(2)], 1), grid.flatten(1)

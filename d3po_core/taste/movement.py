@@ -1,0 +1,147 @@
+"""How far a LoRA has moved the model's pictures, by how much candidates of a prompt differ from one another,
+and holding it on a leash.
+
+The measure is of what pictures have in common. That all become brighter by as much as candidates differ in
+brightness is a long way; that each becomes another picture of its prompt is none, as it is the same lottery.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..candidates.images import CleanCandidates
+from ..training.evaluation import TRAINED
+from ..training.loop import Trainer
+from ..training.randomness import forked, generator_of
+from ..training.terms import Denoise
+from .features import features
+
+PICTURES = 12  # sampled with each of both models
+STEPS = 10  # of sampling
+TRIES = 4  # at finding how much has to be pulled back
+ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
+LEAST_SPREAD = 0.05  # of a feature, in means over all of its part's
+
+
+class View(NamedTuple):
+    """Judged candidates to compare pictures with, their prompt's denoiser with the guidance to sample with,
+    and the one without."""
+
+    candidates: CleanCandidates
+    guided: Denoise
+    plain: Denoise
+
+
+class Pictures:
+    """Pictures of some prompts, sampled over and over from the same noise.
+
+    trainer  whose LoRA is measured
+    views    judged sets; of pictures there are PICTURES over all their prompts
+    per_pass how many go through the network together
+
+    What the reference makes of them is sampled when this is made.
+    """
+
+    def __init__(self, trainer: Trainer, views: Sequence[View], per_pass: int = 4) -> None:
+        self.trainer, self.per_pass = trainer, per_pass
+        each = max(1, PICTURES // len(views))
+        places = torch.linspace(0, len(views) - 1, min(len(views), PICTURES)).round().long().tolist()
+        self.views = [views[place] for place in places]
+        self.noises = [
+            torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i))
+            for i, view in enumerate(self.views)
+        ]
+        apart = [self._features(view, view.candidates.latents[:]) for view in self.views]
+        self.spread = [spread(of_part) for of_part in zip(*apart)]
+        with self.trainer.reference.acting():
+            latents = self._sampled()
+        self.base = self._seen(latents)
+
+    def moved(self) -> float:
+        """How far what has been learned moves pictures from the reference's, in standard deviations among
+        candidates of a prompt: root mean square over features, each part with the same weight."""
+        adapter = self.trainer.adapter
+        adapter.hold(TRAINED, self.trainer.trained())
+        with forked(self.trainer.device), torch.no_grad(), adapter.acting(TRAINED):
+            latents = self._sampled()
+        return movement(self.base, self._seen(latents), self.spread)
+
+    def _sampled(self) -> list[Tensor]:
+        return [
+            torch.cat([
+                sampled(view.guided, view.candidates, noise.to(self.trainer.device))
+                for noise in noises.split(self.per_pass)
+            ])
+            for view, noises in zip(self.views, self.noises)
+        ]  # fmt: skip
+
+    def _seen(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """The features of all pictures, by the network without any LoRA."""
+        by_view = [self._features(view, own) for view, own in zip(self.views, latents)]
+        return [torch.cat(of_part) for of_part in zip(*by_view)]
+
+    def _features(self, view: View, latents: Tensor) -> list[Tensor]:
+        adapter = self.trainer.adapter
+        with adapter.off():
+            return features(
+                view.candidates, view.plain, adapter.root, self.trainer.device, self.per_pass, latents
+            )
+
+
+def sampled(denoise: Denoise, candidates: CleanCandidates, noise: Tensor) -> Tensor:
+    """Latents [n, C, H, W] sampled from noise by STEPS of Euler's along the probability-flow ODE."""
+    levels = candidates.sigmas
+    places = torch.linspace(len(levels) - 1, 0, STEPS).round().long()
+    sigmas = [*levels[places], torch.zeros(())]
+    x = candidates.noised(torch.zeros_like(noise), sigmas[0], noise)
+    with torch.no_grad():
+        for sigma, following in zip(sigmas, sigmas[1:]):
+            x0 = denoise(x, sigma.to(x).expand(len(x)))
+            x = x + (x - x0) / sigma.to(x) * (following - sigma).to(x)
+    return x
+
+
+def spread(sets: Sequence[Tensor]) -> Tensor:
+    """Standard deviation of each feature among candidates of a set, [F], of sets [N, F]; what hardly varies
+    counts as if it did a little."""
+    squares = sum(((own - own.mean(0)).square().sum(0) for own in sets), start=torch.zeros(()))
+    own = (squares / max(1, sum(len(own) - 1 for own in sets))).sqrt()
+    return own.maximum((LEAST_SPREAD * own.mean()).clamp(min=torch.finfo(own.dtype).tiny))
+
+
+def movement(before: Sequence[Tensor], after: Sequence[Tensor], spreads: Sequence[Tensor]) -> float:
+    """Root mean square, over features and parts, of what n >= 2 pictures have moved by in common.
+
+    The square of a mean is too large by its variance, which is taken off: where pictures move at random it is
+    0 on average.
+    """
+    parts = []
+    for old, new, own in zip(before, after, spreads, strict=True):
+        moves = ((new - old) / own).double()
+        parts.append((moves.mean(0).square() - moves.var(0) / len(moves)).mean())
+    return float(torch.stack(parts).mean().clamp(min=0).sqrt())
+
+
+def length(leash: float, labels: float) -> float:
+    """How long a leash is where so many candidates were judged: few say little, and may move little."""
+    return leash * math.sqrt(min(1.0, labels / ENOUGH))
+
+
+def held_back(trainer: Trainer, moved: Callable[[], float], limit: float) -> tuple[float, float]:
+    """Pull a LoRA back until its pictures have moved no further than limit: (how far they have now, how much
+    is left of what it learned, 1: all).
+
+    Pictures move about as the weights do. What cannot be brought within the limit in TRIES is taken back as
+    a whole.
+    """
+    now, left = moved(), 1.0
+    for last in (*[False] * (TRIES - 1), True):
+        if now <= limit:
+            break
+        share = 0.0 if last else 0.97 * limit / now
+        trainer.pull_back(share)
+        now, left = moved(), left * share
+    return now, left

@@ -1,0 +1,120 @@
+"""The picks so far as a judge of further candidates."""
+
+import comfy.utils
+from comfy_api.latest import io
+
+from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.taste.features import features
+from ..d3po_core.taste.head import best_over_worst, learned
+from . import host
+from .stored import ImageSet
+from .train.report import as_data
+from .train.rounds import require_same_model
+from .types import CATEGORY, TASTE, PreferencesType, Trajectories
+
+PER_PASS = 4  # candidates that go through the network together
+
+
+class D3POTastePreference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="D3POTastePreference",
+            display_name="D3PO Taste Preference",
+            category=CATEGORY,
+            search_aliases=["taste", "auto preference", "reward model", "hero", "learn from few picks"],
+            description=(
+                "Learns your taste from your picks, and judges further candidates as you would, so that "
+                "training has many times more to learn from. It sees images by the model's own features."
+            ),
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model, as the train step has it."),
+                PreferencesType.Input(
+                    "preferences", tooltip="Your picks: from D3PO Pair Preference or Load Preferences."
+                ),
+                Trajectories.Input(
+                    "trajectory",
+                    tooltip="Further candidates that nobody has looked at, from another D3PO KSampler. More "
+                    "prompts say more than more candidates of one.",
+                ),
+            ],
+            outputs=[
+                PreferencesType.Output(
+                    display_name="preferences",
+                    is_output_list=True,
+                    tooltip="Your picks, and the further candidates as judged: wire to the train step.",
+                ),
+                io.Float.Output(
+                    display_name="accuracy",
+                    tooltip="How often it tells which of two candidates you preferred, of picks that it was "
+                    "not shown. 0.5 is chance.",
+                ),
+                io.String.Output(display_name="report", tooltip="What it has learned, in words."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, preferences, trajectory):
+        model = model[0]
+        judged = [p for p in preferences if len(set(p.rewards.values())) > 1]
+        if not judged:
+            text = "There is no preference to learn a taste from yet"
+            return io.NodeOutput(list(preferences), 0.5, text, ui={"text": [text]})
+        if any(isinstance(candidates, ImageSet) for candidates in trajectory):
+            raise ValueError(
+                "trajectory: these candidates are images alone, and this judge looks at recorded ones"
+            )
+        sets = [p.candidates for p in judged]
+        base = host.fingerprint(model)
+        require_same_model(model, base, sets)
+        require_same_model(model, base, trajectory, "trajectory")
+        seen = look(model, [*sets, *trajectory])
+        taste = learned(seen[: len(sets)], [p.rewards for p in judged])
+        more = [
+            Preferences(candidates, best_over_worst(taste.scores(own)), source=TASTE)
+            for candidates, own in zip(trajectory, seen[len(sets) :])
+            if taste.trusted
+        ]
+        accuracy = taste.accuracy.share if taste.accuracy else 0.5
+        text = "\n".join(report(taste, judged, len(trajectory)))
+        return io.NodeOutput(
+            [*preferences, *more],
+            accuracy,
+            text,
+            ui={"text": [text], "figures": [as_data({"accuracy": accuracy, "judged": len(more)})]},
+        )
+
+
+def look(model, sets):
+    """Each set's features."""
+    bar = comfy.utils.ProgressBar(len(sets))
+
+    def of(session, candidates):
+        images = host.finished(model, candidates)
+        found = features(images, session.denoiser(images), session.network, session.device, PER_PASS)
+        bar.update(1)
+        return found
+
+    return host.evaluate_inside(model, sets, lambda session: [of(session, c) for c in sets], PER_PASS)
+
+
+def report(taste, judged, further):
+    candidates = sum(len(p.rewards) for p in judged)
+    yield f"learned from {candidates} judged candidates in {len(judged)} sets"
+    if taste.accuracy is None:
+        yield "One set cannot tell whether a taste holds for another: judge more sets"
+    else:
+        low, high = taste.accuracy.low, taste.accuracy.high
+        yield (
+            f"tells the preferred of two unseen candidates in {taste.accuracy.share:.0%} of cases (95% "
+            f"interval {low:.0%} to {high:.0%})"
+        )
+    if taste.trusted:
+        yield f"{further} further sets are judged by it"
+    else:
+        yield (
+            "That is not beyond chance, so further candidates were left unjudged and training gets your "
+            "picks alone. More picks, or clearer ones, make it surer"
+        )

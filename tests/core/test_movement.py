@@ -1,0 +1,157 @@
+"""How far pictures have moved, and the LoRA that is pulled back until they have moved no further than they
+may."""
+
+import math
+
+import pytest
+import torch
+
+from d3po_core.taste import movement
+from d3po_core.taste.movement import ENOUGH, TRIES, Pictures, View, held_back, length, sampled, spread
+from d3po_core.training.adapter import Adapter
+from d3po_core.training.loop import Settings, Trainer
+from tests.core.noised import NetDenoiser, clean, examples_of
+from tests.core.rounds import same
+
+WIDEST = "all linear and convolutions"
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("candidates, prediction", [(1, "epsilon"), (3, "v"), (2, "flow")])
+def test_pictures_follow_the_probability_flow_to_where_its_closed_form_ends(
+    monkeypatch, candidates, prediction
+):
+    monkeypatch.setattr(movement, "STEPS", 800)
+    spread_of_data, images = 0.7, clean(candidates, prediction=prediction)
+    flow, top = prediction == "flow", float(images.sigmas[-1])
+    images.sigmas = torch.linspace(0.001, top, 1600) if flow else torch.logspace(-3, math.log10(top), 1600)
+
+    def denoise(x, sigma):  # of data that is normal around 0
+        share = (1 - sigma if flow else torch.ones_like(sigma)).view(-1, 1, 1, 1)
+        noise = sigma.view(-1, 1, 1, 1)
+        variance = (share * spread_of_data) ** 2 + noise**2
+        return share * spread_of_data**2 / variance * x
+
+    noise = normal(candidates, 2, 4, 4)
+    first = images.noised(torch.zeros_like(noise), images.sigmas[-1], noise)
+    at_first = math.hypot((1 - top if flow else 1) * spread_of_data, top)
+    torch.testing.assert_close(
+        sampled(denoise, images, noise), first * spread_of_data / at_first, rtol=2e-2, atol=1e-2
+    )
+
+
+def test_a_spread_is_the_pooled_deviation_within_sets():
+    sets = [normal(4, 3, seed=1) + 10, normal(6, 3, seed=2) - 10]
+    wanted = torch.cat([own - own.mean(0) for own in sets]).square().sum(0).div(8).sqrt()
+    torch.testing.assert_close(spread(sets), wanted)
+    still = [torch.cat([own, torch.ones(len(own), 1)], 1) for own in sets]
+    assert 0 < spread(still)[-1] < 0.06 * spread(still)[0]
+
+
+def test_what_all_pictures_move_by_counts_and_what_each_moves_by_itself_does_not():
+    before, spreads = [normal(12, 5), normal(12, 9, seed=3)], [torch.full((5,), 2.0), torch.full((9,), 4.0)]
+    after = [part + 0.5 * own for part, own in zip(before, spreads)]
+    assert movement.movement(before, after, spreads) == pytest.approx(0.5)
+    squares = []
+    for seed in range(200):
+        moved = [part + own * normal(*part.shape, seed=9 + seed) for part, own in zip(before, spreads)]
+        parts = [((new - old) / own).mean(0) for old, new, own in zip(before, moved, spreads)]
+        squares.append(sum(float(part.square().mean()) for part in parts) / 2)
+        assert movement.movement(before, moved, spreads) < 0.35
+    assert sum(squares) / 200 == pytest.approx(1 / 12, rel=0.1), "what is taken off"
+
+
+@pytest.mark.parametrize("power", [0.6, 1.0, 2.0])
+def test_a_lora_is_pulled_back_until_pictures_moved_no_further_than_they_may(power):
+    class Pulled:
+        size = 3.0
+
+        def pull_back(self, share):
+            self.size *= share
+
+    trainer = Pulled()
+    now, left = held_back(trainer, lambda: trainer.size**power, 0.5)
+    assert now == trainer.size**power <= 0.5
+    assert left == pytest.approx(trainer.size / 3) and (left > 0.05 or power == 0.6)
+    assert held_back(trainer, lambda: trainer.size**power, 0.5) == (now, 1.0), "then it stays"
+
+
+def test_what_no_pulling_brings_within_the_limit_is_taken_back():
+    shares = []
+
+    class Stubborn:
+        def pull_back(self, share):
+            shares.append(share)
+
+    _, left = held_back(Stubborn(), lambda: 2.0, 0.5)
+    assert left == 0 and len(shares) == TRIES and shares[-1] == 0
+
+
+def test_few_labels_have_a_short_leash():
+    assert length(0.8, ENOUGH) == length(0.8, 2000) == 0.8
+    assert length(0.8, ENOUGH / 4) == pytest.approx(0.4)
+    assert length(0.8, 0) == 0
+
+
+# --- with a network ---
+
+
+@pytest.fixture
+def drawn_pictures(toy):
+    """A trainer over a toy network and its Pictures."""
+
+    def build(**settings):
+        denoise = NetDenoiser(toy.net())
+        adapter = Adapter(denoise.net, rank=2, targets=WIDEST)
+        trainer = Trainer(adapter, Settings(method="Diffusion-DPO", **settings))
+        sets = [clean(4, seed, dtype=torch.float32) for seed in range(3)]
+        return denoise, trainer, Pictures(trainer, [View(images, denoise, denoise) for images in sets])
+
+    return build
+
+
+def test_pictures_of_a_lora_that_does_nothing_have_not_moved(drawn_pictures):
+    _, trainer, pictures = drawn_pictures()
+    before = trainer.state()[0]
+    assert pictures.moved() == 0.0
+    assert same(trainer.state()[0], before)
+
+
+def test_pictures_move_with_the_lora_and_are_held(toy, drawn_pictures):
+    _, trainer, pictures = drawn_pictures()
+    toy.stir(trainer.adapter, size=1.0)
+    far = pictures.moved()
+    assert far > 0.1 and pictures.moved() == far
+    now, left = held_back(trainer, pictures.moved, far / 3)
+    assert 0 < now <= far / 3 and 0.05 < left < 1 and pictures.moved() == now
+
+
+def test_held_against_the_round_s_start_it_is_that_which_pictures_moved_from(toy, drawn_pictures):
+    denoise, trainer, _ = drawn_pictures(reference="round start")
+    toy.stir(trainer.adapter, size=1.0)
+    trainer.begin_round()
+    views = [View(images, denoise, denoise) for images in [clean(4, dtype=torch.float32)]]
+    pictures = Pictures(trainer, views)
+    start = trainer.adapter.weights()
+    assert pictures.moved() == 0.0
+    toy.stir(trainer.adapter, seed=2, size=1.0)
+    assert pictures.moved() > 0
+    trainer.pull_back(0.0)
+    assert pictures.moved() == 0.0 and same(trainer.adapter.weights(), start)
+
+
+@pytest.mark.parametrize("average", [dict(ema=0.9), dict(optimizer="AdamW schedule-free"), {}])
+def test_averages_of_weights_are_pulled_back_with_them(toy, average):
+    denoise = NetDenoiser(toy.net())
+    adapter = Adapter(denoise.net, rank=2, targets=WIDEST)
+    settings = Settings(method="Diffusion-DPO", learning_rate=0.01, epochs=3, **average)
+    trainer = Trainer(adapter, settings)
+    trainer.fit(examples_of(denoise, dtype=torch.float32))
+    before = trainer.trained()
+    trainer.pull_back(0.25)
+    for name, weight in trainer.trained().items():
+        left = 0.25 if name.endswith("lora_up.weight") else 1.0
+        torch.testing.assert_close(weight, left * before[name])

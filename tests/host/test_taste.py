@@ -1,0 +1,117 @@
+"""A taste that judges further candidates, and the leash that what is learned of them is held on."""
+
+import re
+
+import pytest
+
+from tests.host.graphs import (
+    found,  # fmt: skip
+    judged,
+    loop,
+    node,
+    probe,
+    recording,
+    unique,
+    with_prompts,
+)
+
+PROMPTS = [f"{name} on a {colour} background" for name in ("a cat", "a fox") for colour in ("red", "blue")]
+
+
+def with_taste(graph, prompts=PROMPTS, candidates=4, model=("loader", 0)):
+    """The graph with further candidates that a taste judges, learned from what `judge` says."""
+    further = with_prompts(recording(model=model, candidates=candidates, seed=77), prompts, seed=9)
+    graph |= {f"further_{name}": further[name] for name in ("prompts", "positive", "sampler")}
+    graph["further_positive"]["inputs"]["text"] = ["further_prompts", 0]
+    graph["further_sampler"]["inputs"] |= {
+        "positive": ["further_positive", 0],
+        "seed": ["further_prompts", 1],
+    }
+    graph["taste"] = node(
+        "D3POTastePreference",
+        model=["loader", 0],
+        preferences=["judge", 0],
+        trajectory=["further_sampler", 0],
+    )
+    graph["look"] = probe("Preferences", "taste")
+    return graph
+
+
+def strength(graph, **widgets):
+    """The graph with a train step that its own widgets tell all."""
+    wires = {k: v for k, v in graph["train"]["inputs"].items() if isinstance(v, list) and k != "settings"}
+    graph["train"]["inputs"] = wires | {"strength": "recommended", "epochs": 0, "rank": 2} | widgets
+    return {name: each for name, each in graph.items() if each["class_type"] != "D3POTrainSettings"}
+
+
+@pytest.fixture(scope="module")
+def tasted(host):
+    """A taste of brightness, clear to see: of four prompts with five candidates each."""
+    return host.run(with_taste(with_prompts(judged(candidates=5), PROMPTS)))
+
+
+def test_a_taste_learned_from_picks_judges_further_candidates(tasted):
+    text = tasted["outputs"]["taste"]["text"][0]
+    told = re.search(r"in (\d+)% of cases", text)
+    assert "20 judged candidates in 4 sets" in text and told, text
+    assert int(told[1]) > 65 and "4 further sets are judged" in text
+    picks, further = found(tasted, "look")[:4], found(tasted, "look")[4:]
+    assert {each["source"] for each in picks} == {"brightness (brighter)"}
+    assert [each["source"] for each in further] == ["taste"] * 4
+    assert all(len(each["pairs"]) == 1 for each in further)
+    (figures,) = tasted["outputs"]["taste"]["figures"]
+    assert figures == {"accuracy": pytest.approx(int(told[1]) / 100, abs=0.006), "judged": 4}
+
+
+def test_one_set_is_too_little_for_a_taste_and_training_gets_the_picks_alone(host):
+    entry = host.run(with_taste(judged(candidates=4), PROMPTS[:1]))
+    assert "One set cannot tell" in entry["outputs"]["taste"]["text"][0]
+    assert found(entry, "look")["source"] == "brightness (brighter)"
+
+
+def test_where_nothing_is_preferred_there_is_no_taste_and_no_error(host):
+    graph = with_taste(judged(candidates=2), PROMPTS[:1])
+    graph["judge"]["inputs"]["second_objective"] = "darkness (darker)"  # nothing is better in both
+    entry = host.run(graph)
+    assert "no preference to learn" in entry["outputs"]["taste"]["text"][0]
+    assert found(entry, "look")["pairs"] == []
+
+
+def test_as_recommended_a_few_picks_train_a_little_and_say_so(host, run_file):
+    run = unique("few")
+    entry = host.run(strength(loop(run, candidates=4)))
+    (text,) = entry["outputs"]["train"]["text"]
+    (figures,) = entry["outputs"]["train"]["figures"]
+    assert "looked at 4 candidates so far" in text and figures["updates"] == 16
+    assert 0 < figures["pictures moved"] <= 0.8 * (4 / 36) ** 0.5 + 1e-6
+    assert run_file(run).exists()
+
+
+def test_a_run_s_rounds_add_up_to_a_longer_leash(host):
+    run = unique("longer")
+    for seed, looked_at in ((1, 4), (2, 8)):
+        entry = host.run(strength(loop(run, candidates=4, seed=seed)))
+        assert f"looked at {looked_at} candidates so far" in entry["outputs"]["train"]["text"][0]
+
+
+def test_what_goes_too_far_is_pulled_back(host):
+    graph = loop(unique("far"), dict(learning_rate=3e-2, epochs=12, leash=0.3), candidates=4)
+    entry = host.run(graph)
+    (text,) = entry["outputs"]["train"]["text"]
+    (figures,) = entry["outputs"]["train"]["figures"]
+    assert "pulled back" in text and 0 < figures["pictures moved"] <= 0.1 + 1e-6
+
+
+def test_the_last_round_is_taken_back_by_the_page_and_by_manage_runs(host, run_file, lora_file):
+    run = unique("spoiled")
+    host.run(loop(run, seed=1))
+    first = lora_file(run).read_bytes()
+    host.run(loop(run, seed=2))
+    assert lora_file(run).read_bytes() != first
+    told = host.post("/d3po/undo", {"run": run})["told"]
+    assert "from step 2 to step 1" in told and "checkpoint to 2" in told
+    entry = host.run({"manage": node("D3POManageRuns", action="undo last round", run=run)})
+    assert "from step 1 to step 0" in entry["outputs"]["manage"]["text"][0]
+    assert not lora_file(run).exists() and run_file(run).exists()
+    host.run(loop(run, seed=3))
+    assert lora_file(run).exists()
