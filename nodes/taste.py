@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.taste.features import features
-from ..d3po_core.taste.head import best_over_worst, learned
+from ..d3po_core.taste.head import best_over_worst, clearest, learned
 from . import host
 from .stored import ImageSet
 from .train.report import as_data
@@ -80,7 +80,7 @@ class D3POTastePreference(io.ComfyNode):
         accuracy = taste.accuracy.share if taste.accuracy else 0.5
         text = "\n".join(report(taste, judged, len(trajectory)))
         return io.NodeOutput(
-            [*preferences, *more],
+            [*(map(clearest, preferences) if taste.trusted else preferences), *more],
             accuracy,
             text,
             ui={"text": [text], "figures": [as_data({"accuracy": accuracy, "judged": len(more)})]},

@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from d3po_core.training.presets import PAPER
+from d3po_core.training.presets import PAPER, sized
 from tools.host import ROOT
 from tools.lab.artists import MODES, Artist
 from tools.lab.namer import Namer
@@ -31,6 +31,10 @@ from tools.lab.tastes import TASTES
 
 OUT = ROOT / "experiment_output"
 PER_ROUND = 36  # labels
+# the least of everything that still is a session
+SMOKE = dict(
+    prompts=2, sets=2, candidates=3, unjudged=2, others=1, measured=2, settings=dict(epochs=2, leash=0.01)
+)  # fmt: skip
 # by name, how a Plan differs from the recommended
 RECIPES = {
     "recommended": {},
@@ -71,7 +75,7 @@ class Results:
                 "taste": plan.taste,
                 "error": plan.artist.error,
                 "mode": plan.artist.mode,
-                "method": plan.settings.get("method", "D3PO"),
+                "method": sized(plan.strength, 1).get("method", "D3PO"),
                 "seed": plan.seed,
             }
             rows = []
@@ -117,6 +121,7 @@ def parsed(arguments):
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--error", type=float, default=0.0, help="share of wrong answers")
     parser.add_argument("--mode", choices=MODES, default="ranking")
+    parser.add_argument("--smoke", action="store_true", help="the least of everything, to see that it runs")
     parser.add_argument("--out", default=OUT / "artists.json")
     return parser.parse_args(arguments)
 
@@ -128,7 +133,8 @@ def main(arguments):
     def laboratory():
         if not made:
             studio = Studio()
-            made.extend([studio, Namer(studio, OUT / "namer.pt")])
+            small = [Path(given.out).with_name("smoke_namer.pt"), 8, 2]
+            made.extend([studio, Namer(studio, *(small if given.smoke else [OUT / "namer.pt"]))])
         return made
 
     results, rows, began = Results(given.out), [], time.monotonic()
@@ -139,7 +145,7 @@ def main(arguments):
                 Artist(given.mode, given.error),
                 rounds=max(1, given.labels // PER_ROUND),
                 seed=seed,
-                **RECIPES[given.recipe],
+                **RECIPES[given.recipe] | (SMOKE if given.smoke else {}),
             )
             rows.append(results.session(laboratory, given.recipe, plan)[-1])
     print(summary(rows))

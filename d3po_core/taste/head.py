@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..candidates.preferences import Preferences
 from ..training import implicit
 from ..training.randomness import generator_of
 
 RIDGES = (0.01, 0.1, 1.0)  # in means of the kernel's diagonal
 MOST_FOLDS = 10
 SHUFFLES = 199
-CHANCE = 0.05  # below which a taste is trusted
+# below which a taste is trusted: a wrong trust wastes time, as the leash holds; a wrong distrust wastes picks
+CHANCE = 0.2
 SIDE = 0.25  # share of a set that is preferred by a taste, and that is rejected
 LEAST_SPREAD = 0.05  # of a feature, in means over all of its part's
 Features = Sequence[Tensor]  # parts, [N, F] each
@@ -89,6 +91,16 @@ def best_over_worst(scores: Tensor) -> tuple[tuple[int, int], ...]:
     side = max(1, round(SIDE * len(order)))
     losers = order[max(side, len(order) - side) :]
     return tuple((winner, loser) for winner in order[:side] for loser in losers)
+
+
+def clearest(preferences: Preferences) -> Preferences:
+    """The same with the pairs of its best over its worst alone, by its rewards. Beside sets that a taste has
+    judged it then weighs as they do, and not by its many pairs of neighbours."""
+    members = sorted(preferences.rewards)
+    scores = torch.tensor([preferences.rewards[i] for i in members], dtype=torch.float64)
+    clear = {(members[winner], members[loser]) for winner, loser in best_over_worst(scores)}
+    pairs = tuple(pair for pair in preferences.pairs if pair in clear)
+    return replace(preferences, pairs=pairs) if pairs else preferences
 
 
 def scale(part: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ SETS = 12  # an update
 # by name, what differs from the defaults, which are the papers'
 PRESETS: dict[str, dict[str, Value]] = {
     RECOMMENDED: {
+        "method": "Diffusion-DPO",
         "learn_from": NOISED,
         "learning_rate": 3e-3,
         "dpo_beta": 2000.0,

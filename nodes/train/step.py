@@ -62,7 +62,7 @@ class D3POTrainStep(io.ComfyNode):
                     optional=True,
                     tooltip="All others, from D3PO Train Settings. Without it they are as 'strength' says.",
                 ),
-                widget("method"),
+                widget("method", "Diffusion-DPO"),
                 io.Combo.Input(
                     "strength",
                     list(PRESETS),

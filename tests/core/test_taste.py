@@ -8,16 +8,19 @@ import scipy.stats
 import torch
 
 from d3po_core.candidates.images import CleanCandidates
+from d3po_core.candidates.preferences import Preferences
 from d3po_core.taste.features import MOST_BLOCKS, blocks, features, summary
 from d3po_core.taste.head import (
     LEAST_SPREAD,
     RIDGES,
     best_over_worst,
+    clearest,
     kernel,
     learned,
     solved,
     standardised,
 )
+from tests.core.noised import clean
 
 
 def made(sets=6, candidates=5, sizes=(7, 12), seed=0, noise=0.0):
@@ -143,6 +146,17 @@ def test_a_taste_takes_neither_scale_nor_zero_of_features_and_rewards():
 )
 def test_the_best_of_a_set_are_preferred_over_its_worst(count, pairs):
     assert set(best_over_worst(torch.arange(count).double())) == pairs
+
+
+def test_of_picks_the_clearest_pairs_are_kept(toy):
+    images = clean(6)
+    ranking = tuple((a, b) for a in range(6) for b in range(a + 1, 6))
+    kept = clearest(Preferences(images, ranking, "picks"))
+    assert set(kept.pairs) == {(0, 4), (0, 5), (1, 4), (1, 5)} and kept.source == "picks"
+    best = Preferences(images, ((2, 0), (2, 1), (2, 5)))
+    assert set(clearest(best).pairs) <= set(best.pairs) and clearest(best).pairs
+    for nothing in (Preferences(images, ()), Preferences(images, (), liked=(True,) * 6)):
+        assert clearest(nothing) == nothing
 
 
 # --- features ---

@@ -33,15 +33,15 @@ def told(step):
         step.drawn()
 
     yield tell
-    clear_toasts(step)
+    clear_toasts(step.page)
 
 
-def clear_toasts(step):
-    step.page.evaluate("""() => {
+def clear_toasts(page):
+    page.evaluate("""() => {
         const {toast} = app.extensionManager
         toast.dismissAll ? toast.dismissAll() : toast.removeAll()
     }""")
-    step.page.locator(TOASTS).first.wait_for(state="detached")
+    page.locator(TOASTS).first.wait_for(state="detached")
 
 
 def marks(step):
@@ -68,7 +68,7 @@ def test_warnings_are_told_once_and_marked_until_a_run_without_any(step, told):
     assert marks(step) == ["⚠ 2 warnings"]
     told("second", WARNINGS, cached=True)
     assert toasts.count() == 1 and marks(step) == ["⚠ 2 warnings"]
-    clear_toasts(step)
+    clear_toasts(step.page)
     click_mark(step)
     toasts.first.wait_for()
     assert WARNINGS[1] in toasts.inner_text()
@@ -104,7 +104,8 @@ def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
 
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
-    graph = trained(dict(learning_rate=3e-3, weighting="paper", clip=0.01, epochs=8, seed=len(step.renderer)))
+    training = dict(method="D3PO", learning_rate=3e-3, weighting="paper", clip=0.01, epochs=8)
+    graph = trained(training | dict(seed=len(step.renderer)))
     step.page.evaluate(
         """async (graph) => {
         await app.loadApiJson(graph, "warning")
@@ -120,7 +121,7 @@ def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_wor
     assert "at the clamp" in run(step, host)["train"]["warnings"][-1]
     toasts.first.wait_for()
     assert "at the clamp" in toasts.inner_text() and marks(step) == ["⚠ 1 warning"]
-    clear_toasts(step)
+    clear_toasts(step.page)
     saved = step.page.evaluate("() => app.rootGraph.serialize()")
     assert "1 warning" not in json.dumps(saved)
     run(step, host)

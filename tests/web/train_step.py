@@ -43,6 +43,14 @@ OWN = {
     "step_fraction": 0.5,
     "guidance": "off (faster)",
 }
+# of a widget's middle on the screen, in the canvas renderer
+PLACE_OF_WIDGET = """([id, name]) => {
+    const node = app.canvas.graph.getNodeById(id), {scale, offset} = app.canvas.ds
+    const {y} = node.widgets.find((widget) => widget.name === name)
+    const box = app.canvas.canvas.getBoundingClientRect()
+    return [box.x + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
+            box.y + (node.pos[1] + y + 10 + offset[1]) * scale]
+}"""
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 
 
@@ -93,17 +101,7 @@ class TrainStep:
 
     def click_widget(self, name):
         """On the train step, in the canvas renderer."""
-        self.page.mouse.click(
-            *self.js(
-                """(node, name) => {
-            const {y} = node.widgets.find((widget) => widget.name === name), {scale, offset} = app.canvas.ds
-            const box = app.canvas.canvas.getBoundingClientRect()
-            return [box.x + (node.pos[0] + node.size[0] / 2 + offset[0]) * scale,
-                    box.y + (node.pos[1] + y + 10 + offset[1]) * scale]
-        }""",
-                name,
-            )
-        )
+        self.page.mouse.click(*self.js(f"(node, name) => ({PLACE_OF_WIDGET})([node.id, name])", name))
 
     def choose(self, method):
         """Choose a method as a user does."""

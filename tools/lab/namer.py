@@ -46,15 +46,15 @@ def changed(images, generator):
     return images.clamp(0, 1)
 
 
-def learn(images, labels, seed=0):
-    """The network, trained on images [N, H, W, 3] with labels [N]."""
+def learn(images, labels, steps, seed=0):
+    """The network, trained for so many steps on images [N, H, W, 3] with labels [N]."""
     torch.manual_seed(seed)
     model, generator = network(), torch.Generator().manual_seed(seed)
     images = torch.from_numpy(images).float().permute(0, 3, 1, 2)
     labels = torch.as_tensor(labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(steps):
         batch = torch.randint(len(images), (BATCH,), generator=generator)
         seen = changed(images[batch], generator)
         loss = F.cross_entropy(model(seen), labels[batch], label_smoothing=0.05)
@@ -68,15 +68,15 @@ def learn(images, labels, seed=0):
 class Namer:
     """names(images) -> indices into NAMES; words(images) -> indices into WORDS. Learned once and kept."""
 
-    def __init__(self, studio, file):
+    def __init__(self, studio, file, most=None, steps=STEPS):
         if not file.exists():
-            prompts = [(name, word) for name in NAMES for word in WORDS for _ in range(PICTURES)]
+            prompts = [(name, word) for name in NAMES for word in WORDS for _ in range(PICTURES)][:most]
             recorded = studio.record(
                 [caption(*prompt) for prompt in prompts], range(len(prompts)), 1, steps=10, cfg=2.0
             )
             latents = torch.cat([trajectory.states[-1] for trajectory in recorded])
             images = np.concatenate([studio.pictures(some) for some in latents.split(128)])
-            model = learn(images, [NAMES.index(name) for name, _ in prompts])
+            model = learn(images, [NAMES.index(name) for name, _ in prompts], steps)
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.save(model.state_dict(), file)
         self.model = network().eval().requires_grad_(False)

@@ -10,7 +10,7 @@ import torch
 from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.taste.features import features
-from d3po_core.taste.head import best_over_worst, learned
+from d3po_core.taste.head import best_over_worst, clearest, learned
 from d3po_core.taste.movement import Pictures, View, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
@@ -37,6 +37,7 @@ class Plan:
     replay      each round trains on every set so far, not on its own alone
     unjudged    sets a round that nobody looks at, judged by the taste learned from all picks so far
     others      how many further prompts these come from, besides the artist's own
+    measured    pictures of each prompt that the LoRA is measured by
     """
 
     taste: str
@@ -50,37 +51,38 @@ class Plan:
     replay: bool = True
     unjudged: int = 24
     others: int = 18
+    measured: int = SEEDS
     seed: int = 0
 
 
 class Measure:
     """What became of held-out seeds, of prompts that were trained on and of others, by the base's."""
 
-    def __init__(self, studio, namer, prompts, taste):
-        self.studio, self.namer, self.taste = studio, namer, TASTES[taste]
-        self.prompts = [prompt for prompt in prompts for _ in range(SEEDS)]
+    def __init__(self, studio, namer, prompts, taste, each=SEEDS):
+        self.studio, self.namer, self.taste, self.each = studio, namer, TASTES[taste], each
+        self.prompts = [prompt for prompt in prompts for _ in range(each)]
         self.base = self.look()
-        varied = self.base["scores"].reshape(-1, SEEDS).std(1, ddof=1)
+        varied = self.base["scores"].reshape(-1, each).std(1, ddof=1)
         self.spread = float(np.sqrt(np.mean(varied**2)))
 
     def look(self):
         seeds = [90_000 + i for i in range(len(self.prompts))]
         recorded = self.studio.record([caption(*p) for p in self.prompts], seeds, 1, STEPS, CFG)
         images = self.studio.pictures(torch.cat([one.states[-1] for one in recorded]))
-        flat = images.reshape(-1, SEEDS, images[0].size)
+        flat, each = images.reshape(-1, self.each, images[0].size), self.each
         apart = np.linalg.norm(flat[:, :, None] - flat[:, None], axis=-1)
         return {
             "images": images,
             "scores": self.taste(images),
             "objects": self.namer.names(images) == [NAMES.index(name) for name, _ in self.prompts],
             "grounds": self.namer.words(images) == [WORDS.index(word) for _, word in self.prompts],
-            "spread": apart.sum((1, 2)) / (SEEDS * (SEEDS - 1)),
+            "spread": apart.sum((1, 2)) / (each * (each - 1)),
         }
 
     def figures(self):
         now, base = self.look(), self.base
         gains = (now["scores"] - base["scores"]) / self.spread
-        seen = np.arange(len(gains)) < SEEN * SEEDS
+        seen = np.arange(len(gains)) < SEEN * self.each
         return now["images"], {
             "gain": float(gains[~seen].mean()),
             "gain seen": float(gains[seen].mean()),
@@ -100,7 +102,7 @@ class Evenings:
         self.trained, order = order[: plan.prompts], order[plan.prompts :]
         self.further, others = order[HELD_OUT : HELD_OUT + plan.others], order[:HELD_OUT]
         seen = (self.trained * SEEN)[:SEEN]
-        self.measure = Measure(studio, namer, [*seen, *others], plan.taste)
+        self.measure = Measure(studio, namer, [*seen, *others], plan.taste, plan.measured)
         self.judged, self.labels, self.answers, self._seen = [], 0, 0, {}
 
     def settings(self, sets):
@@ -118,7 +120,8 @@ class Evenings:
                 began = time.monotonic()
                 new = self.candidates(round_)
                 picks = self.judged if self.plan.replay else new
-                sets = [*picks, *self.by_taste(round_, adapter)]
+                further = self.by_taste(round_, adapter)
+                sets = [*(map(clearest, picks) if further else picks), *further]
                 looked = time.monotonic()
                 trainer.settings, _ = self.settings(len(sets))
                 made = trainer.fit([self.example(p) for p in sets])

@@ -1,0 +1,91 @@
+"""The laboratory: simulated artists, and the least session in a process of its own, as it is a host by
+itself."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from d3po_core.candidates.judgement import Judgement
+from tools.host import ROOT
+from tools.lab.artists import MODES, Artist
+
+SCORES = [0.3, -1.2, 2.5, 0.9, 0.1]
+ORDER = [2, 3, 0, 4, 1]
+
+
+def said(artist, scores=SCORES, seed=0):
+    judgement, answers = artist.judge(scores, random.Random(seed))
+    return Judgement.parse(judgement, len(scores)), answers
+
+
+def test_who_ranks_without_errors_tells_the_order_in_few_answers():
+    judgement, answers = said(Artist("ranking"))
+    wanted = {(a, b) for i, a in enumerate(ORDER) for b in ORDER[i + 1 :]}
+    assert set(judgement.pairs) == wanted and 4 <= answers < 10
+    assert set(said(Artist("pairs"))[0].pairs) == wanted and said(Artist("pairs"))[1] == 10
+
+
+def test_the_other_forms_say_less():
+    judgement, answers = said(Artist("best"))
+    assert set(judgement.pairs) == {(2, i) for i in (0, 1, 3, 4)} and answers == 1
+    judgement, _ = said(Artist("stars"))
+    assert judgement.scores[2] == 5 and judgement.scores[1] == 1
+    judgement, answers = said(Artist("thumbs"))
+    assert judgement.liked == (True, False, True, True, False) and answers == 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_wrong_answers_are_as_many_as_wanted(mode):
+    def agreement(error):
+        right = []
+        for seed in range(300):
+            rng = random.Random(seed)
+            scores = [rng.random() for _ in range(5)]
+            judgement, _ = said(Artist(mode, error), scores, seed)
+            if mode == "thumbs":
+                middle = sorted(scores)[2]
+                right += [liked == (score >= middle) for score, liked in zip(scores, judgement.liked)]
+            else:
+                right += [scores[w] > scores[l] for w, l in judgement.pairs]
+        return sum(right) / len(right)
+
+    assert agreement(0.0) == 1.0
+    assert 0.7 < agreement(0.2) < 0.95
+    if mode in ("pairs", "thumbs"):
+        assert agreement(0.2) == pytest.approx(0.8, abs=0.03)
+
+
+def test_what_hardly_differs_is_a_tie():
+    judgement, _ = said(Artist("pairs", blur=0.5), [0.0, 0.1, 5.0])
+    assert set(judgement.pairs) == {(2, 0), (2, 1)}
+    judgement, _ = said(Artist("ranking", blur=0.5), [0.0, 0.1, 5.0])
+    assert set(judgement.pairs) == {(2, 0), (2, 1)}
+
+
+def test_the_least_session_leaves_a_row_and_is_not_run_again(tmp_path):
+    out = tmp_path / "artists.json"
+    code = """
+import sys
+from tools import experiment_artists as experiment
+arguments = ["--taste", "bright", "--seeds", "1", "--labels", "1", "--smoke", "--out", sys.argv[1]]
+experiment.main(arguments)
+def again():
+    raise AssertionError("it is there already")
+experiment.Studio = again
+experiment.main(arguments)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ((row,),) = json.loads(out.read_text()).values()
+    assert row["taste"] == "bright" and row["labels"] == 6 and row["answers"] >= 4
+    assert row.keys() >= {
+        "error", "mode", "method", "seed", "gain", "objects kept", "grounds kept", "spread kept", "KL",
+        "seconds",
+    }  # fmt: skip
+    assert row["method"] == "Diffusion-DPO" and 0 <= row["moved"] <= 0.01
+    assert done.stdout.count("recommended, bright: gain") == 2
