@@ -21,8 +21,10 @@ from tools.host import BASE, Host, make_base
 from tools.workflow import load, to_api
 
 SIZES = {"steps": 10, "candidates": 4}
+# recorded steps, over dozens of updates: what these settings are for
+RECORDED_STEPS = dict(learning_rate=1.5e-3, beta=100.0, clip=0.0, weighting="standardised", sets_per_update=2)
 LEARNING = {
-    "as shipped": {},
+    "recorded steps": {},
     "paper weighting": {"weighting": "paper", "beta": 0.1, "clip": 0.1},
     "guidance off": {"guidance": "off (faster)"},
     "half of the steps": {"step_fraction": 0.5},
@@ -47,6 +49,13 @@ def compare(host, name, ours, theirs, repeats):
         f"{seconds[0]:.2f} s against {seconds[1]:.2f} s",
         flush=True,
     )
+
+
+def on_recorded_steps(prompt):
+    """The prompt with D3PO as its train step's method, and settings of its own."""
+    inputs = prompt[node_of(prompt, "D3POTrainStep")]["inputs"]
+    inputs |= {"method": "D3PO", "epochs": 1, "settings": ["settings", 0]}
+    return prompt | {"settings": {"class_type": "D3POTrainSettings", "inputs": dict(RECORDED_STEPS)}}
 
 
 def variation(prompt, **changes):
@@ -192,7 +201,7 @@ def main():
 
         return share_out(arguments.write)
     with Host(make_base(BASE)) as host:
-        prompt = to_api(load(WORKFLOW), host.object_info())
+        prompt = on_recorded_steps(to_api(load(WORKFLOW), host.object_info()))
         if arguments.what == "speed":
             speed(host, prompt, arguments.repeats)
         else:

@@ -92,9 +92,11 @@ def warnings(history: History, before: int = 0) -> list[str]:
 def _both_less_likely(history: History) -> str | None:
     """The winner's log-ratio, below 0, falls while the margin rises: likelihood displacement.
 
-    See arXiv 2410.08847.
+    See arXiv 2410.08847. Where pictures were sampled and held on a leash it says nothing more.
     """
     winner = _values(history, metrics.WINNER)
+    if history and metrics.MOVED in history[-1]:
+        return None
     if (
         _trend(_values(history, metrics.MARGIN)) > SIGMAS
         and _trend(winner) < -SIGMAS

@@ -124,11 +124,12 @@ def test_at_the_start_the_loss_is_ln_2_and_every_margin_0(stirred, prediction, p
         "margin",
         "implicit accuracy",
         "KL to reference",
+        "shift of predictions",
         "gradient norm",
     }  # nothing is clipped
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["gradient norm"] > 0
     assert first["implicit accuracy"] == pytest.approx(0.5)
-    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference"):
+    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference", "shift of predictions"):
         assert first[name] == 0, name
 
 

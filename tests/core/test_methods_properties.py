@@ -299,6 +299,7 @@ def test_no_pass_ever_holds_candidates_of_two_sets(recorded):
 
 
 CHANGED = dict(
+    leash=1e-3,
     beta=5.0,
     clip=0.01,
     weighting="standardised",

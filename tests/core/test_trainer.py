@@ -57,13 +57,14 @@ def test_the_first_metrics_are_those_of_a_policy_that_is_the_reference(start):
         "margin",
         "implicit accuracy",
         "KL to reference",
+        "shift of predictions",
         "clip fraction",
         "gradient norm",
     }
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["implicit accuracy"] == pytest.approx(0.5)
     assert first["clip fraction"] == 0 and first["gradient norm"] > 0
-    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference"):
+    for name in ("winner log-ratio", "loser log-ratio", "margin", "KL to reference", "shift of predictions"):
         assert first[name] == 0, name
 
 

@@ -163,6 +163,13 @@ def test_a_winner_that_rises_or_is_still_above_the_reference_is_not():
     )
 
 
+def test_where_pictures_were_looked_at_it_says_nothing_more():
+    history = [dict(entry) for entry in falling(40, 0)]
+    assert warnings(history)
+    history[-1]["pictures moved"] = 0.5
+    assert not warnings(history)
+
+
 def test_what_happened_more_than_a_hundred_updates_ago_is_past():
     def level(seed):
         return [

@@ -18,9 +18,12 @@ def older_node(**training):
     return node("D3POTrainStep", model=["loader", 0], preferences=["judge", 0], **TRAINING | training)
 
 
-def test_an_older_template_trains_the_lora_that_the_template_trains_today(host, object_info, lora_file):
+def test_older_templates_train_one_lora_whether_their_settings_are_a_node_or_not(
+    host, object_info, lora_file
+):
     old, new = (unique(name) for name in ("old", "new"))
-    prompts = {old: load(OLDER / f"{THUMBS}.api.json"), new: tiny(THUMBS, object_info, new)}
+    later = tiny(OLDER / f"{THUMBS}_with_settings.json", object_info, new, alpha=2.0)
+    prompts = {old: load(OLDER / f"{THUMBS}.api.json"), new: later}
     changes = {
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "D3POTrainStep": {"epochs": 2, "rank": 2, "alpha": 2.0},

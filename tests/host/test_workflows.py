@@ -25,8 +25,9 @@ def one(prompt, class_type):
 
 
 def tiny(name, object_info, run, **named):
-    """The workflow as an API prompt, as small as still means something. `named` changes inputs by name."""
-    prompt = to_api(load(FILES[name]), object_info)
+    """The workflow, by its name or its path, as an API prompt, as small as still means something. `named`
+    changes inputs by name."""
+    prompt = to_api(load(FILES.get(name, name)), object_info)
     for node in prompt.values():
         node["inputs"] |= {
             key: value

@@ -45,7 +45,7 @@ class AdapterMerge:
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         after = net(x)
         keys = {f"diffusion_model.{path}": path for path in adapter.layers}
-        file = lora.to_state_dict(adapter.weights(), 3.0, adapter=kind)
+        file = pack("training.lora_files").to_state_dict(adapter.weights(), 3.0, adapter=kind)
         for path, patch in comfy.lora.load_lora(file, keys).items():
             layer = merged.get_submodule(path)
             layer.weight.data = comfy.lora.calculate_weight(
