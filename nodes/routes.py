@@ -1,11 +1,10 @@
-"""What the page asks of the server, and the runs that wait for a picker's answer.
+"""What the picker's widget asks of the server, and the runs that wait for its answer.
 
     GET  /d3po/pending    the sets that lack picks: of runs that wait, and of runs that stopped and are in the
                           history
     POST /d3po/answer     {"prompt_id", "node", "picks": {set: judgement}}: the picks a waiting node lacks;
                           the reply says that they are where the node keeps them, or why they cannot be:
                           then it goes on waiting
-    POST /d3po/undo       {"run"}: takes back a saved run's last round; the reply says where it is now
 
 Browsers are told "d3po.waiting" when a node begins to wait and "d3po.closed" when it ends, however it ends.
 """
@@ -22,7 +21,6 @@ from server import PromptServer
 
 from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.dataset.index import DiskFull
-from .library import take_back_round
 
 LARGEST_BODY = 2**20  # bytes
 MOST_STOPPED = 100  # of the newest runs in the history
@@ -246,20 +244,3 @@ async def post_answer(request):
     except Refused as refusal:
         return web.json_response({"error": str(refusal)}, status=refusal.status)
     return web.json_response({"answered": True})
-
-
-@PromptServer.instance.routes.post("/d3po/undo")
-async def post_undo(request):
-    try:
-        body = await read_json(request)
-        if body.keys() != {"run"} or not isinstance(body["run"], str):
-            raise Refused(400, "the body must have run, which is text, and nothing else")
-        try:
-            told = await asyncio.to_thread(take_back_round, body["run"])
-        except ValueError as error:
-            raise Refused(404, str(error)) from error
-        except OSError as error:
-            raise Refused(500, str(error)) from error
-    except Refused as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
-    return web.json_response({"told": told})

@@ -69,7 +69,12 @@ def test_the_least_session_leaves_a_row_and_is_not_run_again(tmp_path):
     out = tmp_path / "artists.json"
     code = """
 import sys
+from d3po_core.taste import movement
 from tools import experiment_artists as experiment
+from tools.lab import session
+session.STEPS = movement.STEPS = 3
+session.SEEN = session.HELD_OUT = 1
+movement.PICTURES = 4
 arguments = ["--taste", "bright", "--seeds", "1", "--labels", "1", "--smoke", "--out", sys.argv[1]]
 experiment.main(arguments)
 def again():

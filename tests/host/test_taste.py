@@ -79,18 +79,18 @@ def test_where_nothing_is_preferred_there_is_no_taste_and_no_error(host):
 
 def test_as_recommended_a_few_picks_train_a_little_and_say_so(host, run_file):
     run = unique("few")
-    entry = host.run(strength(loop(run, candidates=4)))
+    entry = host.run(strength(loop(run, candidates=2)))
     (text,) = entry["outputs"]["train"]["text"]
     (figures,) = entry["outputs"]["train"]["figures"]
-    assert "looked at 4 candidates so far" in text and figures["updates"] == 16
-    assert 0 < figures["pictures moved"] <= 0.8 * (4 / 36) ** 0.5 + 1e-6
+    assert "looked at 2 candidates so far" in text and figures["updates"] == 16
+    assert 0 < figures["pictures moved"] <= 0.8 * (2 / 36) ** 0.5 + 1e-6
     assert run_file(run).exists()
 
 
 def test_a_run_s_rounds_add_up_to_a_longer_leash(host):
     run = unique("longer")
-    for seed, looked_at in ((1, 4), (2, 8)):
-        entry = host.run(strength(loop(run, candidates=4, seed=seed)))
+    for seed, looked_at in ((1, 2), (2, 4)):
+        entry = host.run(strength(loop(run, seed=seed), epochs=1))
         assert f"looked at {looked_at} candidates so far" in entry["outputs"]["train"]["text"][0]
 
 

@@ -37,6 +37,7 @@ def tiny(name, object_info, run, **named):
     changes = {
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "D3POPrompts": {"count": 2},
+        "EmptyLatentImage": {"width": 32, "height": 32},
         "D3POTrainStep": {"epochs": 2, "rank": 2},
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
@@ -141,7 +142,7 @@ def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_
     shown = entry["outputs"][picker]
     (told,) = shown["d3po"]
     assert told["judged"] is False and told["candidates"] == len(shown["images"]) == 2
-    assert [host.image(image).size for image in shown["images"]] == [(64, 64)] * 2
+    assert [host.image(image).size for image in shown["images"]] == [(32, 32)] * 2
     assert re.fullmatch("[0-9a-f]{16}", told["set"])
     assert train not in entry["outputs"] and one(prompt, "D3POSaveRun") not in entry["outputs"]
     assert not run_file(run).exists()

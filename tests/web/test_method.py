@@ -33,7 +33,7 @@ def test_what_is_rarely_changed_is_hidden_as_well_where_it_is_of_no_use(step):
 
 @pytest.mark.frontend
 def test_without_one_method_to_go_by_all_are_shown(step):
-    assert step.hidden == HIDDEN["D3PO"]
+    assert step.hidden == HIDDEN["Diffusion-DPO"]
     another = step.js(
         """(node, settings) => {
         const another = LiteGraph.createNode("D3POTrainStep")
@@ -45,7 +45,7 @@ def test_without_one_method_to_go_by_all_are_shown(step):
         step.settings,
     )
     other = TrainStep(step.page, another, step.settings, step.renderer)
-    assert step.hidden == HIDDEN["D3PO"]
+    assert step.hidden == HIDDEN["Diffusion-DPO"]
     step.choose("DDPO")
     assert step.hidden == set()
     other.choose("DDPO")
@@ -97,7 +97,7 @@ def test_undo_and_redo_bring_the_widgets_of_their_method(step):
     for method in ("DDPO", "MaPO"):
         step.choose(method)
         step.remember()
-    for act, method in (("undo", "DDPO"), ("undo", "D3PO"), ("redo", "DDPO"), ("redo", "MaPO")):
+    for act, method in (("undo", "DDPO"), ("undo", "Diffusion-DPO"), ("redo", "DDPO"), ("redo", "MaPO")):
         step.page.evaluate(f"() => {TRACKER}.{act}()")
         assert step.values["method"] == method and step.hidden == HIDDEN[method]
         assert step.values.items() >= OWN.items()

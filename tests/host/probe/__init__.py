@@ -6,12 +6,14 @@ Findings are JSON text in the node's ui output. Change `nonce` where a look must
 import dataclasses
 import gc
 import json
+import sys
 import tempfile
 
 import comfy.model_management
 import comfy.sample
 import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
+from server import PromptServer
 
 from .adapters import AdapterMerge
 from .candidates import Candidates
@@ -355,3 +357,14 @@ NODE_CLASS_MAPPINGS = {
 }
 
 gc.freeze()  # what the host has loaded by now stays: its collections need not look at it after each prompt
+
+
+def with_few_pictures(prompt):
+    """Have a leash measured by few pictures, of few steps: all else about it stays as it is."""
+    for name, module in list(sys.modules.items()):
+        if name.endswith(".d3po_core.taste.movement"):
+            module.PICTURES, module.STEPS = 4, 3
+    return prompt
+
+
+PromptServer.instance.add_on_prompt_handler(with_few_pictures)
