@@ -39,6 +39,7 @@ SMOKE = dict(
 RECIPES = {
     "recommended": {},
     "picks alone": dict(unjudged=0),
+    "own prompts": dict(others=0),
     "paper": dict(strength=PAPER, unjudged=0, replay=False),
 }
 

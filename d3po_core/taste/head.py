@@ -59,8 +59,7 @@ def learned(sets: Sequence[Features], rewards: Sequence[dict[int, float]]) -> Ta
 
     Rewards of a set count by their differences from their mean, in standard deviations. No ridge is chosen,
     as the choice would flatter the accuracy: what is learned is the mean of what each of RIDGES gives. The
-    accuracy is found by leaving out whole sets. Raises ValueError where no set
-    has two different rewards.
+    accuracy is found by leaving out whole sets. Raises ValueError where no set has two different rewards.
     """
     judged = [
         ([part[list(given)] for part in features], list(given.values()))

@@ -18,12 +18,12 @@ from ..training.loop import Trainer
 from ..training.randomness import forked, generator_of
 from ..training.terms import Denoise
 from .features import features
+from .head import LEAST_SPREAD
 
 PICTURES = 12  # sampled with each of both models
 STEPS = 10  # of sampling
 TRIES = 4  # at finding how much has to be pulled back
 ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
-LEAST_SPREAD = 0.05  # of a feature, in means over all of its part's
 
 
 class View(NamedTuple):

@@ -1,6 +1,7 @@
-"""Settings by name, and the settings that a mapping of some of them comes to."""
+"""Settings by name, and the settings that a mapping of some of them comes to.
 
-# docs/learning.md tells how `recommended` was chosen
+docs/learning.md tells what comes of the recommended ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,7 +12,7 @@ from .setting import Value
 from .settings import AS_METHOD, TABLE, Settings, StepSettings
 
 RECOMMENDED, PAPER = "recommended", "paper"
-UPDATES = 16  # of a round that is trained as recommended, if it has no more sets than fit into them
+UPDATES = 10  # of a round that is trained as recommended, if it has no more sets than fit into them
 SETS = 12  # an update
 # by name, what differs from the defaults, which are the papers'
 PRESETS: dict[str, dict[str, Value]] = {

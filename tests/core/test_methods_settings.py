@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d3po_core.training.methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
-from d3po_core.training.presets import PRESETS, resolved
+from d3po_core.training.presets import PRESETS, resolved, sized
 from d3po_core.training.settings import TABLE, Settings, StepSettings
 from tests.core.judged import SETTINGS, update
 
@@ -109,3 +109,13 @@ def test_what_is_another_methods_own_keeps_its_default_and_what_is_shared_its_va
 def test_a_value_that_a_setting_cannot_have_is_refused(name, value, told):
     with pytest.raises(ValueError, match=told):
         resolved({name: value})
+
+
+@pytest.mark.parametrize(
+    "sets, together, draws, epochs", [(1, 1, 12, 10), (4, 4, 3, 10), (30, 12, 1, 4), (400, 12, 1, 1)]
+)
+def test_as_recommended_a_round_is_as_long_with_few_sets_as_with_many(sets, together, draws, epochs):
+    settings, step = resolved(sized("recommended", sets))
+    assert (settings.sets_per_update, settings.draws_per_set, settings.epochs) == (together, draws, epochs)
+    assert (settings.method, step.learn_from, settings.leash) == ("Diffusion-DPO", NOISED, 0.8)
+    assert sized("paper", sets) == PRESETS["paper"] == {}
