@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 
 from ...d3po_core.runs.store import SHAPE
-from ...d3po_core.training.methods import METHODS
 from ...d3po_core.training.presets import PAPER, resolved, sized
 from ...d3po_core.training.settings import GUIDANCE, Settings
+from .passing import passed_over
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Plan:
         widgets = {name.removeprefix("method."): value for name, value in widgets.items()}
         if not widgets.get("epochs"):
             widgets.pop("epochs", None)
-        method = METHODS[widgets.get("method", Settings().method)]
-        sets = sum(bool(method.taking_part(p)) for p in preferences)
+        method = widgets.get("method", Settings().method)
+        sets = len(preferences) - len(passed_over(preferences, method))
         settings, step = resolved(sized(strength, sets) | widgets | (settings or {}))
         own = asdict(step)
         shape = {name: own.pop(name) for name in SHAPE}

@@ -101,7 +101,6 @@ class D3POTrainStep(io.ComfyNode):
         held_out, base = held_out or (), host.fingerprint(model)
         require_same_model(model, base, [p.candidates for p in preferences])
         require_same_model(model, base, [p.candidates for p in held_out], "held_out")
-        views = [host.finished(model, p.candidates) for p in preferences if plan.settings.leash]
         preferences, held_out = (
             learnable(model, judged, plan.learn_from) for judged in (preferences, held_out)
         )
@@ -118,6 +117,7 @@ class D3POTrainStep(io.ComfyNode):
         passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], plan.save_every, keep_best=plan.patience > 0)
 
+        views = [host.finished(model, p.candidates) for p in preferences if plan.settings.leash]
         leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_))
         judged, policy = (preferences, held_out), host.policy_name(model)
 

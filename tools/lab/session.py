@@ -194,7 +194,7 @@ class Evenings:
     def seen(self, candidates):
         """Their features; kept, as they never change."""
         if id(candidates) not in self._seen:
-            images = self.studio.finished(candidates) if candidates.recorded else candidates
+            images = self.studio.finished(candidates)
             denoise = self.studio.denoiser(images.settings["prompt"])
             found = features(images, denoise, self.studio.network, per_pass=FURTHER)
             self._seen[id(candidates)] = candidates, found
@@ -209,7 +209,7 @@ class Evenings:
             return {"left": 1.0}
         views = []
         for p in sets:
-            images = self.studio.finished(p.candidates) if p.candidates.recorded else p.candidates
+            images = self.studio.finished(p.candidates)
             prompt = images.settings["prompt"]
             views.append(View(images, self.studio.denoiser(prompt, CFG), self.studio.denoiser(prompt)))
         pictures = Pictures(trainer, views, per_pass=12)

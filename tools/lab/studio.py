@@ -139,7 +139,9 @@ class Studio:
         return torch.cat(parts)
 
     def finished(self, trajectory):
-        """A recording's final latents as CleanCandidates."""
+        """A recording's final latents as CleanCandidates; images alone are what they are."""
+        if not trajectory.recorded:
+            return trajectory
         return CleanCandidates(
             trajectory.states[-1],
             self.levels,
