@@ -5,10 +5,11 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { nodeAt, nodeOf } from "./inbox.js"
+import { tell } from "./told.js"
 
 const TRAIN_STEP = "D3POTrainStep"
 const SETTINGS = "D3POTrainSettings"
-const LIFE = 20000 // ms that a warning stays on the screen
+const LIFE = 20 // seconds that a warning stays on the screen
 const MARK = "warnings"
 
 /** @typedef {HostNode | null | undefined} Node */
@@ -126,14 +127,7 @@ function followStep(node) {
 
 /** @param {HostNode} node
  *  @param {string[]} warnings */
-function toast(node, warnings) {
-  app.extensionManager.toast.add({
-    severity: "warn",
-    summary: node.title,
-    detail: warnings.join("\n"),
-    life: LIFE
-  })
-}
+const warn = (node, warnings) => tell(node.title, "warn", warnings.join("\n"), LIFE)
 
 /** Put a button on a node whose last training warned of something, which tells again of what. It is not
  *  saved.
@@ -144,7 +138,7 @@ function mark(node, warnings) {
   const old = node.widgets?.find((widget) => widget.name === MARK)
   if (old) node.removeWidget(old)
   if (warnings.length) {
-    const button = node.addWidget("button", MARK, null, () => toast(node, warnings), { serialize: false })
+    const button = node.addWidget("button", MARK, null, () => warn(node, warnings), { serialize: false })
     button.serialize = false
     button.label = `⚠ ${warnings.length} ${warnings.length === 1 ? "warning" : "warnings"}`
   }
@@ -180,7 +174,7 @@ app.registerExtension({
       const warnings = detail.output?.warnings ?? []
       if (isTrainStep(node)) mark(node, warnings)
       const isOld = cached.prompt_id === detail.prompt_id && cached.nodes.includes(detail.node)
-      if (warnings.length && !isOld) toast(node, warnings)
+      if (warnings.length && !isOld) warn(node, warnings)
     })
   }
 })

@@ -15,6 +15,7 @@ import {
   setsOfRun
 } from "./inbox.js"
 import { Picks } from "./picks.js"
+import { tell } from "./told.js"
 import { View } from "./view.js"
 
 /** @typedef {import("./inbox.js").Entry} Entry */
@@ -248,12 +249,7 @@ export class Widget {
       await request
     } catch (thrown) {
       const error = /** @type {Error & { response?: Response }} */ (thrown)
-      app.extensionManager.toast.add({
-        severity: "error",
-        summary: "D3PO picker",
-        detail: error.response ? String(error) : error.message,
-        life: 8000
-      })
+      tell("D3PO picker", "error", error.response ? String(error) : error.message, 8)
       this.view.refresh()
     }
   }

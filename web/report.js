@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { ComfyWidgets } from "../../scripts/widgets.js"
-import { nodeAt } from "./inbox.js"
+import { hearing } from "./told.js"
 
 const REPORTERS = [
   "D3PODatasetStatistics",
@@ -12,7 +12,8 @@ const REPORTERS = [
   "D3POSaveToDataset",
   "D3POLoadSets",
   "D3POLoadPreferences",
-  "D3POEncodePairs"
+  "D3POEncodePairs",
+  "D3POTastePreference"
 ]
 const NAME = "report"
 const LEAST_HEIGHT = 90 // of the text
@@ -35,7 +36,7 @@ function place(node) {
 }
 
 /** @param {HostNode} node
- *  @param {NodeOutput} output */
+ *  @param {NodeOutput | undefined} output */
 function show(node, output) {
   const text = output?.text?.join("\n\n")
   if (text === undefined) return
@@ -44,21 +45,4 @@ function show(node, output) {
   node.setDirtyCanvas(true, true)
 }
 
-app.registerExtension({
-  name: "D3PO.Report",
-  nodeCreated(node) {
-    if (!isReporter(node)) return
-    const { onExecuted } = node
-    node.onExecuted = function (...told) {
-      onExecuted?.apply(this, told)
-      show(node, /** @type {NodeOutput} */ (told[0]))
-    }
-  },
-  onNodeOutputsUpdated(outputs) {
-    // kept ones, for a workflow that is shown again
-    for (const [locator, output] of Object.entries(outputs)) {
-      const node = nodeAt(locator)
-      if (node && isReporter(node)) show(node, output)
-    }
-  }
-})
+app.registerExtension({ ...hearing(isReporter, show), name: "D3PO.Report" })

@@ -1,0 +1,36 @@
+// What nodes give as they run, heard by the page, and what the page tells of a node.
+
+import { app } from "../../scripts/app.js"
+import { nodeAt } from "./inbox.js"
+
+/** The parts of an extension that hear what nodes give: as they run, and again where a workflow is shown once
+ *  more.
+ *  @param {(node: HostNode) => boolean} isOurs
+ *  @param {(node: HostNode, output: NodeOutput | undefined) => void} hear */
+export const hearing = (isOurs, hear) => ({
+  /** @param {HostNode} node */
+  nodeCreated(node) {
+    if (!isOurs(node)) return
+    const { onExecuted } = node
+    node.onExecuted = function (...told) {
+      onExecuted?.apply(this, told)
+      hear(node, /** @type {NodeOutput} */ (told[0]))
+    }
+  },
+  /** @param {Record<string, NodeOutput>} outputs */
+  onNodeOutputsUpdated(outputs) {
+    for (const [locator, output] of Object.entries(outputs)) {
+      const node = nodeAt(locator)
+      if (node && isOurs(node)) hear(node, output)
+    }
+  }
+})
+
+/** Show a notice for some seconds.
+ *  @param {string} summary
+ *  @param {"success" | "warn" | "error"} severity
+ *  @param {string} detail
+ *  @param {number} seconds */
+export function tell(summary, severity, detail, seconds = 15) {
+  app.extensionManager.toast.add({ severity, summary, detail, life: 1000 * seconds })
+}
