@@ -5,7 +5,6 @@ from itertools import islice
 
 from comfy_api.latest import io
 
-from ..d3po_core.candidates.preferences import Preferences
 from . import host
 from .stored import (
     ANNOTATORS,
@@ -29,9 +28,9 @@ from .stored import (
     loaded,
     nothing,
     open_dataset,
+    preferences_in,
     told,
     version,
-    with_judgements,
 )
 from .types import CATEGORY, PreferencesType, Trajectories
 
@@ -272,13 +271,7 @@ class D3POLoadPreferences(io.ComfyNode):
             )
             recorded = [row for row in rows if row.has_trajectory]
             left_out = []
-            judged = with_judgements(store, recorded, annotators, joining, limit, left_out)
-            preferences = [
-                Preferences(trajectory, source=dataset, **answer)
-                for (_, answer), trajectory in each_whole(
-                    judged, lambda item: loaded(dataset, store, item[0]), left_out
-                )
-            ]
+            preferences = preferences_in(dataset, store, recorded, annotators, joining, limit, left_out)
         if rows and not recorded:
             raise ValueError(
                 f"dataset: the {len(rows)} judged sets of {dataset!r} are images alone, without recorded "

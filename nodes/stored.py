@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
+from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
 from ..d3po_core.dataset.index import DatasetError
 from ..d3po_core.dataset.sets import INDEX
@@ -208,6 +209,15 @@ def with_judgements(store, rows, names, joining, limit, left_out):
         ((row, answer) for row, answer in answers if answer["pairs"] or {*answer["liked"]} - {None}),
         limit or None,
     )
+
+
+def preferences_in(name, store, rows, annotators, joining, limit, left_out):
+    """Preferences of the rows' sets, tensors still on disk; what is given as with_judgements has it."""
+    judged = with_judgements(store, rows, annotators, joining, limit, left_out)
+    return [
+        Preferences(trajectory, source=name, **answer)
+        for (_, answer), trajectory in each_whole(judged, lambda item: loaded(name, store, item[0]), left_out)
+    ]
 
 
 def counted(dataset, preferences):

@@ -4,10 +4,11 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.dataset.annotators import JOININGS
 from ..d3po_core.taste.features import features
 from ..d3po_core.taste.head import best_over_worst, clearest, learned
 from . import host
-from .stored import ImageSet
+from .stored import DatasetType, ImageSet, preferences_in, told, version
 from .train.report import as_data
 from .train.rounds import require_same_model
 from .types import CATEGORY, TASTE, PreferencesType, Trajectories
@@ -38,12 +39,19 @@ class D3POTastePreference(io.ComfyNode):
                     tooltip="Further candidates that nobody has looked at, from another D3PO KSampler. More "
                     "prompts say more than more candidates of one.",
                 ),
+                DatasetType.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Your earlier picks are learned from as well: all that this dataset holds under "
+                    "the annotator's name, of this base model. From D3PO Save to Dataset.",
+                ),
             ],
             outputs=[
                 PreferencesType.Output(
                     display_name="preferences",
                     is_output_list=True,
-                    tooltip="Your picks, and the further candidates as judged: wire to the train step.",
+                    tooltip="Your picks, the earlier ones, and the further candidates as judged: wire to the "
+                    "train step.",
                 ),
                 io.Float.Output(
                     display_name="accuracy",
@@ -56,12 +64,18 @@ class D3POTastePreference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preferences, trajectory):
-        model = model[0]
+    def fingerprint_inputs(cls, dataset=None, **_):
+        return dataset and version(None)
+
+    @classmethod
+    def execute(cls, model, preferences, trajectory, dataset=(None,)):
+        model, left_out = model[0], []
+        earlier = earlier_picks(model, preferences, dataset[0], left_out)
+        preferences = [*earlier, *preferences]
         judged = [p for p in preferences if len(set(p.rewards.values())) > 1]
         if not judged:
             text = "There is no preference to learn a taste from yet"
-            return io.NodeOutput(list(preferences), 0.5, text, ui={"text": [text]})
+            return io.NodeOutput(preferences, 0.5, text, ui={"text": [text]})
         if any(isinstance(candidates, ImageSet) for candidates in trajectory):
             raise ValueError(
                 "trajectory: these candidates are images alone, and this judge looks at recorded ones"
@@ -78,13 +92,25 @@ class D3POTastePreference(io.ComfyNode):
             if taste.trusted
         ]
         accuracy = taste.accuracy.share if taste.accuracy else 0.5
-        text = "\n".join(report(taste, judged, len(trajectory)))
+        text = told("\n".join(report(taste, judged, len(earlier), len(trajectory))), left_out)
         return io.NodeOutput(
             [*(map(clearest, preferences) if taste.trusted else preferences), *more],
             accuracy,
             text,
             ui={"text": [text], "figures": [as_data({"accuracy": accuracy, "judged": len(more)})]},
         )
+
+
+def earlier_picks(model, preferences, dataset, left_out):
+    """Preferences that a dataset holds of its annotator and this base model, but for sets that are judged
+    anew. `left_out` as each_whole has it."""
+    if not dataset:
+        return []
+    new = {p.candidates.set_id for p in preferences}
+    with dataset.open() as store:
+        rows = store.sets(judged=True, annotator=dataset.annotator, model=host.fingerprint(model))
+        rows = [row for row in rows if row.has_trajectory and row.id not in new]
+        return preferences_in(dataset.name, store, rows, dataset.annotator, JOININGS[0], 0, left_out)
 
 
 def look(model, sets):
@@ -100,9 +126,10 @@ def look(model, sets):
     return host.evaluate_inside(model, sets, lambda session: [of(session, c) for c in sets], PER_PASS)
 
 
-def report(taste, judged, further):
+def report(taste, judged, earlier, further):
     candidates = sum(len(p.rewards) for p in judged)
-    yield f"learned from {candidates} judged candidates in {len(judged)} sets"
+    before = f", {earlier} of them judged earlier" if earlier else ""
+    yield f"learned from {candidates} judged candidates in {len(judged)} sets{before}"
     if taste.accuracy is None:
         yield "One set cannot tell whether a taste holds for another: judge more sets"
     else:

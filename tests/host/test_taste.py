@@ -63,6 +63,28 @@ def test_a_taste_learned_from_picks_judges_further_candidates(tasted):
     assert figures == {"accuracy": pytest.approx(int(told[1]) / 100, abs=0.006), "judged": 4}
 
 
+def test_earlier_picks_are_learned_from_too_each_once(host):
+    """Two rounds on other seeds, and the second once more: what is in the dataset already counts once."""
+    dataset = unique("picks")
+
+    def round_(seed):
+        graph = with_taste(with_prompts(judged(candidates=4), PROMPTS[:2], seed), PROMPTS[:1])
+        graph["keep"] = node(
+            "D3POSaveToDataset", trajectory=["sampler", 0], images=["decode", 0], dataset=dataset,
+            annotator="brightness (brighter)")  # fmt: skip
+        for name in ("judge", "taste"):
+            graph[name]["inputs"]["dataset"] = ["keep", 2]
+        graph["judge"]["inputs"] |= {"trajectory": ["keep", 0], "images": ["keep", 1]}
+        entry = host.run(graph)
+        return entry["outputs"]["taste"]["text"][0], [p["source"] for p in found(entry, "look")]
+
+    assert "8 judged candidates in 2 sets\n" in round_(1)[0]
+    text, sources = round_(2)
+    assert "16 judged candidates in 4 sets, 2 of them judged earlier" in text
+    assert sources[:4] == [dataset] * 2 + ["brightness (brighter)"] * 2
+    assert round_(2)[0] == text
+
+
 def test_one_set_is_too_little_for_a_taste_and_training_gets_the_picks_alone(host):
     entry = host.run(with_taste(judged(candidates=4), PROMPTS[:1]))
     assert "One set cannot tell" in entry["outputs"]["taste"]["text"][0]
