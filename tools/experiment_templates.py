@@ -61,6 +61,7 @@ TRAINED = {
     "d3po_picker_loop": ("cat on a blue", "mushroom on a green"),
     "d3po_thumbs": ("house on a green", "cat on a blue"),
     "d3po_objective_loop": ("cat on a blue", "mushroom on a red"),
+    "d3po_taste_loop": ("cat on a blue", "mushroom on a red"),
     "d3po_implicit_judge": ("cat on a blue", "mushroom on a red"),
     "d3po_several_annotators": ("strawberry on a pink", "cat on a blue"),
     "d3po_train_on_pairs": ("cat on a blue", "mushroom on a red"),
@@ -129,8 +130,10 @@ def loop(host, template, artist, run, seed):
         prompt = to_api(load(ROOT / "example_workflows" / f"{template}.json"), host.object_info())
         named_run(prompt, run)
         for node in prompt.values():
-            if node["class_type"] == "D3POPrompts":
-                node["inputs"]["seed"] = 10 * seed + round_
+            if node["class_type"] == "D3POPrompts":  # of two, each has seeds of its own
+                node["inputs"]["seed"] = 1000 * node["inputs"]["seed"] + 10 * seed + round_
+            elif node["class_type"] == "D3POSaveToDataset":
+                node["inputs"]["dataset"] = run
             elif node["class_type"] == "D3POKSampler" and not isinstance(node["inputs"]["seed"], list):
                 node["inputs"]["seed"] += 10 * seed
         outputs = pick(host, prompt, template, artist, 10 * seed + round_)

@@ -7,7 +7,7 @@ brightness is a long way; that each becomes another picture of its prompt is non
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ PICTURES = 12  # sampled with each of both models
 STEPS = 10  # of sampling
 TRIES = 4  # at finding how much has to be pulled back
 ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
+
+T = TypeVar("T")
 
 
 class View(NamedTuple):
@@ -48,8 +50,7 @@ class Pictures:
     def __init__(self, trainer: Trainer, views: Sequence[View], per_pass: int = 4) -> None:
         self.trainer, self.per_pass = trainer, per_pass
         each = max(1, PICTURES // len(views))
-        places = torch.linspace(0, len(views) - 1, min(len(views), PICTURES)).round().long().tolist()
-        self.views = [views[place] for place in places]
+        self.views = spaced(views)
         self.noises = [
             torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i))
             for i, view in enumerate(self.views)
@@ -89,6 +90,12 @@ class Pictures:
             return features(
                 view.candidates, view.plain, adapter.root, self.trainer.device, self.per_pass, latents
             )
+
+
+def spaced(sets: Sequence[T]) -> list[T]:
+    """At most PICTURES of them, evenly apart: those of whose prompts pictures are sampled."""
+    places = torch.linspace(0, len(sets) - 1, min(len(sets), PICTURES)).round().long().tolist()
+    return [sets[place] for place in places]
 
 
 def sampled(denoise: Denoise, candidates: CleanCandidates, noise: Tensor) -> Tensor:

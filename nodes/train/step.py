@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ...d3po_core.runs.files import content_name
 from ...d3po_core.runs.progress import Progress, trained_on
+from ...d3po_core.taste.movement import spaced
 from ...d3po_core.training import monitor
 from ...d3po_core.training.lora_files import to_state_dict
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
@@ -117,7 +118,8 @@ class D3POTrainStep(io.ComfyNode):
         passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], plan.save_every, keep_best=plan.patience > 0)
 
-        views = [host.finished(model, p.candidates) for p in preferences if plan.settings.leash]
+        seen_by_leash = spaced(preferences) if plan.settings.leash else []
+        views = [host.finished(model, p.candidates) for p in seen_by_leash]
         leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_))
         judged, policy = (preferences, held_out), host.policy_name(model)
 

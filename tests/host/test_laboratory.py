@@ -65,32 +65,43 @@ def test_what_hardly_differs_is_a_tie():
     assert set(judgement.pairs) == {(2, 0), (2, 1)}
 
 
-def test_the_least_session_leaves_a_row_and_is_not_run_again(tmp_path):
-    out = tmp_path / "artists.json"
-    code = """
+CODE = """
 import sys
 from d3po_core.taste import movement
-from tools import experiment_artists as experiment
-from tools.lab import session
+from tools import experiment_artists as artists, experiment_sessions as sessions
+from tools.lab import hero, session
 session.STEPS = movement.STEPS = 3
-session.SEEN = session.HELD_OUT = 1
-movement.PICTURES = 4
-arguments = ["--taste", "bright", "--seeds", "1", "--labels", "1", "--smoke", "--out", sys.argv[1]]
-experiment.main(arguments)
+session.SEEN, session.HELD_OUT = 1, 2
+movement.PICTURES, hero.EPOCHS = 4, 3
+out = sys.argv[1]
+rooms = artists.laboratory(out, smoke=True)
+artists.laboratory = sessions.laboratory = lambda *_, **__: rooms
+arguments = ["--taste", "bright", "--seeds", "1", "--smoke", "--out", out]
+artists.main([*arguments, "--labels", "1"])
+artists.main([*arguments, "--labels", "96", "--recipe", "HERO"])
+sessions.main(["--count", "1", "--first", "1", "--smoke", "--out", out])
 def again():
     raise AssertionError("it is there already")
-experiment.Studio = again
-experiment.main(arguments)
+artists.laboratory = lambda *_, **__: again
+artists.main([*arguments, "--labels", "1"])
 """
+
+
+def test_the_least_sessions_leave_rows_and_are_not_run_again(tmp_path):
+    """Of the recommended recipe, of its rival in two rounds, and one that is drawn."""
+    out = tmp_path / "artists.json"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", CODE, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    ((row,),) = json.loads(out.read_text()).values()
+    (row,), rounds, (drawn,) = json.loads(out.read_text()).values()
     assert row["taste"] == "bright" and row["labels"] == 6 and row["answers"] >= 4
     assert row.keys() >= {
         "error", "mode", "method", "seed", "gain", "objects kept", "grounds kept", "spread kept", "KL",
         "seconds",
     }  # fmt: skip
     assert row["method"] == "Diffusion-DPO" and 0 <= row["moved"] <= 0.01
+    assert [r["method"] for r in rounds] == ["DDPO", "DDPO"] and rounds[1]["labels"] == 12
+    assert rounds[1]["updates"] == 8 and rounds[1]["answers"] == 2 * (6 + 2)
+    assert drawn["seed"] == 1 and "1 sessions: mean gain" in done.stdout
     assert done.stdout.count("recommended, bright: gain") == 2

@@ -1,5 +1,6 @@
 """One simulated artist's evenings: rounds of candidates, answers and training, and what they end up with."""
 
+import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from d3po_core.taste.head import best_over_worst, clearest, learned
 from d3po_core.taste.movement import Pictures, View, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
+from d3po_core.training.methods import METHODS
 from d3po_core.training.presets import RECOMMENDED, resolved, sized
 from d3po_core.training.settings import GUIDANCE, RECORDED
 from tools.lab.artists import Artist, chance
@@ -38,21 +40,37 @@ class Plan:
     unjudged    sets a round that nobody looks at, judged by the taste learned from all picks so far
     others      how many further prompts these come from, besides the artist's own
     measured    pictures of each prompt that the LoRA is measured by
+    only_last   whether it is measured after the last round alone
     """
 
     taste: str
     artist: Artist = Artist()
-    prompts: int = 6
-    sets: int = 6
-    candidates: int = 6
+    prompts: int = 12
+    sets: int = 12
+    candidates: int = 4
     rounds: int = 1
     strength: str = RECOMMENDED
     settings: dict = field(default_factory=dict)
     replay: bool = True
     unjudged: int = 24
-    others: int = 18
+    others: int = 12
     measured: int = SEEDS
+    only_last: bool = False
     seed: int = 0
+
+
+def interval(values):
+    """Half of a mean's 95% interval, by Student's t; None for a single value."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def kept(now, base):
+    """How many are right, as a share of the base's own."""
+    return float(now.sum() / max(1, base.sum()))
 
 
 class Measure:
@@ -83,12 +101,14 @@ class Measure:
         now, base = self.look(), self.base
         gains = (now["scores"] - base["scores"]) / self.spread
         seen = np.arange(len(gains)) < SEEN * self.each
+        by_prompt = gains[~seen].reshape(-1, self.each).mean(1)
         return now["images"], {
-            "gain": float(gains[~seen].mean()),
+            "gain": float(by_prompt.mean()),
+            "gain half": interval(by_prompt.tolist()),
             "gain seen": float(gains[seen].mean()),
-            "objects kept": float(now["objects"].sum() / base["objects"].sum()),
-            "objects kept seen": float(now["objects"][seen].sum() / base["objects"][seen].sum()),
-            "grounds kept": float(now["grounds"].sum() / base["grounds"].sum()),
+            "objects kept": kept(now["objects"], base["objects"]),
+            "objects kept seen": kept(now["objects"][seen], base["objects"][seen]),
+            "grounds kept": kept(now["grounds"], base["grounds"]),
             "spread kept": float((now["spread"] / base["spread"]).mean()),
         }
 
@@ -123,32 +143,39 @@ class Evenings:
                 further = self.by_taste(round_, adapter)
                 sets = [*(map(clearest, picks) if further else picks), *further]
                 looked = time.monotonic()
-                trainer.settings, _ = self.settings(len(sets))
-                made = trainer.fit([self.example(p) for p in sets])
-                made[-1] |= self.held(trainer, sets)
+                last = self.learn(trainer, sets)
                 trained = time.monotonic()
                 seconds += trained - began
+                if self.plan.only_last and round_ + 1 < self.plan.rounds:
+                    continue
                 with adapter.acting("trained") if settings.ema else nullcontext():
                     images, figures = self.measure.figures()
-                yield (
-                    images,
-                    {
-                        "round": round_ + 1,
-                        "labels": self.labels,
-                        "answers": self.answers,
-                        "updates": trainer.step,
-                        "KL": made[-1].get(metrics.KL) if made else None,
-                        "moved": made[-1].get(metrics.MOVED),
-                        "left": made[-1]["left"],
-                        "told": self.told,
-                        "shift": made[-1].get(metrics.SHIFT) if made else None,
-                        "winner": made[-1].get(metrics.WINNER) if made else None,
-                        "seconds": seconds,
-                        "seconds sampling": looked - began,
-                        "seconds training": trained - looked,
-                    }
-                    | figures,
-                )
+                row = {
+                    "round": round_ + 1,
+                    "labels": self.labels,
+                    "answers": self.answers,
+                    "updates": trainer.step,
+                    "KL": last.get(metrics.KL),
+                    "moved": last.get(metrics.MOVED),
+                    "left": last.get("left"),
+                    "told": self.told,
+                    "shift": last.get(metrics.SHIFT),
+                    "winner": last.get(metrics.WINNER),
+                    "seconds": seconds,
+                    "seconds sampling": looked - began,
+                    "seconds training": trained - looked,
+                }
+                yield images, row | figures
+
+    def learn(self, trainer, sets):
+        """A round of training: the last update's metrics; {} where there is nothing to learn from."""
+        method = METHODS[trainer.settings.method]
+        sets = [p for p in sets if method.taking_part(p)]
+        if not sets:
+            return {}
+        trainer.settings, _ = self.settings(len(sets))
+        made = trainer.fit([self.example(p) for p in sets])
+        return made[-1] | self.held(trainer, sets)
 
     def candidates(self, round_):
         """The round's new Preferences."""
@@ -156,31 +183,44 @@ class Evenings:
         prompts = [self.trained[(round_ * plan.sets + i) % len(self.trained)] for i in range(plan.sets)]
         seeds = [rng.randrange(2**32) for _ in prompts]
         policy = "base" if round_ == 0 else f"round {round_}"
+        prompts = [caption(*p) for p in prompts]
         recorded = self.studio.record(
-            [caption(*p) for p in prompts], seeds, plan.candidates, STEPS, CFG, policy=policy
+            prompts, seeds, plan.candidates, STEPS, CFG, policy=policy, first=self.first(prompts, rng)
         )
-        new = []
-        for trajectory in recorded:
-            images = self.studio.pictures(trajectory.states[-1])
-            said, answers = plan.artist.judge(TASTES[plan.taste](images), rng)
-            parsed = Judgement.parse(said, plan.candidates)
-            new.append(
-                Preferences(self.as_learned(trajectory), parsed.pairs, "artist", parsed.scores, parsed.liked)
-            )
-            self.labels, self.answers = self.labels + plan.candidates, self.answers + answers
+        new = self.judge(recorded, rng)
         self.judged += new
         return new
+
+    def first(self, prompts, rng):
+        """First noises of each prompt's candidates, [candidates, C, H, W]; None: the same for all of them."""
+        return None
+
+    def judge(self, recorded, rng):
+        """Preferences of recorded sets, as the artist answers."""
+        plan, judged = self.plan, []
+        for trajectory in recorded:
+            said, answers = plan.artist.judge(self.scores(trajectory), rng)
+            parsed = Judgement.parse(said, plan.candidates)
+            of = self.as_learned(trajectory)
+            judged.append(Preferences(of, parsed.pairs, "artist", parsed.scores, parsed.liked))
+            self.labels, self.answers = self.labels + plan.candidates, self.answers + answers
+        return judged
+
+    def scores(self, trajectory):
+        """How much the artist likes each candidate."""
+        return TASTES[self.plan.taste](self.studio.pictures(trajectory.states[-1]))
 
     def by_taste(self, round_, adapter):
         """Further sets, judged as the picks so far were."""
         plan, rng, self.told = self.plan, chance("further", self.plan.seed, round_), None
         pool = [*self.trained, *self.further]
         prompts = [caption(*pool[(round_ * plan.unjudged + i) % len(pool)]) for i in range(plan.unjudged)]
-        if not prompts:
+        judged = [p for p in self.judged if len(set(p.rewards.values())) > 1]
+        if not prompts or not judged:
             return []
         seeds = [rng.randrange(2**32) for _ in prompts]
         with adapter.off():
-            taste = learned([self.seen(p.candidates) for p in self.judged], [p.rewards for p in self.judged])
+            taste = learned([self.seen(p.candidates) for p in judged], [p.rewards for p in judged])
         self.told = taste.accuracy.share if taste.accuracy else None
         if not taste.trusted:
             return []

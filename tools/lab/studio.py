@@ -5,7 +5,6 @@ own; the LoRA is float32. Sampling is the pack's ancestral step without the host
 against the host's own sampler.
 """
 
-import os
 import sys
 from contextlib import contextmanager
 from functools import cache
@@ -49,8 +48,7 @@ class Studio:
     dtype  what the network computes in
     """
 
-    def __init__(self, dtype=torch.bfloat16, threads=None):
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+    def __init__(self, dtype=torch.bfloat16):
         host = comfy()
         cast = host.model_management.unet_manual_cast
         host.model_management.unet_manual_cast = lambda *arguments, **options: None  # compute in dtype itself
@@ -96,13 +94,16 @@ class Studio:
         return comfy().samplers.calculate_sigmas(self.model.model_sampling, scheduler, steps).float()
 
     @torch.no_grad()
-    def record(self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy="base"):
-        """A Trajectory for each prompt and seed, all sampled together; `policy` names the weights as they
-        are."""
+    def record(self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy="base", first=None):
+        """A Trajectory for each prompt and seed, all sampled together.
+
+        policy  names the weights as they are
+        first   noises [candidates, C, H, W] of each prompt to begin with; else its candidates share one
+        """
         kernel, sigmas = Ancestral(eta), self.sigmas(steps)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         first = torch.cat(
-            [torch.randn(1, *LATENT, generator=g).repeat(candidates, 1, 1, 1) for g in generators]
+            first or [torch.randn(1, *LATENT, generator=g).repeat(candidates, 1, 1, 1) for g in generators]
         )
         blank = torch.zeros_like(first)
         x = self.model.model_sampling.noise_scaling(sigmas[:1, None, None, None], first, blank, True)
