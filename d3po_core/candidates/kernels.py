@@ -59,11 +59,7 @@ class Ancestral:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.eta <= 1:
-            raise ValueError(
-                f"eta is {self.eta:g}, but must lie in (0, 1]: at 0 a step is deterministic, and a "
-                "deterministic step has no log-probability to train on"
-            )
+        _require_share("eta", self.eta)
 
     def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """The noise level that the step adds, a 0-d tensor."""
@@ -83,16 +79,146 @@ class Ancestral:
         return x0 + (1 - self.drift(sigma, sigma_next)).to(x0) * (x - x0)
 
     def pull(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
-        """std / |d mean / d epsilon|, a 0-d tensor. Times this, log-ratios give each step an equal gradient.
+        """As `pull_of`."""
+        return pull_of(self, sigma, sigma_next)
 
-        The gradient of a step's log-ratio with respect to the predicted noise is z |d mean / d epsilon| / std
-        with z ~ N(0, I). Over a schedule this factor varies by more than an order of magnitude.
-        """
+
+class _Flow:
+    """A step of a flow model, where x = (1 - sigma) x0 + sigma * noise and the network predicts the velocity
+    (x - x0) / sigma. mean = keep x + drift x0; the step to sigma 0 is x0 itself."""
+
+    def keep(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """d mean / d x, a 0-d tensor, where x0 stays as it is."""
         sigma, sigma_next = _scalars(sigma, sigma_next)
-        return self.std(sigma, sigma_next) / (sigma * self.drift(sigma, sigma_next))
+        return self._keep_and_drift(sigma, sigma_next)[0] if sigma_next > 0 else torch.zeros_like(sigma)
+
+    def drift(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """d mean / d x0, a 0-d tensor."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return self._keep_and_drift(sigma, sigma_next)[1] if sigma_next > 0 else torch.ones_like(sigma)
+
+    def mean(self: "FlowKernel", x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """keep x + drift x0, shaped as x."""
+        x0 = _wide(x0)
+        return self.keep(sigma, sigma_next).to(x0) * x + self.drift(sigma, sigma_next).to(x0) * x0
+
+    def pull(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """As `pull_of`."""
+        return pull_of(self, sigma, sigma_next)
 
 
-KERNELS: dict[str, Callable[..., Kernel]] = {kernel.name: kernel for kernel in (Ancestral,)}
+class FlowKernel(Kernel, Protocol):
+    """What _Flow is made for."""
+
+    def keep(self, sigma: Scalar, sigma_next: Scalar) -> Tensor: ...
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class FlowAncestral(_Flow):
+    """The euler_ancestral step of ComfyUI for flow models: an Euler step to a lower noise level, and noise up
+    again to the next. It keeps the marginal. eta lies in (0, 1]."""
+
+    name: ClassVar[str] = "flow ancestral"
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_share("eta", self.eta)
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """The noise that the step adds, a 0-d tensor."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        down = self._down(sigma, sigma_next)
+        return (sigma_next**2 - (down * (1 - sigma_next) / (1 - down)) ** 2).clamp_min(0).sqrt()
+
+    def _down(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return sigma_next * (1 + (sigma_next / sigma - 1) * self.eta)
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        down = self._down(sigma, sigma_next)
+        scale = (1 - sigma_next) / (1 - down)
+        return scale * down / sigma, scale * (1 - down / sigma)
+
+
+@dataclass(frozen=True)
+class FlowSDE(_Flow):
+    """Flow-GRPO's step (arXiv 2505.05470, eq. 9): Euler-Maruyama of the SDE that has the flow's marginals.
+
+    a       how much noise; 0.7 in the paper's code
+    second  the schedule's second noise level: as in that code it takes sigma's place where sigma is 1 and
+            the noise would be infinite
+
+    The code's last step adds noise that nothing takes off again, and is not trained on. Here it is x0.
+    """
+
+    name: ClassVar[str] = "flow sde"
+    a: float = 0.7
+    second: float = 0.95
+
+    def __post_init__(self) -> None:
+        _require_share("a", self.a)
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """g sqrt(sigma - sigma_next), a 0-d tensor."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return (self._variance_rate(sigma) * (sigma - sigma_next)).sqrt() * (sigma_next > 0)
+
+    def _variance_rate(self, sigma: Tensor) -> Tensor:
+        """g^2"""
+        below_one = sigma if sigma < 1 else torch.full_like(sigma, self.second)
+        return self.a**2 * sigma / (1 - below_one)
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        half, step = self._variance_rate(sigma) / (2 * sigma), sigma_next - sigma
+        velocity = (1 + half * (1 - sigma)) * step
+        return 1 + half * step + velocity / sigma, -velocity / sigma
+
+
+@dataclass(frozen=True)
+class FlowCPS(_Flow):
+    """Coefficients-preserving sampling (arXiv 2509.05952): of the noise that remains, a part is drawn anew.
+    x stays at its noise level in any step. a lies in (0, 1]; 0.8 in the paper's code, and at 1 all noise is
+    new."""
+
+    name: ClassVar[str] = "flow cps"
+    a: float = 0.8
+
+    def __post_init__(self) -> None:
+        _require_share("a", self.a)
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """sigma_next sin(a pi / 2), a 0-d tensor."""
+        (sigma_next,) = _scalars(sigma_next)
+        return sigma_next * math.sin(self.a * math.pi / 2)
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        old = sigma_next * math.cos(self.a * math.pi / 2)
+        return old / sigma, (1 - sigma_next) - old * (1 - sigma) / sigma
+
+
+def pull_of(kernel: Kernel, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+    """std / |d mean / d prediction|, a 0-d tensor. Times this, log-ratios give each step an equal gradient.
+
+    The gradient of a step's log-ratio with respect to what the network predicts, noise or velocity, is
+    z |d mean / d prediction| / std with z ~ N(0, I). Over a schedule this factor varies by more than an order
+    of magnitude.
+    """
+    sigma, sigma_next = _scalars(sigma, sigma_next)
+    return kernel.std(sigma, sigma_next) / (sigma * kernel.drift(sigma, sigma_next).abs())
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(
+            f"{name} is {value:g}, but must lie in (0, 1]: at 0 a step is deterministic, and a deterministic "
+            "step has no log-probability to train on"
+        )
+
+
+KERNELS: dict[str, Callable[..., Kernel]] = {
+    kernel.name: kernel for kernel in (Ancestral, FlowAncestral, FlowSDE, FlowCPS)
+}
 
 
 def described(kernel: Kernel) -> Description:
