@@ -11,8 +11,6 @@ from comfy_api.latest import io
 from . import host
 from .types import CATEGORY, SKIPPED, Trajectories
 
-SAMPLERS = ["euler_ancestral"]
-
 
 class D3POPrompts(io.ComfyNode):
     @classmethod
@@ -101,9 +99,10 @@ def schedule_inputs():
         ),
         io.Combo.Input(
             "sampler_name",
-            options=SAMPLERS,
+            options=host.SAMPLERS,
             tooltip="A sampler that adds noise at every step: only then has a step a probability to "
-            "train on.",
+            "train on. euler_ancestral is ComfyUI's own, for all models. Of flow models only, such as SD3 "
+            "and Flux: flow_sde (Flow-GRPO's steps) and flow_cps (the same with less noise left in images).",
         ),
         io.Combo.Input(
             "scheduler",
@@ -146,9 +145,27 @@ def candidate_inputs():
             step=0.01,
             round=0.001,
             tooltip=(
-                "How much noise each step adds, as in DDIM: 1 is D3PO's setting; at 0 sampling is "
-                "deterministic and cannot be trained on. Lower values make candidates more alike."
+                "How much noise each step adds, of what the sampler's paper adds: 1 is D3PO's setting; at 0 "
+                "sampling is deterministic and cannot be trained on. Lower values make candidates more alike."
             ),
+        ),
+        io.Int.Input(
+            "window_steps",
+            default=0,
+            min=0,
+            max=10000,
+            optional=True,
+            tooltip="How many steps add noise and are recorded; the others follow the model without noise. "
+            "0: all of them. With 2 of 28 a recording is small, and training on it takes two passes.",
+        ),
+        io.Int.Input(
+            "window_start",
+            default=0,
+            min=0,
+            max=10000,
+            optional=True,
+            tooltip="The first step of the window, from 0 on. Early steps decide what is where, late ones "
+            "details. Without window_steps it does nothing.",
         ),
     ]
 
@@ -195,13 +212,13 @@ class D3POKSampler(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, sampler_name):
         name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
-        if name in SAMPLERS:
+        if name in host.SAMPLERS:
             return True
         draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
         kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
         return (
             f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
-            f"Choose {' or '.join(SAMPLERS)}."
+            f"Choose {' or '.join(host.SAMPLERS)}."
         )
 
     @classmethod
@@ -235,13 +252,15 @@ class D3POKSampler(io.ComfyNode):
         denoise,
         candidates,
         eta,
+        window_steps=0,
+        window_start=0,
     ):
-        host.require_epsilon_or_v(model)
         host.require_steps(model)
         host.require_plain(positive, "positive")
         host.require_plain(negative, "negative")
         samples = latent_of(model, latent_image, candidates)
-        sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
+        sigmas = sigmas_of(model, steps, scheduler, denoise)
+        window = window_of(sigmas, window_start, window_steps)
         # the same on every machine, for candidates that are new
         seed = (seed + (model.get_attachment(SKIPPED) or 0)) % 2**64
         lora = model.get_attachment("d3po_lora")
@@ -265,7 +284,7 @@ class D3POKSampler(io.ComfyNode):
             bar.update_absolute(done + step + 1, preview=preview)
 
         trajectory, samples = host.record(
-            model, conditioning, sigmas, eta, candidates, name, settings, callback
+            model, conditioning, sigmas, (sampler_name, eta), window, candidates, name, settings, callback
         )
         out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
         return trajectory, out | {"samples": samples}
@@ -291,10 +310,24 @@ def latent_of(model, latent_image, candidates):
     return samples
 
 
-def sigmas_of(model, steps, sampler_name, scheduler, denoise):
+def window_of(sigmas, start, count):
+    """(first step, steps) of the window that is recorded; None: all."""
+    if not count:
+        return None
+    random = len(sigmas) - 2  # all but the last, which leads to the clean image
+    if start + count > random:
+        raise ValueError(
+            f"window_start, window_steps: of {len(sigmas) - 1} steps the first {random} can add noise, and "
+            f"steps {start} to {start + count - 1} do not lie among them (from 0 on). Begin earlier, or "
+            "record fewer"
+        )
+    return start, count
+
+
+def sigmas_of(model, steps, scheduler, denoise):
     """The noise levels of the host's own schedule, [steps + 1]."""
     sigmas = comfy.samplers.KSampler(
-        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+        model, steps, model.load_device, host.EULER_ANCESTRAL, scheduler, denoise, model.model_options
     ).sigmas
     if len(sigmas) < 3:
         raise ValueError(

@@ -121,7 +121,7 @@ def record_judgements(handle, judgements, tool):
 
 def alike(one, other):
     """Whether two recordings end in the same candidates, as far as that can be told over devices."""
-    one, other = one.states[-1], other.states[-1]
+    one, other = one.finished, other.finished
     return one.shape == other.shape and bool((one - other).norm() <= 0.1 * other.norm())
 
 

@@ -74,6 +74,11 @@ class CleanCandidates:
         """[N, C, H, W] of the candidates."""
         return self.latents.shape
 
+    @property
+    def levels(self) -> Tensor:
+        """sigmas"""
+        return self.sigmas
+
     def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d): the first one as it is, at the noise level halfway."""
         return self.latents[:1], self.sigmas[len(self.sigmas) // 2]

@@ -17,6 +17,7 @@ class Candidates(Protocol):
     count         N
     latent_shape  [N, C, H, W]
     sigmas        [K] float32, the noise levels of what is learned from
+    levels        all noise levels of the sampling that it comes from, or the same
     set_id, model, settings, conditioning  as a Trajectory's
     """
 
@@ -32,6 +33,9 @@ class Candidates(Protocol):
 
     @property
     def latent_shape(self) -> torch.Size: ...
+
+    @property
+    def levels(self) -> Tensor: ...
 
     def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d): something for the denoiser to look at, halfway through the noise

@@ -17,7 +17,11 @@ from torch import Tensor
 from .kernels import Ancestral, Kernel, described, kernel_of
 
 FORMAT = "d3po.trajectory/2"
+WINDOW_FORMAT = "d3po.trajectory/3"  # of some steps of a schedule, and with the finished latents
 FIRST_FORMAT = "d3po.trajectory/1"  # it has the eta of an Ancestral in place of a kernel
+
+PARTS, WINDOW_PARTS = ("states", "denoised", "sigmas"), ("schedule", "final")  # tensors in a file
+IN_STEPS = ("states", "denoised", "final")  # of these, what is read where it is indexed
 
 Index: TypeAlias = int | slice
 
@@ -116,8 +120,11 @@ class Trajectory:
                   "KINDS:OBJECTS". Where it is the reference's name, `denoised` is the reference's x0
     settings      seed, cfg and whatever else describes the sampling; JSON values
     conditioning  whatever the host's denoiser needs besides x and sigma; opaque here and not saved
+    schedule      [K + 1] float32: all noise levels of the sampling, where only a window of its steps was
+                  random and is recorded: sigmas are a part of it. None where they are all of it
+    final         [N, C, H, W] float32: the finished latents of a window. None where they are the last state
 
-    states and denoised are LazyTensors where the trajectory was opened rather than loaded.
+    states, denoised and final are LazyTensors where the trajectory was opened rather than loaded.
     """
 
     recorded: ClassVar[bool] = True
@@ -131,6 +138,8 @@ class Trajectory:
     policy: str
     settings: dict[str, Any] = field(default_factory=dict)
     conditioning: object = None
+    schedule: Tensor | None = None
+    final: Tensor | LazyTensor | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.sigmas) - 1
@@ -143,6 +152,11 @@ class Trajectory:
             raise ValueError(
                 f"states {list(self.states.shape)} and denoised {list(self.denoised.shape)} differ"
             )
+        if (self.schedule is None) != (self.final is None):
+            raise ValueError("a window of steps has both the schedule that it is part of and final latents")
+        if self.final is not None and self.final.shape != self.latent_shape:
+            raise ValueError(f"final latents {list(self.final.shape)} are not {list(self.latent_shape)}")
+        self.first = 0 if self.schedule is None else _place(self.sigmas, self.schedule)
 
     @property
     def count(self) -> int:
@@ -155,6 +169,20 @@ class Trajectory:
         return self.states.shape[1:]
 
     @property
+    def finished(self) -> Tensor:
+        """The latents that sampling ended with, [N, C, H, W]."""
+        return self.states[-1] if self.final is None else self.final[:]
+
+    @property
+    def levels(self) -> Tensor:
+        """All noise levels of the sampling, [K + 1]."""
+        return self.sigmas if self.schedule is None else self.schedule
+
+    def way(self, i: int) -> float:
+        """How far on the way from noise to image step i begins, 0 to 1."""
+        return (self.first + i) / (len(self.levels) - 1)
+
+    @property
     def actions(self) -> list[int]:
         """Indices of the steps that are random, and so have a log-prob (std > 0)."""
         return [
@@ -164,7 +192,7 @@ class Trajectory:
     @cached_property
     def ending(self) -> bytes:
         """Names a recording by what it ended with: one that is read from disk again is known again."""
-        return hashlib.sha256(self.states[-1].cpu().contiguous().numpy().data).digest()
+        return hashlib.sha256(self.finished.cpu().contiguous().numpy().data).digest()
 
     def looked_at(self) -> tuple[Tensor, Tensor]:
         """(x [1, C, H, W], sigma 0-d) of the first candidate, halfway."""
@@ -178,9 +206,10 @@ class Trajectory:
         CRC-32 of each step of states and denoised, of the sigmas, and of the JSON without them ("header").
         Older files can still be read: those without checksums, and those of the first format.
         """
-        tensors = {name: getattr(self, name)[:].contiguous() for name in ("states", "denoised", "sigmas")}
+        held = (*PARTS, *(WINDOW_PARTS if self.final is not None else ()))
+        tensors = {name: getattr(self, name)[:].contiguous() for name in held}
         header = {
-            "format": FORMAT,
+            "format": FORMAT if self.final is None else WINDOW_FORMAT,
             "kernel": described(self.kernel),
             "set_id": self.set_id,
             "model": self.model,
@@ -189,8 +218,10 @@ class Trajectory:
         }
         checksums = {
             "header": _header_checksum(header),
-            "sigmas": checksum(tensors["sigmas"]),
-            **{name: list(map(checksum, tensors[name])) for name in ("states", "denoised")},
+            **{
+                name: list(map(checksum, tensor)) if name in IN_STEPS else checksum(tensor)
+                for name, tensor in tensors.items()
+            },
         }
         save_file(tensors, path, metadata={"d3po": json.dumps(header | {"checksums": checksums})})
 
@@ -202,7 +233,8 @@ class Trajectory:
         are not finite.
         """
         opened = cls.open(path, conditioning)
-        return replace(opened, states=opened.states[:], denoised=opened.denoised[:])
+        final = None if opened.final is None else opened.final[:]
+        return replace(opened, states=opened.states[:], denoised=opened.denoised[:], final=final)
 
     @classmethod
     def open(cls, path: Path, conditioning: object = None) -> "Trajectory":
@@ -213,30 +245,31 @@ class Trajectory:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["d3po"])
-                if header["format"] not in (FORMAT, FIRST_FORMAT):
+                if header["format"] not in (FORMAT, WINDOW_FORMAT, FIRST_FORMAT):
                     raise KeyError(header["format"])
                 for name, kind in {"set_id": str, "model": str, "policy": str, "settings": dict}.items():
                     if not isinstance(header[name], kind):
                         raise ValueError(f"its {name} is {header[name]!r:.80}")
-                checksums, sigmas = header.pop("checksums", {}), file.get_tensor("sigmas").clone()
-                for name, now in (("header", _header_checksum(header)), ("sigmas", checksum(sigmas))):
+                checksums = header.pop("checksums", {})
+                held = (*PARTS, *(WINDOW_PARTS if header["format"] == WINDOW_FORMAT else ()))
+                plain: dict[str, Any] = {
+                    name: file.get_tensor(name).clone() for name in held if name not in IN_STEPS
+                }
+                for name, now in {"header": _header_checksum(header), **_checksums(plain)}.items():
                     if checksums.get(name, now) != now:
                         raise ValueError(f"its {name} is not what was written")
-                lazy = {
+                lazy: dict[str, Any] = {
                     name: _lazy(Path(path), name, file.get_slice(name), checksums.get(name))
-                    for name in ("states", "denoised")
+                    for name in held
+                    if name in IN_STEPS
                 }
-            kernel = kernel_of(header["kernel"]) if header["format"] == FORMAT else Ancestral(header["eta"])
+            is_first = header["format"] == FIRST_FORMAT
             return cls(
-                lazy["states"],
-                lazy["denoised"],
-                sigmas,
-                kernel,
-                header["set_id"],
-                header["model"],
-                header["policy"],
-                header["settings"],
-                conditioning,
+                kernel=Ancestral(header["eta"]) if is_first else kernel_of(header["kernel"]),
+                **{name: header[name] for name in ("set_id", "model", "policy", "settings")},
+                conditioning=conditioning,
+                **lazy,
+                **plain,
             )
         except (
             SafetensorError,
@@ -248,6 +281,18 @@ class Trajectory:
             RecursionError,
         ) as error:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
+
+
+def _place(sigmas: Tensor, schedule: Tensor) -> int:
+    """Where in a schedule a part of it begins."""
+    for first in (schedule == sigmas[0]).nonzero().flatten().tolist():
+        if torch.equal(schedule[first : first + len(sigmas)], sigmas):
+            return int(first)
+    raise ValueError("the steps' noise levels are no part of the schedule")
+
+
+def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: checksum(tensor) for name, tensor in tensors.items()}
 
 
 def _header_checksum(header: Mapping[str, Any]) -> str:

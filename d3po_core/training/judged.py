@@ -159,7 +159,7 @@ def kind_of(candidates: Candidates) -> type[JudgedSet]:
 def window(trajectory: Trajectory, settings: Settings) -> list[int]:
     """Its random steps within the settings' window. Raises ValueError where there is none."""
     start, end, steps = settings.window_start, settings.window_end, len(trajectory.sigmas) - 1
-    inside = [i for i in trajectory.actions if start <= i / steps < end]
+    inside = [i for i in trajectory.actions if start <= trajectory.way(i) < end]
     if not inside:
         raise ValueError(
             f"window_start, window_end: none of the {steps} recorded steps lies between {start:g} and "

@@ -154,7 +154,7 @@ class TrajectoryStep(Term):
         super().__init__(judged, judged.example.denoise, trajectory.sigmas[i])
         self.kernel, self.sigma_next = trajectory.kernel, trajectory.sigmas[i + 1]
         self.std = self.kernel.std(self.sigma, self.sigma_next)
-        self.quarter = 4 - 4 * i // (len(trajectory.sigmas) - 1)
+        self.quarter = 4 - int(4 * trajectory.way(i))
         self.beta, self.clip = settings.beta, settings.clip if self.method.clamps else 0.0
         pull = float(self.kernel.pull(self.sigma, self.sigma_next))
         self.shift_of_kl = pull**2

@@ -4,10 +4,12 @@ inside it."""
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
 from .patches import require_plain, require_repeatable, require_steps
-from .recording import clean_candidates, finished, record, require_epsilon_or_v
+from .recording import EULER_ANCESTRAL, SAMPLERS, clean_candidates, finished, record
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
+    "EULER_ANCESTRAL",
+    "SAMPLERS",
     "EMPTY_NEGATIVE",
     "Conditioning",
     "carry",
@@ -20,7 +22,6 @@ __all__ = [
     "largest_pass",
     "policy_name",
     "record",
-    "require_epsilon_or_v",
     "require_plain",
     "require_repeatable",
     "require_steps",

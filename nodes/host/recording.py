@@ -7,30 +7,61 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy.k_diffusion.sampling import sample_euler_ancestral
+from comfy.k_diffusion.sampling import default_noise_sampler, sample_euler_ancestral, trange
 
 from ...d3po_core.candidates.images import CleanCandidates
-from ...d3po_core.candidates.kernels import Ancestral
+from ...d3po_core.candidates.kernels import Ancestral, FlowAncestral, FlowCPS, FlowSDE
 from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.runs.files import content_name
 from .conditioning import EMPTY_NEGATIVE, conditioning_of
 from .names import fingerprint, policy_name, sampling_name
 from .patches import naming_nodes, steadied
 
+EULER_ANCESTRAL = "euler_ancestral"
+# of flow models: name in the node -> its kernel, of the noise wanted and the schedule
+FLOW_SAMPLERS = {
+    EULER_ANCESTRAL: lambda eta, sigmas: FlowAncestral(eta),
+    "flow_sde": lambda eta, sigmas: FlowSDE(FlowSDE.a * eta, float(sigmas[1])),
+    "flow_cps": lambda eta, sigmas: FlowCPS(FlowCPS.a * eta),
+}
+SAMPLERS = list(FLOW_SAMPLERS)
 
-def record(model, conditioning, sigmas, eta, candidates, name, settings, callback):
-    """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W])."""
-    kernel = Ancestral(eta)
+
+def kernel_for(model, sampler_name, eta, sigmas):
+    """The kernel that a MODEL's steps have under a name of SAMPLERS; eta is a share of the noise that its
+    paper adds. Raises ValueError for a sampler that is not for such a model, or no noise."""
+    if not is_flow(model):
+        if sampler_name != EULER_ANCESTRAL:
+            raise ValueError(
+                f"sampler_name: {sampler_name} is for flow models (such as SD3 and Flux), and this model "
+                f"predicts {prediction_of(model)}; choose {EULER_ANCESTRAL}"
+            )
+        return Ancestral(eta)
+    prediction_of(model)  # which refuses flow models of another kind
+    try:
+        return FLOW_SAMPLERS[sampler_name](eta, sigmas)
+    except ValueError as error:
+        raise ValueError(f"eta: {error}") from error
+
+
+def record(model, conditioning, sigmas, sampler, window, candidates, name, settings, callback):
+    """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W]).
+
+    sampler  (name, eta), as kernel_for has them
+    window   (first step, steps) that are random and recorded, None: all
+    """
+    kernel = kernel_for(model, *sampler, sigmas)
     latent = conditioning.latent_image
     noise = comfy.sample.prepare_noise(latent[:1], conditioning.seed).repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
-    recorder = Recorder()
+    as_host = sampler[0] == EULER_ANCESTRAL and window is None
+    recorder = HostRecorder(sampler[1]) if as_host else Recorder(kernel, window)
     with naming_nodes(model, "the candidates were sampled"):
         samples = comfy.sample.sample_custom(
             steadied(model),
             noise,
             conditioning.cfg,
-            comfy.samplers.KSAMPLER(recorder, {"eta": eta}),
+            comfy.samplers.KSAMPLER(recorder),
             sigmas,
             conditioning.positive,
             conditioning.negative,
@@ -39,27 +70,34 @@ def record(model, conditioning, sigmas, eta, candidates, name, settings, callbac
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=conditioning.seed,
         )
+    first, count = window or (0, len(sigmas) - 1)
     with torch.inference_mode(False):  # a step's gradient may ask for any of these
         states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
         sigmas = sigmas.float().cpu().clone()
+        final = None if window is None else recorder.final.clone()
     trajectory = Trajectory(
         states=states,
         denoised=denoised,
-        sigmas=sigmas,
+        sigmas=sigmas[first : first + count + 1].clone(),
         kernel=kernel,
         set_id=name,
         model=fingerprint(model),
         policy=policy_name(model),
         settings=settings,
         conditioning=conditioning,
+        schedule=None if window is None else sigmas,
+        final=final,
     )
     return trajectory, samples
 
 
-class Recorder:
+class HostRecorder:
     """The host's euler_ancestral, keeping x and the denoised x of every step."""
 
     __name__ = "euler_ancestral, recorded"
+
+    def __init__(self, eta):
+        self.eta = eta
 
     def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
         self.states, self.denoised = [], []
@@ -69,8 +107,39 @@ class Recorder:
             self.denoised.append(step["denoised"].float().cpu())
             callback(step)
 
-        x = sample_euler_ancestral(model, x, sigmas, extra_args, keep, disable, **options)
+        x = sample_euler_ancestral(model, x, sigmas, extra_args, keep, disable, self.eta, **options)
         self.states.append(x.float().cpu())
+        return x
+
+
+class Recorder:
+    """A kernel's steps inside a window, keeping x and the denoised x of these, and steps along the
+    probability-flow ODE outside of it."""
+
+    __name__ = "recorded"
+
+    def __init__(self, kernel, window):
+        self.kernel, self.window = kernel, window
+
+    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
+        self.states, self.denoised, extra_args = [], [], extra_args or {}
+        first, count = self.window or (0, len(sigmas) - 1)
+        noise = default_noise_sampler(x, seed=extra_args.get("seed"))
+        for i in trange(len(sigmas) - 1, disable=disable):
+            sigma, sigma_next = sigmas[i], sigmas[i + 1]
+            x0 = model(x, sigma * x.new_ones([len(x)]), **extra_args)
+            callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": x0})
+            if first <= i < first + count:
+                self.states.append(x.float().cpu())
+                self.denoised.append(x0.float().cpu())
+                std = self.kernel.std(sigma, sigma_next)
+                x = self.kernel.mean(x, x0, sigma, sigma_next)
+                x = x + std.to(x) * noise(sigma, sigma_next) if std > 0 else x
+            else:
+                x = x + (x - x0) / sigma * (sigma_next - sigma)
+            if i == first + count - 1:
+                self.states.append(x.float().cpu())
+        self.final = x.float().cpu()
         return x
 
 
@@ -103,7 +172,7 @@ def finished(model, candidates, recorded_noise=False):
         return candidates
     trajectory = candidates
     return CleanCandidates(
-        trajectory.states[-1],
+        trajectory.finished,
         noise_levels(model),
         prediction_of(model),
         trajectory.set_id,
@@ -122,10 +191,10 @@ def initial_noise(model, trajectory):
     sampling, sigma = model.get_model_object("model_sampling"), trajectory.sigmas[0]
     first, largest = float(sigma), float(sampling.sigma_max)
     full = first > largest or math.isclose(first, largest, rel_tol=1e-5)  # as the host decides it
-    if not full or conditioning_of(trajectory).latent_image.any():
+    if trajectory.first or not full or conditioning_of(trajectory).latent_image.any():
         raise ValueError(
-            "learn_from: some candidates were not sampled from pure noise (denoise 1 on an empty latent)"
-            ", so their noise is not known; choose fresh noise"
+            "learn_from: some candidates were not recorded from pure noise on (denoise 1 on an empty latent, "
+            "and no window that begins later), so their noise is not known; choose fresh noise"
         )
     return trajectory.states[0] / sampling.noise_scaling(
         sigma, torch.ones(()), torch.zeros(()), max_denoise=True
@@ -141,7 +210,7 @@ def prediction_of(model):
     """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model of
     another kind."""
     sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.CONST):
+    if not is_flow(model):
         return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
     if (
         isinstance(sampling, comfy.model_sampling.IMG_TO_IMG_FLOW)
@@ -154,13 +223,8 @@ def prediction_of(model):
     return "flow"
 
 
-def require_epsilon_or_v(model):
-    """Raise ValueError for a model whose steps the ancestral kernel does not describe."""
-    if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
-        raise ValueError(
-            "model: this is a flow model (such as SD3 or Flux); the recording sampler takes epsilon- and "
-            "v-prediction models (such as SD1.5, SD2 and SDXL)"
-        )
+def is_flow(model):
+    return isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
 
 
 # --- training ---

@@ -94,7 +94,7 @@ class Session(comfy.samplers.Sampler):
                 self.guider.inner_model, noise, conds, self.device, latent, None, conditioning.seed
             )
             options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
-            options["transformer_options"]["sample_sigmas"] = candidates.sigmas.to(self.device)
+            options["transformer_options"]["sample_sigmas"] = candidates.levels.to(self.device)
             self.prompts[key] = candidates, (conds, conditioning.cfg, conditioning.seed, options)
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
@@ -185,7 +185,7 @@ def _inside(model, sets, work, shape):
     guider.set_cfg(first.cfg)
     session = Session(work)
     noise = torch.zeros(shape)
-    guider.sample(noise, noise.clone(), session, sets[0].sigmas.clone(), disable_pbar=True, seed=first.seed)
+    guider.sample(noise, noise.clone(), session, sets[0].levels.clone(), disable_pbar=True, seed=first.seed)
     return session.result
 
 

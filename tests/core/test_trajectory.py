@@ -155,7 +155,7 @@ def test_a_file_of_the_first_format_is_read(trajectory, saved):
 def test_steps_of_a_kind_that_is_not_known_are_named(saved):
     rewrite(saved, d3po_header(kernel={"name": "leap", "eta": 0.7}))
     with pytest.raises(
-        ValueError, match="of the kind 'leap', and this version of the pack knows ancestral: update the pack"
+        ValueError, match="of the kind 'leap', and this version of the pack knows ancestral, flow "
     ):
         Trajectory.load(saved)
 

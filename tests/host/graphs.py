@@ -33,6 +33,13 @@ def node(class_type, **inputs):
     return {"class_type": class_type, "inputs": inputs}
 
 
+def says(error, node_type, *parts):
+    """Hold a failure against the node and the words that it should have."""
+    assert error.node_type == node_type
+    for part in parts:
+        assert part in error.message, error.message
+
+
 def probe(kind, source, slot=0):
     """A probe node; never from the cache."""
     return node(f"TestProbe{kind}", value=[source, slot], nonce=str(next(_numbers)))

@@ -15,6 +15,7 @@ from tests.host.graphs import (
     loop,
     node,
     same_tensors,
+    says,
     sized,
     stage,
     stock_image,
@@ -23,7 +24,6 @@ from tests.host.graphs import (
     unique,
     watch,  # fmt: skip
 )
-from tests.host.test_errors_sampling import says
 from tests.host.test_lora_files import COMFYUI, KOHYA, WIDE, loaded
 from tests.host.test_model_untouched import look
 from tests.host.test_runs import LONG, Midway, went_on

@@ -4,19 +4,13 @@ import json
 
 import pytest
 
-from tests.host.graphs import judged, node, picked, probe, recording, with_prompts
+from tests.host.graphs import judged, node, picked, probe, recording, says, with_prompts
 
 
 def failing(graph, **inputs):
     """The graph with a look at the recording, and with inputs of the sampler changed."""
     graph["sampler"]["inputs"] |= inputs
     return graph | {"look": probe("Trajectory", "sampler")}
-
-
-def says(error, node_type, *parts):
-    assert error.node_type == node_type
-    for part in parts:
-        assert part in error.message, error.message
 
 
 # --- the sampler ---
@@ -69,12 +63,6 @@ def test_a_masked_latent_is_refused(failure):
     graph["mask"] = node("SolidMask", value=1.0, width=32, height=32)
     graph["masked"] = node("SetLatentNoiseMask", samples=["empty", 0], mask=["mask", 0])
     says(failure(graph), "D3POKSampler", "latent_image", "mask")
-
-
-def test_a_flow_model_is_refused_by_the_sampler(failure):
-    graph = failing(recording(model=("flow", 0)))
-    graph["flow"] = node("UNETLoader", unet_name="flow.safetensors", weight_dtype="default")
-    says(failure(graph), "D3POKSampler", "model", "flow model")
 
 
 @pytest.mark.parametrize("prompts", ["", " \n \n"])

@@ -4,8 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.host.graphs import judged, loop, node, probe, stage, train_nodes, trained, unique
-from tests.host.test_errors_sampling import says
+from tests.host.graphs import judged, loop, node, probe, says, stage, train_nodes, trained, unique
 
 
 def with_model(graph, file):

@@ -105,7 +105,7 @@ def test_candidates_that_did_not_begin_with_noise_alone_have_none_to_give(failur
         "look": node("TestProbeFinished", value=["sampler", 0], model=["loader", 0]),
     }
     message = failure(prompt).message
-    assert "not sampled from pure noise (denoise 1" in message and "choose fresh noise" in message
+    assert "not recorded from pure noise on (denoise 1" in message and "choose fresh noise" in message
 
 
 def test_each_set_has_its_own_prompt_with_all_that_belongs_to_it(host):

@@ -17,12 +17,12 @@ from tests.host.graphs import (
     node,
     probe,
     recording,
+    says,
     stage,
     train_nodes,
     unique,
     watch,
 )
-from tests.host.test_errors_sampling import says
 
 SHADES = [0.45, 1.0, 0.3, 0.75]  # darkest to brightest: 2, 0, 3, 1
 

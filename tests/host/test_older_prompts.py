@@ -5,8 +5,7 @@ import json
 import pytest
 
 from d3po_core.runs.store import load_run
-from tests.host.graphs import TRAINING, found, judged, loop, node, probe, same_tensors, trained, unique
-from tests.host.test_errors_sampling import says
+from tests.host.graphs import TRAINING, found, judged, loop, node, probe, same_tensors, says, trained, unique
 from tests.host.test_workflows import THUMBS, one, tiny
 from tools.host import ROOT
 from tools.workflow import load

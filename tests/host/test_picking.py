@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tests.host.graphs import choosing, found, picked, probe, train_nodes, with_prompts
-from tests.host.test_errors_sampling import says
+from tests.host.graphs import choosing, found, picked, probe, says, train_nodes, with_prompts
 
 
 def shown(host, graph):

@@ -16,11 +16,11 @@ from tests.host.graphs import (
     loop,
     node,
     probe,
+    says,
     stage,
     trained,
     unique,
 )
-from tests.host.test_errors_sampling import says
 from tests.host.test_runs import with_held_out
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "screenshots"

@@ -15,12 +15,12 @@ from tests.host.graphs import (
     node,
     probe,
     same_tensors,
+    says,
     stage,
     train_nodes,
     unique,
     watch,
 )
-from tests.host.test_errors_sampling import says
 from tools.host import HostError
 
 LONG = dict(epochs=12, learning_rate=1e-3)  # two denoising steps each

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from d3po_core.runs import store
-from tests.host.graphs import judged, loop, node, stage, train_nodes, unique
-from tests.host.test_errors_sampling import says
+from tests.host.graphs import judged, loop, node, says, stage, train_nodes, unique
 from tests.host.test_runs import files, record_of
 
 

@@ -16,12 +16,12 @@ from tests.host.graphs import (
     node,
     picked,
     probe,
+    says,
     stock_image,
     train_nodes,
     trained,
     unique,
 )
-from tests.host.test_errors_sampling import says
 
 
 def test_it_stops_where_the_kl_is_above_the_limit_and_says_so(host):

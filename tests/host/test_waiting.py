@@ -18,10 +18,10 @@ from tests.host.graphs import (
     messages,
     node,
     page,
+    says,
     until,
     watch,
 )
-from tests.host.test_errors_sampling import says
 
 WAITING = dict(when_missing="wait")
 

@@ -102,6 +102,32 @@ class ProbeTrajectory(Probe):
         }
 
 
+class ProbeSteps(Probe):
+    """A recording of any kernel's steps, maybe of a window of them."""
+
+    KIND = "D3PO_TRAJECTORY"
+
+    def look(self, t):
+        steps = [
+            (t.states[i + 1] - t.kernel.mean(t.states[i], t.denoised[i], *t.sigmas[i : i + 2]))
+            / t.kernel.std(*t.sigmas[i : i + 2])
+            for i in t.actions
+        ]
+        noise, first = torch.stack(steps), t.states[0]
+        return {
+            "set_id": t.set_id,
+            "kernel": {"name": t.kernel.name, **vars(t.kernel)},
+            "states": list(t.states.shape),
+            "sigmas": t.sigmas.tolist(),
+            "levels": t.levels.tolist(),
+            "first": t.first,
+            "noise": [noise.mean().item(), noise.std().item(), noise.numel()],
+            "start_shared": all(torch.equal(first[0], x) for x in first),
+            "end_is_denoised": torch.equal(t.finished, t.denoised[-1]),
+            "sha": sha(t.states, t.denoised, t.sigmas, t.finished),
+        }
+
+
 class ProbeFinished(Probe):
     """The finished images of a recording, maybe in a file, and its noise against the host's own noise."""
 
@@ -120,7 +146,7 @@ class ProbeFinished(Probe):
             "first": t.sigmas[0].item(),
             "noise": list(kept.noise.shape),
             "fresh": fresh.noise is None,
-            "same": [torch.equal(kept.latents, t.states[-1]), torch.equal(fresh.latents, t.states[-1])],
+            "same": [torch.equal(kept.latents, t.finished), torch.equal(fresh.latents, t.finished)],
             "named": [getattr(kept, name) == getattr(t, name) for name in ("set_id", "model", "settings")]
             + [kept.conditioning is t.conditioning],
             "off": ((kept.noise - noise).abs().max() / noise.abs().max()).item(),
@@ -334,6 +360,7 @@ NODE_CLASS_MAPPINGS = {
     for cls in (
         ProbeModel,
         ProbeTrajectory,
+        ProbeSteps,
         ProbeFinished,
         ProbePrompts,
         ProbePreferences,
