@@ -6,7 +6,7 @@ further model, and see the latents that the LoRA is trained on.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from ..training.terms import Denoise
 MOST_BLOCKS = 8  # evenly among all, from the first to the last
 CELLS = 4  # a side, of the grid whose means tell where something is
 LEVEL = 1 / 16  # of the noise levels, from the least
+SEES = 0.01  # what a block gives for two images differs by this, of its size, where it sees them
+Outputs: TypeAlias = tuple[Tensor, ...]
 
 
 def features(
@@ -41,14 +43,17 @@ def features(
     sigma = images.sigmas[int(LEVEL * len(images.sigmas))]
     latents = (images.latents[:] if latents is None else latents).to(device)
     noise = torch.randn(1, *latents.shape[1:], generator=generator_of("taste")).to(latents)
-    parts = []
-    with torch.no_grad(), watched(network) as seen:
-        for some in images.noised(latents, sigma, noise).split(per_pass):
-            seen.clear()
-            denoise(some, sigma.to(some).expand(len(some)))
-            parts.append(summaries(seen, len(some)))
-    if not parts[0]:
+    noised = images.noised(latents, sigma, noise)
+
+    def seen(x: Tensor) -> list[Outputs]:
+        with torch.no_grad(), watched(network) as outputs:
+            denoise(x, sigma.to(x).expand(len(x)))
+        return outputs
+
+    places = telling(seen(torch.cat([noised[:1], images.noised(0 * latents[:1], sigma, noise)])))
+    if not places:
         raise ValueError("model: no blocks were found in its network, so there is nothing to see taste by")
+    parts = [summaries(seen(some), places) for some in noised.split(per_pass)]
     made = [torch.cat(of_block) for of_block in zip(*parts)]
     if not all(part.isfinite().all() for part in made):
         raise ValueError("the network overflowed while it looked at the candidates. Run it in bf16 or fp32")
@@ -56,14 +61,16 @@ def features(
 
 
 @contextmanager
-def watched(network: Module) -> Iterator[list[Tensor]]:
-    """Inside the `with`, a list to which the output of each block is added as it is called."""
-    seen: list[Tensor] = []
+def watched(network: Module) -> Iterator[list[Outputs]]:
+    """Inside the `with`, a list to which what each block gives is added as it is called: its maps or
+    tokens."""
+    seen: list[Outputs] = []
 
     def see(module: Module, inputs: Any, output: Any) -> None:
-        output = output[0] if isinstance(output, (tuple, list)) else output  # the image's stream goes first
-        if isinstance(output, Tensor) and output.dim() >= 3:
-            seen.append(output)
+        several = output if isinstance(output, (tuple, list)) else (output,)
+        outputs = tuple(each for each in several if isinstance(each, Tensor) and each.dim() >= 3)
+        if outputs:
+            seen.append(outputs)
 
     hooks = [block.register_forward_hook(see) for block in blocks(network)]
     try:
@@ -71,6 +78,26 @@ def watched(network: Module) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def telling(seen: list[Outputs]) -> list[tuple[int, int]]:
+    """(call, output) of MOST_BLOCKS blocks, of what they give for two different images. Of several streams it
+    is the one that differs most; blocks that see no image, but a text or the time, are left out."""
+    found = []
+    for call, outputs in enumerate(seen):
+        of_images = [i for i, output in enumerate(outputs) if len(output) == 2]
+        changes = [difference(outputs[i]) for i in of_images]
+        if changes and max(changes) > SEES:
+            found.append((call, of_images[changes.index(max(changes))]))
+    places = torch.linspace(0, len(found) - 1, min(MOST_BLOCKS, len(found))).round().long().tolist()
+    return [found[place] for place in places]
+
+
+def difference(two: Tensor) -> float:
+    """How much two outputs [2, ...] differ, by their size; infinitely where they are not finite."""
+    one, other = two.float()
+    change = (one - other).abs().mean() / two.float().abs().mean().clamp(min=1e-30)
+    return float(change) if change.isfinite() else float("inf")
 
 
 def blocks(network: Module) -> list[Module]:
@@ -85,11 +112,9 @@ def _last(element: Module) -> Module:
     return element
 
 
-def summaries(seen: list[Tensor], count: int) -> list[Tensor]:
-    """The parts, [count, F] each, of MOST_BLOCKS outputs [count, ...]; others are left out."""
-    fitting = [output for output in seen if len(output) == count]
-    places = torch.linspace(0, len(fitting) - 1, min(MOST_BLOCKS, len(fitting))).round().long().tolist()
-    return [part.cpu() for place in places for part in summary(fitting[place].float())]
+def summaries(seen: list[Outputs], places: list[tuple[int, int]]) -> list[Tensor]:
+    """The parts, [N, F] each, of these outputs [N, ...]."""
+    return [part.cpu() for call, output in places for part in summary(seen[call][output].float())]
 
 
 def summary(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,4 +128,4 @@ def summary(output: Tensor) -> tuple[Tensor, Tensor]:
         maps = output.mean(2) if output.dim() == 5 else output
         cells = (min(CELLS, maps.shape[2]), min(CELLS, maps.shape[3]))
         grid = torch.nn.functional.adaptive_avg_pool2d(maps, cells)
-    return torch.cat([channels.mean(2), channels.std(2)], 1), grid.flatten(1)
+    return torch.cat([channels.mean(2), channels.std(2, correction=0)], 1), grid.flatten(1)

@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "beta": 100.0,
         "clip": 0.0,
         "weighting": "standardised",
-        "leash": 1.0,
+        "leash": 0.85,
     },
     PAPER: {},
 }

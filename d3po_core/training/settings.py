@@ -379,7 +379,7 @@ class Settings:
         0.0,
         "How far pictures may move from the reference's in what they have in common, in what candidates of a "
         "prompt differ by. A round that went further is pulled back. With fewer than 36 judged candidates it "
-        "is shorter. recommended has 1. 0: as far as they like.",
+        "is shorter. recommended has 0.85. 0: as far as they like.",
         low=0.0,
         high=100.0,
         step=0.05,

@@ -127,7 +127,10 @@ def train_inside(model, sets, work, per_pass=0):
             _own_weights(patcher.model)
         try:
             return _inside(
-                model, sets, lambda session: work(_with_own_adapters(session)), largest_pass(sets, per_pass)
+                model,
+                sets,
+                lambda session: _whatever_is_overwritten(work, _with_own_adapters(session)),
+                largest_pass(sets, per_pass),
             )
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
@@ -135,6 +138,19 @@ def train_inside(model, sets, work, per_pass=0):
                 "they were. Set candidates_per_pass to 1, or lower rank, choose narrower targets, or "
                 "record smaller images"
             ) from error
+
+
+def _whatever_is_overwritten(work, session):
+    """`work(session)`; again from the start where the network writes over what its gradient needs, as those
+    of Flux's kind do: then what is overwritten is copied before. That costs time, so it is not done at
+    once. The first backward pass raises, before anything was learned."""
+    try:
+        return work(session)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        return work(session)
 
 
 def evaluate_inside(model, sets, work, per_pass):

@@ -117,5 +117,5 @@ def test_a_value_that_a_setting_cannot_have_is_refused(name, value, told):
 def test_as_recommended_a_round_is_as_long_with_few_sets_as_with_many(sets, together, draws, epochs):
     settings, step = resolved(sized("recommended", sets))
     assert (settings.sets_per_update, settings.draws_per_set, settings.epochs) == (together, draws, epochs)
-    assert (settings.method, step.learn_from, settings.leash) == ("Diffusion-DPO", NOISED, 1.0)
+    assert (settings.method, step.learn_from, settings.leash) == ("Diffusion-DPO", NOISED, 0.85)
     assert sized("paper", sets) == PRESETS["paper"] == {}

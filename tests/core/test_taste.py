@@ -198,12 +198,42 @@ def test_features_are_by_block_what_is_there_and_where(images):
     net = Net()
     parts = features(images, net, net, per_pass=2)
     assert [part.shape for part in parts] == [(5, 8), (5, 64)] * 6
-    assert net.calls == 3 and not any(block._forward_hooks for block in blocks(net))
+    assert net.calls == 1 + 3 and not any(block._forward_hooks for block in blocks(net))
     for a, b in zip(parts, features(images, net, net, per_pass=5)):
         torch.testing.assert_close(a, b)
     given = features(images, net, net, latents=images.latents[3:])
     for a, b in zip(parts, given):
         torch.testing.assert_close(a[3:], b)
+
+
+class Streams(torch.nn.Module):
+    """Blocks as transformers' are: of a text and the image, in this order; before them one of the text
+    alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_text = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+        self.both = torch.nn.ModuleList([Both(), Both()])
+
+    def forward(self, x, sigma):
+        text = self.of_text[0](torch.ones(len(x), 7, 4))
+        tokens = x.flatten(2).transpose(1, 2)
+        for block in self.both:
+            text, tokens = block(text, tokens)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+class Both(torch.nn.Module):
+    def forward(self, text, tokens):
+        return text + 0.05 * tokens.mean(1, keepdim=True), 1.5 * tokens
+
+
+def test_of_several_streams_the_image_is_looked_at_and_never_a_text_alone(images):
+    net = Streams()
+    parts = features(images, net, net)
+    assert [part.shape for part in parts] == [(5, 8), (5, 64)] * 2
+    ratio = parts[2] / parts[0]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1.5))
 
 
 def test_of_many_blocks_some_are_looked_at(images):
@@ -225,7 +255,7 @@ def test_maps_video_and_tokens_are_summed_up_alike():
     maps = torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     there, where = summary(maps)
     torch.testing.assert_close(there[:, :5], maps.mean((2, 3)))
-    torch.testing.assert_close(there[:, 5:], maps.flatten(2).std(2))
+    torch.testing.assert_close(there[:, 5:], maps.flatten(2).std(2, correction=0))
     torch.testing.assert_close(where.view(3, 5, 4, 4)[:, :, 1, 2], maps[:, :, 2:4, 4:6].mean((2, 3)))
     still = summary(maps[:, :, None].repeat(1, 1, 4, 1, 1))
     torch.testing.assert_close(still[1], where)

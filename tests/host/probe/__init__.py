@@ -19,6 +19,7 @@ from .adapters import AdapterMerge
 from .candidates import Candidates
 from .common import of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
+from .families import Family
 from .files import files
 from .naming import Lora, fingerprints, policies, training
 
@@ -371,6 +372,7 @@ NODE_CLASS_MAPPINGS = {
         TrapModel,
         ForeignLora,
         Candidates,
+        Family,
         AdapterMerge,
         ControlNet,
         ProbeControl,
