@@ -26,7 +26,7 @@ def test_older_templates_train_one_lora_whether_their_settings_are_a_node_or_not
     changes = {
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "EmptyLatentImage": {"width": 32, "height": 32},
-        "D3POTrainStep": {"epochs": 2, "rank": 2, "alpha": 2.0},
+        "D3POTrainStep": {"epochs": 1, "rank": 2, "alpha": 2.0},
         "D3POLoadRun": {"run": old},
         "D3POSaveRun": {"run": old},
     }

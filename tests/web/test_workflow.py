@@ -274,7 +274,7 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
             names = list(prompt.get(str(node["id"]), {"inputs": {}})["inputs"])
             for name, value in {
                 "D3POKSampler": {"steps": 3, "candidates": 2},
-                "D3POTrainStep": {"epochs": 2, "rank": 2},
+                "D3POTrainStep": {"epochs": 1, "rank": 2},
                 "EmptyLatentImage": {"width": 32, "height": 32},
             }.get(node["type"], {}).items():
                 widgets = [n for n in names if not isinstance(prompt[str(node["id"])]["inputs"][n], list)]

@@ -388,12 +388,15 @@ NODE_CLASS_MAPPINGS = {
 gc.freeze()  # what the host has loaded by now stays: its collections need not look at it after each prompt
 
 
-def with_few_pictures(prompt):
-    """Have a leash measured by few pictures, of few steps: all else about it stays as it is."""
+def with_little(prompt):
+    """Have a leash measured by few pictures of few steps, and a recommended update see few sets: all else
+    about them stays as it is."""
     for name, module in list(sys.modules.items()):
         if name.endswith(".d3po_core.taste.movement"):
             module.PICTURES, module.STEPS = 4, 3
+        if name.endswith(".d3po_core.training.presets"):
+            module.SETS = 3
     return prompt
 
 
-PromptServer.instance.add_on_prompt_handler(with_few_pictures)
+PromptServer.instance.add_on_prompt_handler(with_little)
