@@ -13,6 +13,7 @@ from .manage_runs import D3POManageRuns
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
+from .sampling_custom import D3POSamplerCustom
 from .taste import D3POTastePreference
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
@@ -24,6 +25,7 @@ class D3POExtension(ComfyExtension):
         return [
             D3POPrompts,
             D3POKSampler,
+            D3POSamplerCustom,
             D3POPairPreference,
             D3POObjectivePreference,
             D3POTastePreference,

@@ -109,6 +109,11 @@ def keep(store, trajectory, images, prompt, model_name):
             "written over; change the seed, or save to another dataset"
         )
     made = host.conditioning_of(trajectory)
+    if made and made.guider:
+        raise ValueError(
+            f"trajectory: it was sampled with {type(made.guider).__name__}, which a dataset cannot keep. Use "
+            "Basic Guider or CFG Guider, or train on it at once"
+        )
     conditioning = made and {name: getattr(made, name) for name in SHARED}
     try:
         return store.add_set(

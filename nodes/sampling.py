@@ -97,13 +97,7 @@ def schedule_inputs():
             round=0.01,
             tooltip="Guidance scale, used while training as well. D3PO uses 5.",
         ),
-        io.Combo.Input(
-            "sampler_name",
-            options=host.SAMPLERS,
-            tooltip="A sampler that adds noise at every step: only then has a step a probability to "
-            "train on. euler_ancestral is ComfyUI's own, for all models. Of flow models only, such as SD3 "
-            "and Flux: flow_sde (Flow-GRPO's steps) and flow_cps (the same with less noise left in images).",
-        ),
+        sampler_input(),
         io.Combo.Input(
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
@@ -118,17 +112,19 @@ def schedule_inputs():
     ]
 
 
+def sampler_input():
+    return io.Combo.Input(
+        "sampler_name",
+        options=host.SAMPLERS,
+        tooltip="A sampler that adds noise at every step: only then has a step a probability to train on. "
+        "euler_ancestral is ComfyUI's own, for all models. Of flow models only, such as SD3 and Flux: "
+        "flow_sde (Flow-GRPO's steps) and flow_cps (the same with less noise left in images).",
+    )
+
+
 def candidate_inputs():
-    """How the candidates differ from latent_image and from one another."""
+    """How the candidates differ from one another."""
     return [
-        io.Float.Input(
-            "denoise",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Below 1 the candidates keep the structure of latent_image.",
-        ),
         io.Int.Input(
             "candidates",
             default=2,
@@ -170,6 +166,19 @@ def candidate_inputs():
     ]
 
 
+def outputs():
+    return [
+        Trajectories.Output(
+            display_name="trajectory",
+            is_output_list=True,
+            tooltip="The candidates with all their steps: wire to a preference node.",
+        ),
+        io.Latent.Output(
+            display_name="latent", is_output_list=True, tooltip="The candidates: wire to VAE Decode."
+        ),
+    ]
+
+
 class D3POKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -194,52 +203,36 @@ class D3POKSampler(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="An empty latent for its size, or an image to start from."
                 ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 the candidates keep the structure of latent_image.",
+                ),
                 *candidate_inputs(),
             ],
-            outputs=[
-                Trajectories.Output(
-                    display_name="trajectory",
-                    is_output_list=True,
-                    tooltip="The candidates with all their steps: wire to a preference node.",
-                ),
-                io.Latent.Output(
-                    display_name="latent", is_output_list=True, tooltip="The candidates: wire to VAE Decode."
-                ),
-            ],
+            outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
     def validate_inputs(cls, sampler_name):
-        name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
-        if name in host.SAMPLERS:
-            return True
-        draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
-        kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
-        return (
-            f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
-            f"Choose {' or '.join(host.SAMPLERS)}."
-        )
+        return sampler_problem(sampler_name) or True
 
     @classmethod
     def execute(cls, **lists):
-        count = max(len(values) for values in lists.values())
-        sets = [
-            {name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)
-        ]
-        bar = comfy.utils.ProgressBar(sum(s["steps"] for s in sets))
-        results, done = [], 0
-        for index, inputs in enumerate(sets):
-            results.append(cls.sample_set(index, bar, done, **inputs))
-            done += inputs["steps"]
-        return io.NodeOutput([trajectory for trajectory, _ in results], [latent for _, latent in results])
+        sets = every(lists)
+        bar = Bar(sum(s["steps"] for s in sets))
+        results = [cls.sample_set(index, bar, **inputs) for index, inputs in enumerate(sets)]
+        return io.NodeOutput(*map(list, zip(*results)))
 
     @classmethod
     def sample_set(
         cls,
         index,
         bar,
-        done,
         model,
         seed,
         steps,
@@ -255,39 +248,83 @@ class D3POKSampler(io.ComfyNode):
         window_steps=0,
         window_start=0,
     ):
-        host.require_steps(model)
         host.require_plain(positive, "positive")
         host.require_plain(negative, "negative")
-        samples = latent_of(model, latent_image, candidates)
         sigmas = sigmas_of(model, steps, scheduler, denoise)
-        window = window_of(sigmas, window_start, window_steps)
         # the same on every machine, for candidates that are new
         seed = (seed + (model.get_attachment(SKIPPED) or 0)) % 2**64
-        lora = model.get_attachment("d3po_lora")
-        name = host.set_name(cls.hidden.dynprompt, cls.hidden.unique_id, index, seed, lora)
-        conditioning = host.Conditioning(positive, negative, cfg, samples, seed)
         settings = {
-            "seed": seed,
             "steps": steps,
-            "cfg": cfg,
-            "sampler_name": sampler_name,
             "scheduler": scheduler,
             "denoise": denoise,
-            "lora": lora,
-            "sampling": host.sampling_name(model),
             host.EMPTY_NEGATIVE: host.is_empty_text(cls.hidden.dynprompt, cls.hidden.unique_id, "negative"),
         }
+        conditioning = host.Conditioning(
+            positive, negative, cfg, latent_of(model, latent_image, candidates), seed
+        )
+        sampler, window = (sampler_name, eta), window_of(sigmas, window_start, window_steps)
+        return record_set(
+            cls, index, bar, model, conditioning, sigmas, sampler, window, candidates, latent_image, settings
+        )
+
+
+class Bar:
+    """The progress of several sets, with previews."""
+
+    def __init__(self, steps):
+        self.bar, self.done = comfy.utils.ProgressBar(steps), 0
+
+    def over(self, model):
+        """A callback of the host's sampling for the next set."""
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
         def callback(step, x0, x, total_steps):
+            self.done += 1
             preview = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
-            bar.update_absolute(done + step + 1, preview=preview)
+            self.bar.update_absolute(self.done, preview=preview)
 
-        trajectory, samples = host.record(
-            model, conditioning, sigmas, (sampler_name, eta), window, candidates, name, settings, callback
-        )
-        out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
-        return trajectory, out | {"samples": samples}
+        return callback
+
+
+def every(lists):
+    """The inputs of each set, of lists of inputs: of a shorter one the last serves for the rest."""
+    count = max(len(values) for values in lists.values())
+    return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
+
+
+def sampler_problem(sampler_name):
+    """Why a sampler cannot be recorded; "" where it can."""
+    name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
+    if name in host.SAMPLERS:
+        return ""
+    draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
+    kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
+    return (
+        f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
+        f"Choose {' or '.join(host.SAMPLERS)}."
+    )
+
+
+def record_set(
+    node, index, bar, model, conditioning, sigmas, sampler, window, candidates, latent_image, settings
+):
+    """(Trajectory, LATENT) of a set: a recording node's one of this index. sampler and window as host.record
+    has them; `settings` are noted besides those that every recording has."""
+    host.require_steps(model)
+    lora = model.get_attachment("d3po_lora")
+    name = host.set_name(node.hidden.dynprompt, node.hidden.unique_id, index, conditioning.seed, lora)
+    settings |= {
+        "seed": conditioning.seed,
+        "cfg": conditioning.cfg,
+        "sampler_name": sampler[0],
+        "lora": lora,
+        "sampling": host.sampling_name(model),
+    }
+    trajectory, samples = host.record(
+        model, conditioning, sigmas, sampler, window, candidates, name, settings, bar.over(model)
+    )
+    out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
+    return trajectory, out | {"samples": samples}
 
 
 def latent_of(model, latent_image, candidates):

@@ -2,6 +2,7 @@
 
 import math
 
+import comfy.model_management
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
@@ -14,6 +15,7 @@ from ...d3po_core.candidates.kernels import Ancestral, FlowAncestral, FlowCPS, F
 from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.runs.files import content_name
 from .conditioning import EMPTY_NEGATIVE, conditioning_of
+from .guiders import guider_for
 from .names import fingerprint, policy_name, sampling_name
 from .patches import naming_nodes, steadied
 
@@ -52,24 +54,22 @@ def record(model, conditioning, sigmas, sampler, window, candidates, name, setti
     """
     kernel = kernel_for(model, *sampler, sigmas)
     latent = conditioning.latent_image
-    noise = comfy.sample.prepare_noise(latent[:1], conditioning.seed).repeat_interleave(candidates, 0)
+    noise = first_noise(conditioning).repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
     as_host = sampler[0] == EULER_ANCESTRAL and window is None
     recorder = HostRecorder(sampler[1]) if as_host else Recorder(kernel, window)
     with naming_nodes(model, "the candidates were sampled"):
-        samples = comfy.sample.sample_custom(
-            steadied(model),
+        samples = guider_for(steadied(model), conditioning).sample(
             noise,
-            conditioning.cfg,
+            latent,
             comfy.samplers.KSAMPLER(recorder),
             sigmas,
-            conditioning.positive,
-            conditioning.negative,
-            latent,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=conditioning.seed,
         )
+    management = comfy.model_management
+    samples = samples.to(management.intermediate_device(), management.intermediate_dtype())
     first, count = window or (0, len(sigmas) - 1)
     with torch.inference_mode(False):  # a step's gradient may ask for any of these
         states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
@@ -89,6 +89,14 @@ def record(model, conditioning, sigmas, sampler, window, candidates, name, setti
         final=final,
     )
     return trajectory, samples
+
+
+def first_noise(conditioning):
+    """The noise that all candidates begin with, [1, C, H, W]."""
+    latent = conditioning.latent_image[:1]
+    if conditioning.noise is None:
+        return comfy.sample.prepare_noise(latent, conditioning.seed)
+    return conditioning.noise.generate_noise({"samples": latent})
 
 
 class HostRecorder:

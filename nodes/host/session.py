@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -9,10 +10,21 @@ import comfy.samplers
 import torch
 from comfy.weight_adapter.bypass import BypassForwardHook
 
-from .conditioning import EMPTY_NEGATIVE, conditioning_of
+from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
+from .guiders import moved
 from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied
 
 MOST_PROMPTS = 16  # prepared at a time while training
+
+
+class Prompt(NamedTuple):
+    """What a set is denoised under: a guider, its conds, cfg, seed and model options."""
+
+    guider: comfy.samplers.CFGGuider
+    conds: dict
+    cfg: float
+    seed: int
+    options: dict
 
 
 class Session(comfy.samplers.Sampler):
@@ -47,13 +59,16 @@ class Session(comfy.samplers.Sampler):
 
     def denoiser(self, candidates, guidance=None):
         """denoise(x, sigma) -> x0 under the conditioning of a set of candidates; guidance replaces its cfg.
-        Images alone are denoised without guidance where none is given, as in Diffusion-DPO."""
+        Images alone are denoised without guidance where none is given, as in Diffusion-DPO; with AS_RECORDED
+        as they were sampled."""
         if guidance is None and not candidates.recorded:
             guidance = 1.0
 
         def denoise(x, sigma):
-            conds, cfg, seed, options = self._prompt(candidates)
-            return self._denoise(x, sigma, conds, cfg if guidance is None else guidance, seed, options)
+            prompt = self._prompt(candidates)
+            if guidance in (None, AS_RECORDED):
+                return self._denoise(x, sigma, prompt)
+            return self._denoise(x, sigma, prompt._replace(guider=self.guider, cfg=guidance))
 
         return denoise
 
@@ -68,26 +83,23 @@ class Session(comfy.samplers.Sampler):
             return None
 
         def denoise(x, sigma):
-            conds, _, seed, options = self._prompt(candidates)
-            return self._denoise(x, sigma, conds | {"positive": conds["negative"]}, 1.0, seed, options)
+            prompt = self._prompt(candidates)
+            alone = prompt.conds | {"positive": prompt.conds["negative"]}
+            return self._denoise(x, sigma, prompt._replace(guider=self.guider, conds=alone, cfg=1.0))
 
         return denoise
 
-    def _denoise(self, x, sigma, conds, cfg, seed, options):
+    def _denoise(self, x, sigma, prompt):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self.guider.conds, self.guider.cfg = conds, cfg
-        return self.guider(x, sigma, model_options=options, seed=seed).float()
+        prompt.guider.conds, prompt.guider.cfg = prompt.conds, prompt.cfg
+        return prompt.guider(x, sigma, model_options=prompt.options, seed=prompt.seed).float()
 
     def _prompt(self, candidates):
-        """(conds, cfg, seed, model options) of a set, as the host's sampling prepares them. The newest few
-        are kept."""
+        """The Prompt of a set, as the host's sampling prepares it. The newest few are kept."""
         key = id(candidates)
         if key not in self.prompts:
             conditioning = conditioning_of(candidates)
-            conds = {
-                "positive": self._converted(conditioning.positive),
-                "negative": self._converted(conditioning.negative),
-            }
+            conds = {name: self._converted(prompt) for name, prompt in conditioning.prompts.items()}
             noise = torch.zeros(candidates.latent_shape, device=self.device)
             latent = conditioning.latent_image.to(noise).clone()
             conds = comfy.samplers.process_conds(
@@ -95,7 +107,18 @@ class Session(comfy.samplers.Sampler):
             )
             options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
             options["transformer_options"]["sample_sigmas"] = candidates.levels.to(self.device)
-            self.prompts[key] = candidates, (conds, conditioning.cfg, conditioning.seed, options)
+            guider = self.guider
+            if conditioning.guider:
+                guider = moved(
+                    conditioning.guider,
+                    inner_model=self.guider.inner_model,
+                    model_patcher=self.guider.model_patcher,
+                    model_options=self.guider.model_options,
+                )
+            self.prompts[key] = (
+                candidates,
+                Prompt(guider, conds, conditioning.cfg, conditioning.seed, options),
+            )
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
         return self.prompts[key][1]
@@ -118,7 +141,7 @@ def train_inside(model, sets, work, per_pass=0):
     """
     require_steps(model)
     for conditioning in _here(sets):
-        for prompt in (conditioning.positive, conditioning.negative):
+        for prompt in conditioning.prompts.values():
             require_plain(prompt, "preferences: the conditioning of some candidates")
     with torch.inference_mode(False), _in_training(), naming_nodes(model, "a step was trained on"):
         if model.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
@@ -182,9 +205,7 @@ def _here(sets):
 def _beside(model, sets):
     """The host's handles of further models that take part in the network, in patches and in conditioning.
     ControlNets are not among them: no gradient goes through these."""
-    prompts = [
-        prompt for conditioning in _here(sets) for prompt in (conditioning.positive, conditioning.negative)
-    ]
+    prompts = [prompt for conditioning in _here(sets) for prompt in conditioning.prompts.values()]
     boxes = [options["gligen"][1] for prompt in prompts for _, options in prompt if "gligen" in options]
     return [*model.model_patches_models(), *model.get_nested_additional_models(), *boxes]
 
@@ -196,7 +217,12 @@ def _inside(model, sets, work, shape):
     guider = comfy.samplers.CFGGuider(steadied(model))
     guider.set_conds(
         [c for conditioning in here for c in _own(conditioning.positive)],
-        [c for conditioning in here for c in _own(conditioning.negative)],
+        [
+            c
+            for conditioning in here
+            for prompt in (conditioning.negative, *conditioning.further.values())
+            for c in _own(prompt)
+        ],
     )
     guider.set_cfg(first.cfg)
     session = Session(work)

@@ -13,7 +13,7 @@ from ...d3po_core.training.adapter import Adapter
 from ...d3po_core.training.methods import RECORDED
 from ...d3po_core.training.reference import weights_of
 from .. import host
-from ..host.conditioning import conditioning_of
+from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
 from .agreement import require_repeatable, sampled_otherwise
 from .schema import RECORDED_NOISE
@@ -158,8 +158,7 @@ def _held(session, plan, trainer, history, leash):
     if not leash.whole:
         return []
     views = [
-        View(images, session.denoiser(images, conditioning_of(images).cfg), session.denoiser(images))
-        for images in leash.sets
+        View(images, session.denoiser(images, AS_RECORDED), session.denoiser(images)) for images in leash.sets
     ]
     pictures = Pictures(trainer, views, plan.settings.candidates_per_pass or PER_PASS)
     limit = length(leash.whole, leash.labels)

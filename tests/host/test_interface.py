@@ -13,6 +13,7 @@ from tools.host import PACK, ROOT
 NODES = [
     "D3POPrompts",
     "D3POKSampler",
+    "D3POSamplerCustom",
     "D3POPairPreference",
     "D3POObjectivePreference",
     "D3POTrainStep",
@@ -40,6 +41,9 @@ SOCKETS = {
     "VAE",
     "CONDITIONING",
     "LATENT",
+    "NOISE",
+    "GUIDER",
+    "SIGMAS",
     "IMAGE",
     "LORA_MODEL",
     "LOSS_MAP",

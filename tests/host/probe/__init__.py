@@ -15,7 +15,7 @@ import torch
 from comfy.k_diffusion.sampling import get_ancestral_step
 from server import PromptServer
 
-from .adapters import AdapterMerge
+from .adapters import AdapterMerge, ForeignLora
 from .candidates import Candidates
 from .common import of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
@@ -341,19 +341,6 @@ class TrapModel:
         model = model.clone()
         model.set_model_unet_function_wrapper(wrapper)
         return (model,)
-
-
-class ForeignLora:
-    """A LORA_MODEL as other nodes make it: a plain dict."""
-
-    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("LORA_MODEL",), "make"
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {}}
-
-    def make(self):
-        return ({"diffusion_model.out.2.lora_up.weight": torch.zeros(4, 1, 1, 1)},)
 
 
 NODE_CLASS_MAPPINGS = {

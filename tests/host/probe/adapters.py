@@ -52,3 +52,16 @@ class AdapterMerge:
                 [(1.0, patch, 1.0, None, None)], layer.weight.data, path
             )
         return float((merged(x) - after).norm() / (after - before).norm())
+
+
+class ForeignLora:
+    """A LORA_MODEL as other nodes make it: a plain dict."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("LORA_MODEL",), "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        return ({"diffusion_model.out.2.lora_up.weight": torch.zeros(4, 1, 1, 1)},)
