@@ -64,8 +64,8 @@ class D3POTastePreference(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, dataset=None, **_):
-        return dataset and version(None)
+    def fingerprint_inputs(cls, **_):
+        return version(None)  # of all datasets, as the host does not tell which one a wire brings
 
     @classmethod
     def execute(cls, model, preferences, trajectory, dataset=(None,)):

@@ -8,6 +8,7 @@ largest.
     python dev.py bench dataset     a dataset of 10,000 sets: to open, to look over, to train from
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
     python dev.py bench schedules   how the paper's weighting shares the gradient over each schedule's steps
+    python dev.py bench windows     what training on a window of the steps costs, and what it does to learning
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -91,7 +92,7 @@ def speed(host, prompt, repeats):
     sampler, latent = node_of(prompt, "D3POKSampler"), node_of(prompt, "EmptyLatentImage")
     stock = copy.deepcopy(recording)
     stock[sampler]["class_type"] = "KSampler"
-    for name in ("candidates", "eta"):
+    for name in ("candidates", "eta", "window_steps", "window_start"):
         del stock[sampler]["inputs"][name]
     stock[latent]["inputs"]["batch_size"] = SIZES["candidates"]
     stock["end"]["inputs"]["source"] = [sampler, 0]
@@ -170,7 +171,7 @@ def main():
         "what",
         nargs="?",
         default="speed",
-        choices=["speed", "picker", "dataset", "methods", "schedules", "learning"],
+        choices=["speed", "picker", "dataset", "methods", "schedules", "windows", "learning"],
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
@@ -181,7 +182,7 @@ def main():
         "--only", default="", help="methods: only those with this in their name; the others stay as measured"
     )
     parser.add_argument(
-        "--write", action="store_true", help="methods, schedules: put the table into docs/methods.md"
+        "--write", action="store_true", help="methods, schedules, windows: put the table into docs/methods.md"
     )
     arguments = parser.parse_args()
     if arguments.what == "picker":
@@ -200,6 +201,10 @@ def main():
         from tools.bench_schedules import main as share_out
 
         return share_out(arguments.write)
+    if arguments.what == "windows":
+        from tools.bench_windows import main as measure_windows
+
+        return measure_windows(arguments.seeds, arguments.write)
     with Host(make_base(BASE)) as host:
         prompt = on_recorded_steps(to_api(load(WORKFLOW), host.object_info()))
         if arguments.what == "speed":

@@ -94,11 +94,14 @@ class Studio:
         return comfy().samplers.calculate_sigmas(self.model.model_sampling, scheduler, steps).float()
 
     @torch.no_grad()
-    def record(self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy="base", first=None):
+    def record(
+        self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy="base", first=None, window=None
+    ):
         """A Trajectory for each prompt and seed, all sampled together.
 
         policy  names the weights as they are
         first   noises [candidates, C, H, W] of each prompt to begin with; else its candidates share one
+        window  (first step, steps) that are random and recorded; None: all
         """
         kernel, sigmas = Ancestral(eta), self.sigmas(steps)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -107,24 +110,33 @@ class Studio:
         )
         blank = torch.zeros_like(first)
         x = self.model.model_sampling.noise_scaling(sigmas[:1, None, None, None], first, blank, True)
-        states, denoised = [x], []
-        for sigma, following in zip(sigmas[:-1], sigmas[1:]):
+        begin, count = window or (0, steps)
+        states, denoised = [], []
+        for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
             x0 = self._guided(x, sigma, prompts, candidates, cfg)
-            noise = torch.cat([torch.randn(candidates, *LATENT, generator=g) for g in generators])
-            x = kernel.mean(x, x0, sigma, following) + kernel.std(sigma, following).float() * noise
-            states.append(x)
-            denoised.append(x0)
+            if begin <= i < begin + count:
+                noise = torch.cat([torch.randn(candidates, *LATENT, generator=g) for g in generators])
+                states.append(x)
+                denoised.append(x0)
+                x = kernel.mean(x, x0, sigma, following) + kernel.std(sigma, following).float() * noise
+            else:
+                x = x + (x - x0) / sigma * (following - sigma)
+            if i == begin + count - 1:
+                states.append(x)
         states, denoised = (torch.stack(parts).split(candidates, 1) for parts in (states, denoised))
+        final = x.split(candidates)
         return [
             Trajectory(
                 states=states[i].clone(),
                 denoised=denoised[i].clone(),
-                sigmas=sigmas,
+                sigmas=sigmas[begin : begin + count + 1].clone(),
                 kernel=kernel,
                 set_id=f"{prompt} {seed}",
                 model=MODEL,
                 policy=policy,
                 settings={"seed": seed, "cfg": cfg, "prompt": prompt},
+                schedule=window and sigmas,
+                final=window and final[i].clone(),
             )
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
@@ -144,7 +156,7 @@ class Studio:
         if not trajectory.recorded:
             return trajectory
         return CleanCandidates(
-            trajectory.states[-1],
+            trajectory.finished,
             self.levels,
             "epsilon",
             trajectory.set_id,
