@@ -66,7 +66,7 @@ def parsed(arguments):
 def recipe(name, smoke=False):
     """How a Plan differs from the recommended, by a name of RECIPES."""
     own = RECIPES[name]
-    return own | SMOKE | {"settings": own.get("settings", {}) | SMOKE["settings"]} if smoke else own
+    return SMOKE | own | {"settings": own.get("settings", {}) | SMOKE["settings"]} if smoke else own
 
 
 def laboratory(out, smoke=False):
