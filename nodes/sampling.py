@@ -122,6 +122,10 @@ def sampler_input():
     )
 
 
+def latent_input():
+    return io.Latent.Input("latent_image", tooltip="An empty latent for its size, or an image to start from.")
+
+
 def candidate_inputs():
     """How the candidates differ from one another."""
     return [
@@ -179,7 +183,23 @@ def outputs():
     ]
 
 
-class D3POKSampler(io.ComfyNode):
+class RecordingNode(io.ComfyNode):
+    """A node that records one set after the other: a subclass says how many steps one has (`steps_of`) and
+    records it (`sample_set`)."""
+
+    @classmethod
+    def validate_inputs(cls, sampler_name):
+        return sampler_problem(sampler_name) or True
+
+    @classmethod
+    def execute(cls, **lists):
+        sets = every(lists)
+        bar = Bar(sum(map(cls.steps_of, sets)))
+        results = [cls.sample_set(index, bar, **inputs) for index, inputs in enumerate(sets)]
+        return io.NodeOutput(*map(list, zip(*results)))
+
+
+class D3POKSampler(RecordingNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -200,9 +220,7 @@ class D3POKSampler(io.ComfyNode):
                 *schedule_inputs(),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the image."),
-                io.Latent.Input(
-                    "latent_image", tooltip="An empty latent for its size, or an image to start from."
-                ),
+                latent_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -217,16 +235,9 @@ class D3POKSampler(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
-    @classmethod
-    def validate_inputs(cls, sampler_name):
-        return sampler_problem(sampler_name) or True
-
-    @classmethod
-    def execute(cls, **lists):
-        sets = every(lists)
-        bar = Bar(sum(s["steps"] for s in sets))
-        results = [cls.sample_set(index, bar, **inputs) for index, inputs in enumerate(sets)]
-        return io.NodeOutput(*map(list, zip(*results)))
+    @staticmethod
+    def steps_of(inputs):
+        return inputs["steps"]
 
     @classmethod
     def sample_set(

@@ -7,20 +7,19 @@ from comfy_api.latest import io
 from . import host
 from .host.guiders import conditioning_from
 from .sampling import (
-    Bar,
+    RecordingNode,
     candidate_inputs,
-    every,
+    latent_input,
     latent_of,
     outputs,
     record_set,
     sampler_input,
-    sampler_problem,
     window_of,
 )
 from .types import CATEGORY, SKIPPED
 
 
-class D3POSamplerCustom(io.ComfyNode):
+class D3POSamplerCustom(RecordingNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -39,9 +38,7 @@ class D3POSamplerCustom(io.ComfyNode):
                 ),
                 io.Guider.Input("guider", tooltip="From Basic Guider, CFG Guider or Dual CFG Guider."),
                 io.Sigmas.Input("sigmas", tooltip="The noise levels, down to 0."),
-                io.Latent.Input(
-                    "latent_image", tooltip="An empty latent for its size, or an image to start from."
-                ),
+                latent_input(),
                 sampler_input(),
                 *candidate_inputs(),
             ],
@@ -49,16 +46,9 @@ class D3POSamplerCustom(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
-    @classmethod
-    def validate_inputs(cls, sampler_name):
-        return sampler_problem(sampler_name) or True
-
-    @classmethod
-    def execute(cls, **lists):
-        sets = every(lists)
-        bar = Bar(sum(len(s["sigmas"]) - 1 for s in sets))
-        results = [cls.sample_set(index, bar, **inputs) for index, inputs in enumerate(sets)]
-        return io.NodeOutput(*map(list, zip(*results)))
+    @staticmethod
+    def steps_of(inputs):
+        return len(inputs["sigmas"]) - 1
 
     @classmethod
     def sample_set(

@@ -87,20 +87,22 @@ class _Flow:
     """A step of a flow model, where x = (1 - sigma) x0 + sigma * noise and the network predicts the velocity
     (x - x0) / sigma. mean = keep x + drift x0; the step to sigma 0 is x0 itself."""
 
-    def keep(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
-        """d mean / d x, a 0-d tensor, where x0 stays as it is."""
+    def linear(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> tuple[Tensor, Tensor]:
+        """(keep, drift), 0-d tensors: d mean / d x where x0 stays as it is, and d mean / d x0."""
         sigma, sigma_next = _scalars(sigma, sigma_next)
-        return self._keep_and_drift(sigma, sigma_next)[0] if sigma_next > 0 else torch.zeros_like(sigma)
+        if sigma_next > 0:
+            return self._keep_and_drift(sigma, sigma_next)
+        return torch.zeros_like(sigma), torch.ones_like(sigma)
 
     def drift(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """d mean / d x0, a 0-d tensor."""
-        sigma, sigma_next = _scalars(sigma, sigma_next)
-        return self._keep_and_drift(sigma, sigma_next)[1] if sigma_next > 0 else torch.ones_like(sigma)
+        return self.linear(sigma, sigma_next)[1]
 
     def mean(self: "FlowKernel", x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """keep x + drift x0, shaped as x."""
         x0 = _wide(x0)
-        return self.keep(sigma, sigma_next).to(x0) * x + self.drift(sigma, sigma_next).to(x0) * x0
+        keep, drift = self.linear(sigma, sigma_next)
+        return keep.to(x0) * x + drift.to(x0) * x0
 
     def pull(self: "FlowKernel", sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """As `pull_of`."""
@@ -110,7 +112,7 @@ class _Flow:
 class FlowKernel(Kernel, Protocol):
     """What _Flow is made for."""
 
-    def keep(self, sigma: Scalar, sigma_next: Scalar) -> Tensor: ...
+    def linear(self, sigma: Scalar, sigma_next: Scalar) -> tuple[Tensor, Tensor]: ...
 
     def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]: ...
 

@@ -4,9 +4,9 @@ Blocks of a diffusion network know what is in an image and where (arXiv 2112.031
 further model, and see the latents that the LoRA is trained on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ CELLS = 4  # a side, of the grid whose means tell where something is
 LEVEL = 1 / 16  # of the noise levels, from the least
 SEES = 0.01  # what a block gives for two images differs by this, of its size, where it sees them
 Outputs: TypeAlias = tuple[Tensor, ...]
+T = TypeVar("T")
 
 
 def features(
@@ -89,8 +90,13 @@ def telling(seen: list[Outputs]) -> list[tuple[int, int]]:
         changes = [difference(outputs[i]) for i in of_images]
         if changes and max(changes) > SEES:
             found.append((call, of_images[changes.index(max(changes))]))
-    places = torch.linspace(0, len(found) - 1, min(MOST_BLOCKS, len(found))).round().long().tolist()
-    return [found[place] for place in places]
+    return evenly(found, MOST_BLOCKS)
+
+
+def evenly(several: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, from the first to the last, evenly apart."""
+    places = torch.linspace(0, len(several) - 1, min(most, len(several))).round().long().tolist()
+    return [several[place] for place in places]
 
 
 def difference(two: Tensor) -> float:

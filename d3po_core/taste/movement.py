@@ -7,7 +7,7 @@ brightness is a long way; that each becomes another picture of its prompt is non
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +17,13 @@ from ..training.evaluation import TRAINED
 from ..training.loop import Trainer
 from ..training.randomness import forked, generator_of
 from ..training.terms import Denoise
-from .features import features
+from .features import T, evenly, features
 from .head import LEAST_SPREAD
 
 PICTURES = 12  # sampled with each of both models
 STEPS = 10  # of sampling
 TRIES = 4  # at finding how much has to be pulled back
 ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
-
-T = TypeVar("T")
 
 
 class View(NamedTuple):
@@ -94,8 +92,7 @@ class Pictures:
 
 def spaced(sets: Sequence[T]) -> list[T]:
     """At most PICTURES of them, evenly apart: those of whose prompts pictures are sampled."""
-    places = torch.linspace(0, len(sets) - 1, min(len(sets), PICTURES)).round().long().tolist()
-    return [sets[place] for place in places]
+    return evenly(sets, PICTURES)
 
 
 def sampled(denoise: Denoise, candidates: CleanCandidates, noise: Tensor) -> Tensor:

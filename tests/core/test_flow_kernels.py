@@ -73,7 +73,8 @@ def variances(kernel, sigmas, spread):
     for sigma, sigma_next in zip(sigmas, sigmas[1:]):
         own = ((1 - sigma) * spread) ** 2 + sigma**2
         denoiser = spread**2 * (1 - sigma) / own  # x0 of x, as both have mean 0
-        factor = kernel.keep(sigma, sigma_next) + kernel.drift(sigma, sigma_next) * denoiser
+        keep, drift = kernel.linear(sigma, sigma_next)
+        factor = keep + drift * denoiser
         variance = factor**2 * variance + kernel.std(sigma, sigma_next) ** 2
         yield float(variance), float(((1 - sigma_next) * spread) ** 2 + sigma_next**2)
 
