@@ -121,7 +121,14 @@ def test_a_copy_shows_what_its_original_does_and_goes_its_own_way(step):
     )
     copy = TrainStep(step.page, *nodes, step.renderer)
     assert not {copy.node, copy.settings} & {step.node, step.settings}
-    copy.js("(node) => { node.pos = [300, 60]; app.canvas.deselectAll() }")
+    copy.js(
+        """(node, settings) => {
+        node.pos = [300, 60]
+        app.canvas.graph.getNodeById(settings).pos = [720, 60]  // pasted where the mouse is: over the other
+        app.canvas.deselectAll()
+    }""",
+        copy.settings,
+    )
     copy.drawn()
     assert copy.values == step.values and copy.hidden == HIDDEN["DDPO"]
     copy.choose("D3PO")
