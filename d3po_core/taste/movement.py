@@ -17,7 +17,7 @@ from ..training.evaluation import TRAINED
 from ..training.loop import Trainer
 from ..training.randomness import forked, generator_of
 from ..training.terms import Denoise
-from .features import T, evenly, features
+from .features import Eye, T, evenly
 from .head import LEAST_SPREAD
 
 PICTURES = 12  # sampled with each of both models
@@ -49,6 +49,7 @@ class Pictures:
         self.trainer, self.per_pass = trainer, per_pass
         each = max(1, PICTURES // len(views))
         self.views = spaced(views)
+        self.eye = Eye(trainer.adapter.root, trainer.device, per_pass)
         self.noises = [
             torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i))
             for i, view in enumerate(self.views)
@@ -83,11 +84,8 @@ class Pictures:
         return [torch.cat(of_part) for of_part in zip(*by_view)]
 
     def _features(self, view: View, latents: Tensor) -> list[Tensor]:
-        adapter = self.trainer.adapter
-        with adapter.off():
-            return features(
-                view.candidates, view.plain, adapter.root, self.trainer.device, self.per_pass, latents
-            )
+        with self.trainer.adapter.off():
+            return self.eye.features(view.candidates, view.plain, latents)
 
 
 def spaced(sets: Sequence[T]) -> list[T]:

@@ -89,6 +89,19 @@ def test_conditioning_of_every_kind_is_trained_on(host, name):
     assert {name: losses[name] for name in ZERO} == ZERO and losses["gradient_norm"][0] > 0
 
 
+@pytest.mark.parametrize("name", ["ConditioningCombine", "ConditioningSetAreaPercentage"])
+def test_pictures_of_a_prompt_in_regions_are_held_on_the_leash(host, name):
+    graph = trained(**SAMPLING, positive=["rest", 0])
+    graph["other"] = node("CLIPTextEncode", clip=["loader", 1], text="a dog on a blue background")
+    graph["made"] = node(name, **CONDITIONING[name])
+    graph["rest"] = node("ConditioningCombine", conditioning_1=["made", 0], conditioning_2=["other", 0])
+    graph["train"] = node(
+        "D3POTrainStep", model=["loader", 0], preferences=["judge", 0], method="Diffusion-DPO",
+        strength="recommended", epochs=1, rank=2, targets="attention")  # fmt: skip
+    (figures,) = host.run(graph)["outputs"]["train"]["figures"]
+    assert figures["pictures moved"] >= 0
+
+
 def test_hooks_that_change_weights_within_a_step_are_refused(failure, lora):
     graph = trained(**SAMPLING, positive=["hooked", 0])
     graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=0.0)

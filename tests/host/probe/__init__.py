@@ -22,6 +22,7 @@ from .controls import ControlNet, PatchWithModel
 from .families import Family
 from .files import files
 from .naming import Lora, fingerprints, policies, training
+from .shapes import Shapes
 
 
 class Probe:
@@ -360,6 +361,7 @@ NODE_CLASS_MAPPINGS = {
         ForeignLora,
         Candidates,
         Family,
+        Shapes,
         AdapterMerge,
         ControlNet,
         ProbeControl,
