@@ -14,6 +14,7 @@ from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
+from .scores import D3POScorePreference
 from .taste import D3POTastePreference
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
@@ -28,6 +29,7 @@ class D3POExtension(ComfyExtension):
             D3POSamplerCustom,
             D3POPairPreference,
             D3POObjectivePreference,
+            D3POScorePreference,
             D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,
