@@ -16,6 +16,7 @@ NODES = [
     "D3POSamplerCustom",
     "D3POPairPreference",
     "D3POObjectivePreference",
+    "D3POScorePreference",
     "D3POTrainStep",
     "D3POTrainSettings",
     "D3POTastePreference",
