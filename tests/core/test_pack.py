@@ -5,8 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text()
-NEEDED = {"__init__.py", "nodes", "d3po_core", "web", "example_workflows", "pyproject.toml", "requirements.txt",
-          "README.md", "LICENSE", "CHANGELOG.md"}  # fmt: skip
+NEEDED = {
+    "__init__.py", "nodes", "d3po_core", "web", "example_workflows", "pyproject.toml", "requirements.txt",
+    "README.md", "LICENSE", "CHANGELOG.md",
+}  # fmt: skip
 
 
 def lines(name):
