@@ -8,12 +8,14 @@ from d3po_core.training.adapter import target_modules
 # family -> (attention's layers, those of feed-forwards, layers that are neither)
 LAYERS = {
     "SD": (
-        "input_blocks.1.1.transformer_blocks.0.attn1.to_q input_blocks.1.1.transformer_blocks.0.attn2.to_out.0",
+        "input_blocks.1.1.transformer_blocks.0.attn1.to_q "
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_out.0",
         "input_blocks.1.1.transformer_blocks.0.ff.net.0.proj",
         "time_embed.0 input_blocks.1.0.emb_layers.1 input_blocks.1.1.proj_in",
     ),
     "SD3": (
-        "joint_blocks.0.x_block.attn.qkv joint_blocks.0.context_block.attn.proj joint_blocks.0.x_block.attn2.qkv",
+        "joint_blocks.0.x_block.attn.qkv joint_blocks.0.context_block.attn.proj "
+        "joint_blocks.0.x_block.attn2.qkv",
         "joint_blocks.0.x_block.mlp.fc1",
         "t_embedder.mlp.0 y_embedder.mlp.2 context_embedder joint_blocks.0.x_block.adaLN_modulation.1",
     ),
@@ -21,7 +23,8 @@ LAYERS = {
         "double_blocks.0.img_attn.qkv double_blocks.0.txt_attn.proj single_blocks.0.linear1 "
         "single_blocks.0.linear2",
         "double_blocks.0.img_mlp.0",
-        "img_in time_in.in_layer single_blocks.0.modulation.lin double_blocks.0.img_mod.lin final_layer.linear",
+        "img_in time_in.in_layer single_blocks.0.modulation.lin double_blocks.0.img_mod.lin "
+        "final_layer.linear",
     ),
     "Lumina": (
         "layers.0.attention.qkv noise_refiner.0.attention.out",
@@ -36,8 +39,8 @@ LAYERS = {
     "HunyuanVideo": (
         "double_blocks.0.img_attn.qkv single_blocks.0.linear1",
         "double_blocks.0.txt_mlp.2",
-        "txt_in.individual_token_refiner.blocks.0.self_attn.qkv txt_in.individual_token_refiner.blocks.0.mlp.0 "
-        "vector_in.in_layer",
+        "txt_in.individual_token_refiner.blocks.0.self_attn.qkv "
+        "txt_in.individual_token_refiner.blocks.0.mlp.0 vector_in.in_layer",
     ),
     "Wan": (
         "blocks.0.self_attn.q blocks.0.cross_attn.o blocks.0.cross_attn.k_img",
