@@ -16,7 +16,7 @@ from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
 from ..d3po_core.runs.undo import undo_round
-from ..d3po_core.training.lora_files import load_lora, to_state_dict
+from ..d3po_core.training.lora_files import load_lora, to_parts, to_state_dict
 from . import host
 from .lora_files import metadata, remove_lora, write_lora
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
@@ -165,6 +165,17 @@ def file_of(training, rename=None):
     """A LoRA file's tensors of a TrainingState."""
     settings = training.settings
     return to_state_dict(_weights_of(training), settings["alpha"], rename, settings["adapter"])
+
+
+def file_of_parts(training, parts):
+    """The same for a program whose layers are parts of the model's, by path (to_parts)."""
+    settings = training.settings
+    return to_parts(_weights_of(training), settings["alpha"], parts, settings["adapter"])
+
+
+def layers_of(training):
+    """Paths of the layers that a TrainingState's LoRA is on."""
+    return [name.removesuffix(".alpha") for name in file_of(training, str) if name.endswith(".alpha")]
 
 
 def _startable():

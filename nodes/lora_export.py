@@ -5,11 +5,12 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from .library import file_of, training_of
-from .lora_files import kohya_names, metadata, write_lora
+from .library import file_of, file_of_parts, layers_of, training_of
+from .lora_files import metadata, write_lora
+from .lora_names import diffusers_parts, kohya_names, require_names
 from .types import CATEGORY, LoraModel
 
-NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)")
+COMFYUI, KOHYA, DIFFUSERS = NAMINGS = ("ComfyUI", "kohya (A1111, Forge, diffusers)", "diffusers")
 
 
 class D3POSaveLoRA(io.ComfyNode):
@@ -38,9 +39,10 @@ class D3POSaveLoRA(io.ComfyNode):
                 io.Combo.Input(
                     "naming",
                     options=list(NAMINGS),
-                    default=NAMINGS[0],
-                    tooltip="How layers are named in the file. ComfyUI's stock Load LoRA reads both; A1111, "
-                    "Forge and diffusers read kohya's.",
+                    default=COMFYUI,
+                    tooltip="How layers are named in the file. ComfyUI's stock Load LoRA reads all of these. "
+                    "A1111, Forge and kohya's trainers read kohya's; diffusers reads its own, and kohya's of "
+                    "SD1.5, SD2 and SDXL.",
                 ),
             ],
             outputs=[],
@@ -54,15 +56,30 @@ class D3POSaveLoRA(io.ComfyNode):
             return io.NodeOutput(
                 ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]}
             )
-        if naming != NAMINGS[0] and training.settings["adapter"] == "DoRA":
-            raise ValueError(
-                "naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would "
-                "be spoiled. Choose ComfyUI's naming; for other programs train with another adapter"
-            )
-        tensors = dict(lora) if naming == NAMINGS[0] else file_of(training, kohya_names(model))
+        tensors = dict(lora) if naming == COMFYUI else renamed(model, training, naming)
         folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
-        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        write_lora(path, tensors, metadata(training, name))
+        path, described = Path(folder) / f"{name}_{counter:05}_.safetensors", metadata(training, name)
+        if naming == DIFFUSERS:  # which takes B as it is: it has the scale
+            described |= {"ss_network_alpha": described["ss_network_dim"]}
+        write_lora(path, tensors, described)
         return io.NodeOutput(ui={"text": [str(Path(subfolder) / path.name)]})
+
+
+def renamed(model, training, naming):
+    """A LoRA file's tensors for other programs. Raises ValueError for what they would not read, or spoil."""
+    adapter = training.settings["adapter"]
+    if adapter == "DoRA":
+        raise ValueError(
+            "naming: other programs than ComfyUI scale DoRA in ways of their own, so their images would be "
+            "spoiled. Choose ComfyUI's naming; for other programs train with another adapter"
+        )
+    if naming == DIFFUSERS and adapter not in ("LoRA", "rsLoRA"):
+        raise ValueError(
+            f"naming: diffusers does not load {adapter}. Choose another naming; for diffusers train with the "
+            "adapter LoRA or rsLoRA"
+        )
+    names = diffusers_parts(model) if naming == DIFFUSERS else kohya_names(model)
+    require_names(names, layers_of(training), naming)
+    return file_of_parts(training, names) if naming == DIFFUSERS else file_of(training, names.get)

@@ -1,10 +1,8 @@
-"""LoRA files: how other programs name a LoRA's layers, what they look for in its file, and writing it."""
+"""LoRA files: what other programs look for in one, and writing it."""
 
 import json
 from contextlib import suppress
 from datetime import datetime, timezone
-
-import comfy.utils
 
 from ..d3po_core.files import make_folder, replace_whole
 from ..d3po_core.runs import files as run_files
@@ -37,25 +35,6 @@ def remove_lora(path, run):
         _, described = load_lora(path)
         if "d3po" in described and described.get("modelspec.title") == run:
             path.unlink()
-
-
-def kohya_names(model):
-    """path -> "lora_unet_" + the layer's diffusers path with underscores. Raises ValueError for no UNet."""
-    config = model.model.model_config.unet_config
-    if "num_res_blocks" not in config:
-        raise ValueError(
-            "naming: kohya's names are known for SD1.5, SD2 and SDXL only; save with ComfyUI's naming"
-        )
-    diffusers = {
-        theirs.removesuffix(".weight"): name.removesuffix(".weight")
-        for name, theirs in comfy.utils.unet_to_diffusers(config).items()
-        if name.endswith(".weight")
-    }
-
-    def rename(path):
-        return "lora_unet_" + diffusers[path].replace(".", "_")
-
-    return rename
 
 
 def metadata(training, title):

@@ -23,6 +23,10 @@ from .randomness import seed as seed_draws
 ADAPTER = "d3po"
 ADAPTERS = ("LoRA", "rsLoRA", "DoRA", "LoHa", "LoKr")
 TARGETS = ("attention", "attention and feed-forward", "all linear", "all linear and convolutions")
+ATTENTION, FEED_FORWARD = ("attn", "attention"), ("ff", "feed_forward", "mlp")
+# Flux and its like compute both at once in their single blocks, by a layer into them and one out of them
+BOTH = re.compile(r"\bsingle_blocks\.\d+\.linear[12]$")
+EMBEDDER = re.compile(r"embed|\btxt_in\b")  # of time, text or size: some are called an MLP, or have attention
 # a weight's name in LoRA files -> where PEFT keeps that of an adapter, by its name, in a layer
 PARTS = {
     "lora_down.weight": "lora_A.{}.weight",
@@ -45,23 +49,21 @@ def target_modules(root: Module, targets: str = "attention") -> list[str]:
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}, but must be one of: {', '.join(TARGETS)}")
     kinds = (torch.nn.Linear, torch.nn.Conv2d) if targets.endswith("convolutions") else (torch.nn.Linear,)
-    names = {
-        "attention": ("attn", "attention"),
-        "attention and feed-forward": ("attn", "attention", "ff", "mlp"),
-    }
-    wanted = names.get(targets)
+    names = {"attention": ATTENTION, "attention and feed-forward": ATTENTION + FEED_FORWARD}.get(targets)
     paths = [
         path
         for path, layer in root.named_modules()
-        if isinstance(layer, kinds)
-        and (
-            wanted is None
-            or any(part.startswith(wanted) or part.endswith(wanted) for part in path.split("."))
-        )
+        if isinstance(layer, kinds) and (names is None or _in_block(path, names))
     ]
     if not paths:
         raise ValueError(f"this model has no layers that {targets!r} stands for: choose wider LoRA targets")
     return paths
+
+
+def _in_block(path: str, names: tuple[str, ...]) -> bool:
+    """Whether a layer belongs to what begins or ends with one of the names, in a network's blocks."""
+    named = any(part.startswith(names) or part.endswith(names) for part in path.split("."))
+    return (named or bool(BOTH.search(path))) and not EMBEDDER.search(path)
 
 
 def _peft() -> Any:

@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,8 +24,7 @@ def to_state_dict(
     """Adapter weights -> a LoRA file's tensors, which the host merges to what the adapter computes.
 
     rename maps a layer's path to its name in the file; by default "diffusion_model." + path, which the host
-    reads. For SD1.5 A1111, Forge and diffusers read the kohya names, "lora_unet_" + the diffusers path with
-    underscores.
+    reads.
 
     DoRA's W + dW is scaled by dora_scale / |W| in the host and in those that have its code, where the paper
     (and PEFT) divide by |W + dW|.
@@ -41,6 +41,47 @@ def to_state_dict(
         rank = len(weights[f"{path}.lora_down.weight"]) if adapter == "rsLoRA" else 0
         out[f"{rename(path)}.{part}"] = tensor
         out[f"{rename(path)}.alpha"] = torch.tensor(file_alpha(alpha, rank, adapter))
+    return out
+
+
+@dataclass(frozen=True)
+class Part:
+    """What another program has as a layer of its own, of a layer that is fused here (as q, k and v are).
+
+    down, up   the names of its two weights in a file
+    rows       which of our layer's outputs are its own: the first of them, and how many; None for all
+    change     what becomes of those rows, where the other program has them in another order
+    """
+
+    down: str
+    up: str
+    rows: tuple[int, int] | None = None
+    change: Callable[[Tensor], Tensor] | None = None
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Its part of something that has all rows of our layer."""
+        own = rows.narrow(0, *self.rows) if self.rows else rows
+        return self.change(own) if self.change else own
+
+
+def to_parts(
+    weights: Mapping[str, Tensor], alpha: float, parts: Mapping[str, Iterable[Part]], adapter: str = "LoRA"
+) -> dict[str, Tensor]:
+    """LoRA weights -> a file's tensors for a program whose layers are parts of ours, by our layer's path.
+
+    A part's update is its rows of B A: its rows of B, and the same A. There is no alpha: B has the scale.
+    Raises ValueError where a layer's parts are not all of it, each row once.
+    """
+    out = {}
+    for path in sorted({name.removesuffix(".lora_up.weight") for name in weights if "lora_up" in name}):
+        A, B = weights[f"{path}.lora_down.weight"], weights[f"{path}.lora_up.weight"]
+        B = B * (file_alpha(alpha, len(A), adapter) / len(A))
+        rows = torch.arange(len(B))
+        if not torch.equal(torch.cat([part.of(rows) for part in parts[path]]).sort().values, rows):
+            raise ValueError(f"the parts of {path} are not all of its {len(B)} rows, each once")
+        for part in parts[path]:
+            out[part.down] = A.clone()  # files hold no tensor twice
+            out[part.up] = part.of(B)
     return out
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from d3po_core.training.adapter import Adapter
-from d3po_core.training.lora_files import load_lora, save_lora, to_state_dict
+from d3po_core.training.lora_files import Part, load_lora, save_lora, to_parts, to_state_dict
 
 WIDEST = "all linear and convolutions"
 
@@ -51,6 +51,31 @@ def test_merging_the_file_into_the_base_equals_the_adapted_network(toy, tuned, t
     torch.testing.assert_close(merged(x, sigma), net(x, sigma), rtol=1e-10, atol=1e-12)
     assert convolutions == 2
     assert not torch.allclose(net(x, sigma), toy.net(dtype=torch.float64)(x, sigma), rtol=1e-2)
+
+
+def swapped(rows):
+    return torch.cat(rows.chunk(2)[::-1])
+
+
+@pytest.mark.parametrize("adapter, scale", [("LoRA", 3.0 / 2), ("rsLoRA", 3.0 / 2**0.5)])
+def test_the_parts_of_a_layer_have_their_rows_of_its_update(tmp_path, adapter, scale):
+    A, B = torch.randn(2, 5), torch.randn(6, 2)
+    parts = {"qkv": [Part("q.A", "q.B", (0, 2)), Part("k.A", "k.B", (2, 4), swapped)]}
+    file = to_parts({"qkv.lora_down.weight": A, "qkv.lora_up.weight": B}, 3.0, parts, adapter)
+    save_lora(file | {"lora": A}, tmp_path / "lora.safetensors", {})
+    loaded, _ = load_lora(tmp_path / "lora.safetensors")
+    update = scale * B @ A
+    torch.testing.assert_close(loaded["q.B"] @ loaded["q.A"], update[:2])
+    torch.testing.assert_close(loaded["k.B"] @ loaded["k.A"], update[[4, 5, 2, 3]])
+    assert set(file) == {"q.A", "q.B", "k.A", "k.B"}
+
+
+@pytest.mark.parametrize("rows", [[(0, 2)], [(0, 4), (2, 4)], [(2, 4)]])
+def test_parts_that_are_not_all_of_a_layer_once_are_refused(rows):
+    weights = {"qkv.lora_down.weight": torch.ones(2, 5), "qkv.lora_up.weight": torch.ones(6, 2)}
+    parts = {"qkv": [Part(f"{i}.A", f"{i}.B", each) for i, each in enumerate(rows)]}
+    with pytest.raises(ValueError, match="the parts of qkv are not all of its 6 rows, each once"):
+        to_parts(weights, 3.0, parts)
 
 
 def test_save_and_load_keep_tensors_and_metadata(tuned, tmp_path):

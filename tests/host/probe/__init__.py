@@ -5,7 +5,6 @@ Findings are JSON text in the node's ui output. Change `nonce` where a look must
 
 import dataclasses
 import gc
-import json
 import sys
 import tempfile
 
@@ -17,29 +16,13 @@ from server import PromptServer
 
 from .adapters import AdapterMerge, ForeignLora
 from .candidates import Candidates
-from .common import of_pack, sha, text_sha
+from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
 from .families import Family
 from .files import files
+from .loras import ProbeApart, ProbeTargets, SomeLora
 from .naming import Lora, fingerprints, policies, training
 from .shapes import Shapes
-
-
-class Probe:
-    """A node that shows the JSON which `look` returns."""
-
-    CATEGORY, OUTPUT_NODE, RETURN_TYPES, FUNCTION = "test", True, (), "show"
-    KIND, BESIDE = "*", {}  # the value's type, and further inputs of `look`
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {
-            "required": {"value": (cls.KIND,), **cls.BESIDE},
-            "optional": {"nonce": ("STRING", {"default": ""})},
-        }
-
-    def show(self, value, nonce="", **beside):
-        return {"ui": {"text": [json.dumps(self.look(value, **beside))]}}
 
 
 class ProbeModel(Probe):
@@ -369,6 +352,9 @@ NODE_CLASS_MAPPINGS = {
         ProbeFingerprints,
         ProbeTraining,
         ProbeFiles,
+        ProbeTargets,
+        ProbeApart,
+        SomeLora,
         Lora,
         PatchWithModel,
     )

@@ -38,7 +38,7 @@ FAMILIES = {
                                     out_dim=128, hidden_dim=128, n_layers=1), (8, 8)),
     "Lumina 2": ("Lumina2", LUMINA | dict(dim=96, axes_dims=[32] * 3, axes_lens=[300, 512, 512],
                                           rope_theta=10000.0, ffn_dim_multiplier=4.0), (8, 8)),
-    "Z-Image": ("ZImage", LUMINA | dict(dim=256, n_heads=2, n_kv_heads=2, axes_dims=[32, 48, 48],
+    "Z-Image": ("ZImage", LUMINA | dict(dim=384, n_heads=3, n_kv_heads=3, axes_dims=[32, 48, 48],
                                         axes_lens=[1536, 512, 512],
                                         rope_theta=256.0, ffn_dim_multiplier=8 / 3, time_scale=1000.0,
                                         z_image_modulation=True), (8, 8)),
