@@ -22,25 +22,6 @@ def test_eta_zero_is_refused_before_sampling(host, failure):
     assert "it/s]" not in host.log()[began:].split("Traceback")[0], "it sampled first"
 
 
-@pytest.mark.parametrize(
-    "name, why",
-    [
-        ("euler", "is deterministic"),
-        ("dpmpp_2m", "is deterministic"),
-        ("dpmpp_2m_sde", "more than a single Gaussian"),
-    ],
-)
-def test_a_sampler_without_log_probabilities_is_refused(failure, name, why):
-    says(
-        failure(failing(recording(), sampler_name=name)),
-        "D3POKSampler",
-        "sampler_name",
-        name,
-        why,
-        "euler_ancestral",
-    )
-
-
 def test_one_candidate_is_refused(failure):
     says(failure(failing(recording(), candidates=1)), "D3POKSampler", "candidates", "min of 2")
 

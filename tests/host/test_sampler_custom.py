@@ -144,3 +144,9 @@ def test_noise_levels_that_do_not_fall_to_0_are_refused(failure, wrong):
         graph["wrong"] = node("BasicScheduler", model=["loader", 0], scheduler="normal", steps=1, denoise=1.0)
     graph["custom"]["inputs"]["sigmas"] = ["wrong", 0]
     says(failure(graph), "D3POSamplerCustom", "sigmas", "fall from step to step", "end at 0")
+
+
+@pytest.mark.parametrize("guider", ["basic", "dual"])
+def test_cfg_plus_plus_wants_a_guider_with_two_prompts(failure, guider):
+    graph = custom(guider, sampler_name="euler_ancestral_cfg_pp") | {"look": probe("Steps", "custom")}
+    says(failure(graph), "D3POSamplerCustom", "sampler_name", "negative prompt alone", "CFG Guider")
