@@ -6,7 +6,9 @@ import math
 import pytest
 
 from tests.host import test_flow_recording as flow
-from tests.host.graphs import found, judged, node, probe, recording, says, stage, train_nodes
+from tests.host.graphs import found, node, probe, recording, says, stage, train_nodes
+from tests.host.support import refused
+from tests.host.test_families import family, judged
 
 RECORDED = ("euler_ancestral", "flow_sde", "flow_cps", "ddpm", "lcm", "euler_ancestral_cfg_pp")
 CFG_PP = "euler_ancestral_cfg_pp"
@@ -17,12 +19,12 @@ REASONS = {
     "noise between": "draws noise inside a step",
     "earlier steps": "also follows what the model predicted at earlier steps",
 }
-# kind of model -> (its judged recording, the host's further samplers that are recorded there: their kernels)
-KINDS = {
-    "epsilon": (judged, {"ddpm": "ancestral", "lcm": "consistency", CFG_PP: "ancestral"}),
-    "flow": (flow.judged, {"lcm": "flow cps", CFG_PP: "flow ddim"}),
+# family of models -> the host's further samplers that are recorded there, and the kernels of their steps
+KERNELS = {
+    "SDXL": {"ddpm": "ancestral", "lcm": "consistency", CFG_PP: "ancestral"},
+    "Lumina 2": {"lcm": "flow cps", CFG_PP: "flow ddim"},
 }
-EACH = [(kind, name) for kind, (_, samplers) in KINDS.items() for name in samplers]
+EACH = [(name, sampler) for name, samplers in KERNELS.items() for sampler in samplers]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,9 @@ def looked(host):
     return found(host.run(graph), "look")
 
 
+@refused(
+    "every other sampler of *KSampler*", "choose one of the table above, or learn from finished pictures"
+)
 def test_every_other_sampler_of_the_host_is_refused_for_what_its_steps_do(object_info, failure, looked):
     names = object_info["KSampler"]["input"]["required"]["sampler_name"][0]
     for name in names:
@@ -53,34 +58,33 @@ def test_the_hosts_steps_have_the_kernels_means_and_deviations(looked):
         assert mean < 5.5 and std < 5.5, name
 
 
-@pytest.mark.parametrize("kind, name", EACH)
-def test_it_records_what_the_stock_sampler_samples_and_training_begins_there(host, kind, name):
+@pytest.mark.parametrize("name, sampler", EACH)
+def test_it_records_what_the_stock_sampler_samples_and_training_begins_there(host, name, sampler):
     """The latents are the host's bit for bit, for one noise that all candidates begin with. Training's
     denoiser gives each recorded x0, and with it the steps' means."""
-    base, kernel = ("flow", 0) if kind == "flow" else ("loader", 0), KINDS[kind][1][name]
-    graph = KINDS[kind][0](sampler_name=name, seed=11, steps=4, candidates=2, cfg=1.5)
-    sampler = graph["sampler"]["inputs"]
+    nodes, links = family(name)
+    graph = judged(nodes, links, sampler_name=sampler, seed=11, steps=4, cfg=1.5)
+    model = links["model"]
     graph |= {
         "ours": probe("Latent", "sampler", 1),
-        "batch": node("RepeatLatentBatch", samples=sampler["latent_image"], amount=2),
+        "batch": node("RepeatLatentBatch", samples=links["latent_image"], amount=2),
         "noise": node("TestSharedNoise", seed=11),
-        "guider": node("CFGGuider", model=list(base), positive=["positive", 0], negative=["negative", 0],
+        "guider": node("CFGGuider", model=model, positive=links["positive"], negative=links["negative"],
                        cfg=1.5),
-        "select": node("KSamplerSelect", sampler_name=name),
-        "sigmas": node("BasicScheduler", model=list(base), scheduler=sampler["scheduler"], steps=4,
-                       denoise=1.0),
+        "select": node("KSamplerSelect", sampler_name=sampler),
+        "sigmas": node("BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0),
         "stock": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0],
                       sampler=["select", 0], sigmas=["sigmas", 0], latent_image=["batch", 0]),
         "theirs": probe("Latent", "stock"),
-        "replay": node("TestProbeReplay", value=["sampler", 0], model=list(base)),
-        **train_nodes(model=base, epochs=2, learning_rate=3e-3),
+        "replay": node("TestProbeReplay", value=["sampler", 0], model=model),
+        **train_nodes(model=model, epochs=2, learning_rate=3e-3),
         "losses": probe("LossMap", "train", 2),
     }  # fmt: skip
     entry = host.run(graph)
     assert found(entry, "ours") == found(entry, "theirs")
     assert len(set(found(entry, "ours")["candidates"])) == 2
     replay, losses = found(entry, "replay"), found(entry, "losses")
-    assert replay["kernel"] == kernel and replay["apart"] == 0 and replay["last"] < 1e-5
+    assert replay["kernel"] == KERNELS[name][sampler] and replay["apart"] == 0 and replay["last"] < 1e-5
     mean, std, count = replay["noise"]
     assert abs(mean) < 5 / math.sqrt(count) and abs(std - 1) < 5 / math.sqrt(2 * count)
     first = {name: values[0] for name, values in losses.items()}
@@ -92,6 +96,7 @@ def test_it_records_what_the_stock_sampler_samples_and_training_begins_there(hos
 # --- what is refused ---
 
 
+@refused("*ddpm* and *lcm* with another eta than 1", "set it to 1")
 @pytest.mark.parametrize("name", ["ddpm", "lcm"])
 def test_a_sampler_without_eta_has_none(failure, name):
     graph = recording(sampler_name=name, eta=0.5) | {"look": probe("Steps", "sampler")}
@@ -103,6 +108,7 @@ def test_ddpm_is_refused_for_flow_models(failure):
     says(failure(graph), "D3POKSampler", "sampler_name: ddpm", "epsilon and v models", "euler_ancestral")
 
 
+@refused("*euler_ancestral_cfg_pp* in a window", "record all steps")
 def test_cfg_plus_plus_is_refused_in_a_window(failure):
     graph = recording(sampler_name=CFG_PP, window_steps=1) | {"look": probe("Steps", "sampler")}
     says(failure(graph), "D3POKSampler", "window_steps: ", CFG_PP, "set it to 0")

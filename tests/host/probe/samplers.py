@@ -130,6 +130,7 @@ def replayed(t, model):
     )
     return {
         "kernel": t.kernel.name,
+        "predicts": of_pack("host").samplers.prediction_of(model),
         "apart": max((ours - theirs).abs().max().item() for ours, theirs in zip(x0, t.denoised)),
         "last": (t.states[-1] - x0[-1]).abs().max().item(),
         "noise": [noise.mean().item(), noise.std().item(), noise.numel()],
