@@ -117,8 +117,10 @@ def sampler_input():
         "sampler_name",
         options=host.SAMPLERS,
         tooltip="A sampler that adds noise at every step: only then has a step a probability to train on. "
-        "euler_ancestral is ComfyUI's own, for all models. Of flow models only, such as SD3 and Flux: "
-        "flow_sde (Flow-GRPO's steps) and flow_cps (the same with less noise left in images).",
+        "euler_ancestral is ComfyUI's own, for all models, and so are lcm (for LCM, Turbo and Lightning "
+        "models) and euler_ancestral_cfg_pp (CFG++, with a cfg of about 1). ddpm is not for flow models. Of "
+        "flow models only, such as SD3 and Flux: flow_sde (Flow-GRPO's steps) and flow_cps (the same with "
+        "less noise left in images).",
     )
 
 
@@ -146,7 +148,8 @@ def candidate_inputs():
             round=0.001,
             tooltip=(
                 "How much noise each step adds, of what the sampler's paper adds: 1 is D3PO's setting; at 0 "
-                "sampling is deterministic and cannot be trained on. Lower values make candidates more alike."
+                "sampling is deterministic and cannot be trained on. Lower values make candidates more "
+                "alike. ddpm and lcm take 1 alone."
             ),
         ),
         io.Int.Input(
@@ -189,7 +192,8 @@ class RecordingNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, sampler_name):
-        return sampler_problem(sampler_name) or True
+        name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
+        return host.sampler_problem(name) or True
 
     @classmethod
     def execute(cls, **lists):
@@ -301,19 +305,6 @@ def every(lists):
     """The inputs of each set, of lists of inputs: of a shorter one the last serves for the rest."""
     count = max(len(values) for values in lists.values())
     return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
-
-
-def sampler_problem(sampler_name):
-    """Why a sampler cannot be recorded; "" where it can."""
-    name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
-    if name in host.SAMPLERS:
-        return ""
-    draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
-    kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
-    return (
-        f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
-        f"Choose {' or '.join(host.SAMPLERS)}."
-    )
 
 
 def record_set(

@@ -67,16 +67,45 @@ class Ancestral:
         up = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).clamp_min(0).sqrt()
         return torch.minimum(sigma_next, up)
 
+    def kept(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """sigma_down / sigma, a 0-d tensor: the share of the noise in x that is still there afterwards."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return (sigma_next**2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt() / sigma
+
     def drift(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """1 - sigma_down / sigma, a 0-d tensor."""
-        sigma, sigma_next = _scalars(sigma, sigma_next)
-        down = (sigma_next**2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
-        return 1 - down / sigma
+        return 1 - self.kept(sigma, sigma_next)
 
     def mean(self, x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """x0 + (sigma_down / sigma) (x - x0), shaped as x."""
         x0 = _wide(x0)
         return x0 + (1 - self.drift(sigma, sigma_next)).to(x0) * (x - x0)
+
+    def pull(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """As `pull_of`."""
+        return pull_of(self, sigma, sigma_next)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The lcm step for epsilon- and v-prediction: x0, and all noise anew (multistep consistency sampling,
+    Song et al., arXiv 2303.01469, algorithm 1). For flow models it is FlowCPS(1)."""
+
+    name: ClassVar[str] = "consistency"
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """sigma_next, a 0-d tensor."""
+        (sigma_next,) = _scalars(sigma_next)
+        return sigma_next
+
+    def drift(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """1, a 0-d tensor."""
+        (sigma,) = _scalars(sigma)
+        return torch.ones_like(sigma)
+
+    def mean(self, x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """x0, shaped as x."""
+        return _wide(x0)
 
     def pull(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """As `pull_of`."""
@@ -199,6 +228,39 @@ class FlowCPS(_Flow):
         return old / sigma, (1 - sigma_next) - old * (1 - sigma) / sigma
 
 
+@dataclass(frozen=True)
+class FlowDDIM(_Flow):
+    """DDIM(eta) of a flow model: Ancestral in the coordinates x / (1 - sigma), whose noise level is sigma /
+    (1 - sigma). It is the step of ComfyUI's euler_ancestral_cfg_pp. At sigma 1 all noise is new, whatever
+    eta, as there. eta lies in (0, 1]."""
+
+    name: ClassVar[str] = "flow ddim"
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_share("eta", self.eta)
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """The noise that the step adds, a 0-d tensor."""
+        (sigma_next,) = _scalars(sigma_next)
+        step, *levels = self._ancestral(sigma, sigma_next)
+        return (1 - sigma_next) * step.std(*levels)
+
+    def kept(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """The share of the noise in x / (1 - sigma) that is still there afterwards, a 0-d tensor."""
+        step, *levels = self._ancestral(sigma, sigma_next)
+        return step.kept(*levels)
+
+    def _ancestral(self, sigma: Scalar, sigma_next: Scalar) -> tuple[Ancestral, Tensor, Tensor]:
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return Ancestral(1.0 if sigma == 1 else self.eta), sigma / (1 - sigma), sigma_next / (1 - sigma_next)
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self.kept(sigma, sigma_next)
+        keep = torch.zeros_like(kept) if kept == 0 else kept * (1 - sigma_next) / (1 - sigma)
+        return keep, (1 - sigma_next) * (1 - kept)
+
+
 def pull_of(kernel: Kernel, sigma: Scalar, sigma_next: Scalar) -> Tensor:
     """std / |d mean / d prediction|, a 0-d tensor. Times this, log-ratios give each step an equal gradient.
 
@@ -219,7 +281,7 @@ def _require_share(name: str, value: float) -> None:
 
 
 KERNELS: dict[str, Callable[..., Kernel]] = {
-    kernel.name: kernel for kernel in (Ancestral, FlowAncestral, FlowSDE, FlowCPS)
+    kernel.name: kernel for kernel in (Ancestral, FlowAncestral, Consistency, FlowDDIM, FlowSDE, FlowCPS)
 }
 
 

@@ -4,7 +4,8 @@ inside it."""
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
 from .patches import require_plain, require_repeatable, require_steps
-from .recording import EULER_ANCESTRAL, SAMPLERS, clean_candidates, finished, record
+from .recording import clean_candidates, finished, record
+from .samplers import EULER_ANCESTRAL, SAMPLERS, sampler_problem
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "require_plain",
     "require_repeatable",
     "require_steps",
+    "sampler_problem",
     "sampling_name",
     "set_name",
     "texts_above",

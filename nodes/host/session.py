@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
@@ -13,18 +14,21 @@ from comfy.weight_adapter.bypass import BypassForwardHook
 from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
 from .guiders import moved
 from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied
+from .samplers import CFG_PP, as_guidance
 
 MOST_PROMPTS = 16  # prepared at a time while training
 
 
 class Prompt(NamedTuple):
-    """What a set is denoised under: a guider, its conds, cfg, seed and model options."""
+    """What a set is denoised under: a guider, its conds, cfg, seed and model options; and the options that it
+    was sampled under, which may be others."""
 
     guider: comfy.samplers.CFGGuider
     conds: dict
     cfg: float
     seed: int
     options: dict
+    sampled: dict
 
 
 class Session(comfy.samplers.Sampler):
@@ -67,7 +71,7 @@ class Session(comfy.samplers.Sampler):
         def denoise(x, sigma):
             prompt = self._prompt(candidates)
             if guidance in (None, AS_RECORDED):
-                return self._denoise(x, sigma, prompt)
+                return self._denoise(x, sigma, prompt._replace(options=prompt.sampled))
             return self._denoise(x, sigma, prompt._replace(guider=self.guider, cfg=guidance))
 
         return denoise
@@ -117,7 +121,9 @@ class Session(comfy.samplers.Sampler):
                 )
             self.prompts[key] = (
                 candidates,
-                Prompt(guider, conds, conditioning.cfg, conditioning.seed, options),
+                Prompt(
+                    guider, conds, conditioning.cfg, conditioning.seed, options, _sampled(options, candidates)
+                ),
             )
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
@@ -130,6 +136,15 @@ class Session(comfy.samplers.Sampler):
             if "control" in cond:  # one that both sides share stays one, so that the host takes them together
                 cond["control"] = self.controls.setdefault(id(cond["control"]), Frozen(cond["control"]))
         return conds
+
+
+def _sampled(options, candidates):
+    """The model options that candidates were sampled under; images alone have none besides the model's."""
+    if not candidates.recorded or candidates.settings.get("sampler_name") != CFG_PP:
+        return options
+    return comfy.model_patcher.set_model_options_post_cfg_function(
+        options.copy(), as_guidance(candidates.kernel, candidates.levels), disable_cfg1_optimization=True
+    )
 
 
 def train_inside(model, sets, work, per_pass=0):

@@ -22,6 +22,7 @@ from .families import Family
 from .files import files
 from .loras import ProbeApart, ProbeTargets, SomeLora
 from .naming import Lora, fingerprints, policies, training
+from .samplers import SharedNoise, replayed, ways
 from .shapes import Shapes
 
 
@@ -221,6 +222,18 @@ class ProbeFiles(Probe):
         return files(of_pack("host").set_name)
 
 
+class ProbeSamplers(Probe):
+    def look(self, value):
+        return ways()
+
+
+class ProbeReplay(Probe):
+    KIND, BESIDE = "D3PO_TRAJECTORY", {"model": ("MODEL",)}
+
+    def look(self, t, model):
+        return replayed(t, model)
+
+
 class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
@@ -251,28 +264,6 @@ class ProbeLossMap(Probe):
 
     def look(self, losses):
         return losses
-
-
-class SharedNoise:
-    """A NOISE for the host's own custom sampling: one noise for the whole batch."""
-
-    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("NOISE",), "make"
-
-    class Noise:
-        def __init__(self, seed):
-            self.seed = seed
-
-        def generate_noise(self, latent):
-            samples = latent["samples"]
-            one = torch.randn(samples[:1].shape, generator=torch.manual_seed(self.seed), device="cpu")
-            return one.repeat_interleave(len(samples), 0)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0, "max": 2**64 - 1})}}
-
-    def make(self, seed):
-        return (self.Noise(seed),)
 
 
 class SpoilTrajectory:
@@ -334,6 +325,8 @@ NODE_CLASS_MAPPINGS = {
         ProbeTrajectory,
         ProbeSteps,
         ProbeFinished,
+        ProbeSamplers,
+        ProbeReplay,
         ProbePrompts,
         ProbePreferences,
         ProbeLatent,

@@ -23,9 +23,12 @@ UNET = dict(
 LUMINA = dict(
     image_model="lumina2", patch_size=2, in_channels=16, cap_feat_dim=TEXT, n_layers=1, n_refiner_layers=1,
     qk_norm=True, n_heads=1, n_kv_heads=1)  # fmt: skip
+# a weight by which the host tells the SD2 that predicts v from the one that predicts epsilon
+TOLD = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 8)}
 # name -> (class, configuration of its network, latent's shape without channels)
 FAMILIES = {
     "SD2": ("SD20", UNET, (8, 8)),
+    "SD2 inpainting": ("SD20", UNET | dict(in_channels=9), (8, 8)),
     "SDXL": ("SDXL", UNET | dict(adm_in_channels=6 * 256 + POOLED, num_classes="sequential"), (8, 8)),
     "Flux": ("Flux", DIT | dict(image_model="flux", vec_in_dim=POOLED, guidance_embed=True, yak_mlp=False,
                                 txt_norm=False), (8, 8)),
@@ -63,7 +66,7 @@ def model_of(name):
     family.unet_config = dict(config)
     family.set_inference_dtype(torch.float32, None)
     with torch.inference_mode(False):
-        model = family.get_model({}, "", device="cpu")
+        model = family.get_model(TOLD, "", device="cpu")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for path, weight in model.diffusion_model.named_parameters():
