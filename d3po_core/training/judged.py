@@ -62,7 +62,8 @@ class JudgedSet(ABC):
         self.method, self.settings = method, settings
         self.reference, self.sampler, self.device = reference, sampler, reference.device
         mask = self.candidates.mask
-        self.mask = None if mask is None else mask.to(self.device)
+        # a copy, as gradients ask for it, which take none that was made in inference mode
+        self.mask = None if mask is None else mask.to(self.device).clone()
         members = method.taking_part(self.preferences)
         place = {member: i for i, member in enumerate(members)}
         given = () if method.of == LIKED else self.preferences.pairs
