@@ -125,7 +125,11 @@ def sampler_input():
 
 
 def latent_input():
-    return io.Latent.Input("latent_image", tooltip="An empty latent for its size, or an image to start from.")
+    return io.Latent.Input(
+        "latent_image",
+        tooltip="An empty latent for its size, or an image to start from. With a mask (Set Latent Noise "
+        "Mask) candidates differ inside of it alone, and training learns from that part.",
+    )
 
 
 def candidate_inputs():
@@ -313,7 +317,7 @@ def record_set(
     """(Trajectory, LATENT) of a set: a recording node's one of this index. sampler and window as host.record
     has them; `settings` are noted besides those that every recording has."""
     host.require_steps(model)
-    lora = model.get_attachment("d3po_lora")
+    mask, lora = mask_in(latent_image, conditioning.latent_image), model.get_attachment("d3po_lora")
     name = host.set_name(node.hidden.dynprompt, node.hidden.unique_id, index, conditioning.seed, lora)
     settings |= {
         "seed": conditioning.seed,
@@ -323,7 +327,7 @@ def record_set(
         "sampling": host.sampling_name(model),
     }
     trajectory, samples = host.record(
-        model, conditioning, sigmas, sampler, window, candidates, name, settings, bar.over(model)
+        model, conditioning, sigmas, sampler, window, mask, candidates, name, settings, bar.over(model)
     )
     out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
     return trajectory, out | {"samples": samples}
@@ -331,10 +335,6 @@ def record_set(
 
 def latent_of(model, latent_image, candidates):
     """The latents to begin from, with the model's channels, [1 or N, C, H, W]."""
-    if "noise_mask" in latent_image:
-        raise ValueError(
-            "latent_image: it carries a mask; recording works on the whole image, so remove the mask"
-        )
     samples = comfy.sample.fix_empty_latent_channels(
         model,
         latent_image["samples"],
@@ -347,6 +347,19 @@ def latent_of(model, latent_image, candidates):
             "candidates to make with 'candidates'"
         )
     return samples
+
+
+def mask_in(latent_image, samples):
+    """A LATENT's mask, [1, C, H, W], of what is sampled of its samples [1 or N, C, H, W]; None without
+    one."""
+    if "noise_mask" not in latent_image:
+        return None
+    if len(samples) > 1:
+        raise ValueError(
+            f"latent_image: it holds {len(samples)} latents and a mask; with a mask give it one, which all "
+            "candidates keep outside of the mask"
+        )
+    return host.mask_of(latent_image["noise_mask"], samples.shape, "latent_image")
 
 
 def window_of(sigmas, start, count):

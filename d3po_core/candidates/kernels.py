@@ -18,9 +18,13 @@ Scalar: TypeAlias = Tensor | float
 Description: TypeAlias = Mapping[str, Any]  # JSON: {"name": a kernel's name, parameter: number, ...}
 
 
-def per_candidate_mean(values: Tensor) -> Tensor:
-    """Mean over every axis but the first: [N, ...] -> [N]."""
-    return values.flatten(1).mean(1)
+def per_candidate_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over every axis but the first, weighted by a mask [1, ...] where there is one: [N, ...] -> [N]."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    mask = mask.to(values)
+    # sum(mask values) / sum(mask), and with a mask of ones the plain mean to the bit
+    return (mask * values).flatten(1).mean(1) / mask.mean()
 
 
 class Kernel(Protocol):
@@ -301,14 +305,20 @@ def kernel_of(description: Description) -> Kernel:
     return KERNELS[name](**{key: value for key, value in description.items() if key != "name"})
 
 
-def log_prob(x_next: Tensor, mean: Tensor, std: Scalar) -> Tensor:
-    """log N(x_next; mean, std^2) by mean over the latent's elements, [N]."""
+def log_prob(x_next: Tensor, mean: Tensor, std: Scalar, mask: Tensor | None = None) -> Tensor:
+    """log N(x_next; mean, std^2) by mean over the latent's elements, [N].
+
+    Here and below a mask [1, C, H, W] weighs the elements: of ones and zeros it is the mean over those inside
+    of it, the log-prob of the Gaussian of these alone.
+    """
     (std,) = _scalars(std)
     z = (_wide(x_next) - _wide(mean)) / std.to(x_next.device)
-    return per_candidate_mean(-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi))
+    return per_candidate_mean(-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi), mask)
 
 
-def log_ratio(x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar) -> Tensor:
+def log_ratio(
+    x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar, mask: Tensor | None = None
+) -> Tensor:
     """log p(x_next | mean) - log p(x_next | ref_mean) by mean over the latent's elements, [N].
 
     It is factored so that no two large numbers are subtracted, and is exactly 0 where the means are equal.
@@ -316,14 +326,14 @@ def log_ratio(x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar) -> Te
     (std,) = _scalars(std)
     x_next, mean, ref_mean = _wide(x_next), _wide(mean), _wide(ref_mean)
     product = (mean - ref_mean) * ((x_next - mean) + (x_next - ref_mean))
-    return per_candidate_mean(product) / (2 * std**2).to(product)
+    return per_candidate_mean(product, mask) / (2 * std**2).to(product)
 
 
-def kl(mean: Tensor, ref_mean: Tensor, std: Scalar) -> Tensor:
+def kl(mean: Tensor, ref_mean: Tensor, std: Scalar, mask: Tensor | None = None) -> Tensor:
     """KL(N(mean, std^2) || N(ref_mean, std^2)) by mean over the latent's elements, [N]."""
     (std,) = _scalars(std)
     squared = (_wide(mean) - _wide(ref_mean)).square()
-    return per_candidate_mean(squared) / (2 * std**2).to(squared)
+    return per_candidate_mean(squared, mask) / (2 * std**2).to(squared)
 
 
 def _wide(x: Tensor) -> Tensor:

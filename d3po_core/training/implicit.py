@@ -43,9 +43,8 @@ def errors(
             denoised = torch.cat(
                 [denoise(part, sigma.to(part).expand(len(part))) for part in x.split(per_pass)]
             )
-            rows.append(
-                per_candidate_mean(((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2).cpu().double()
-            )
+            squared = ((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2
+            rows.append(per_candidate_mean(squared, clean.mask).cpu().double())
     return torch.stack(rows)
 
 

@@ -5,6 +5,7 @@ import math
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import torch
@@ -20,18 +21,20 @@ from .patches import naming_nodes, steadied
 from .samplers import CFG_PP, RECORDABLE, as_guidance, kernel_for, prediction_of, require_cfg_pp
 
 
-def record(model, conditioning, sigmas, sampler, window, candidates, name, settings, callback):
+def record(model, conditioning, sigmas, sampler, window, mask, candidates, name, settings, callback):
     """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W]).
 
     sampler  (name, eta), as kernel_for has them
     window   (first step, steps) that are random and recorded, None: all
+    mask     [1, C, H, W], the part of the latent that is sampled, None: all
     """
     kernel = kernel_for(model, *sampler, sigmas)
     latent = conditioning.latent_image
-    noise = first_noise(conditioning).repeat_interleave(candidates, 0)
+    first = first_noise(conditioning)
+    noise = first.repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
     if sampler[0] == CFG_PP:
-        require_cfg_pp(conditioning, window)
+        require_cfg_pp(conditioning, window, mask)
     as_host = RECORDABLE[sampler[0]].run and window is None
     recorder = HostRecorder(kernel, *sampler) if as_host else Recorder(kernel, window)
     with naming_nodes(model, "the candidates were sampled"):
@@ -40,21 +43,26 @@ def record(model, conditioning, sigmas, sampler, window, candidates, name, setti
             latent,
             comfy.samplers.KSAMPLER(recorder),
             sigmas,
+            denoise_mask=mask,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=conditioning.seed,
         )
     management = comfy.model_management
     samples = samples.to(management.intermediate_device(), management.intermediate_dtype())
-    first, count = window or (0, len(sigmas) - 1)
+    start, count = window or (0, len(sigmas) - 1)
     with torch.inference_mode(False):  # a step's gradient may ask for any of these
         states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
         sigmas = sigmas.float().cpu().clone()
         final = None if window is None else recorder.final.clone()
+    around = {}
+    if mask is not None:
+        around = {"mask": mask, "noise": first.float().cpu()}
+        settings = settings | {"mask": content_name({"mask": mask})}
     trajectory = Trajectory(
         states=states,
         denoised=denoised,
-        sigmas=sigmas[first : first + count + 1].clone(),
+        sigmas=sigmas[start : start + count + 1].clone(),
         kernel=kernel,
         set_id=name,
         model=fingerprint(model),
@@ -63,6 +71,7 @@ def record(model, conditioning, sigmas, sampler, window, candidates, name, setti
         conditioning=conditioning,
         schedule=None if window is None else sigmas,
         final=final,
+        **around,
     )
     return trajectory, samples
 
@@ -140,20 +149,40 @@ class Recorder:
         return x
 
 
-def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises
-    ValueError as prediction_of."""
+def mask_of(mask, latent_shape, name):
+    """A MASK as the host brings it to the size of latents [N, C, H, W], [1, C, H, W]. Raises ValueError,
+    naming the input, for more than one, or where nothing is left of it at that size."""
+    if len(latent_shape) == 4 and mask.shape[:-2].numel() > 1:
+        raise ValueError(
+            f"{name}: there are {mask.shape[:-2].numel()} masks. Candidates are compared in one place: give "
+            "one mask"
+        )
+    mask = comfy.sampler_helpers.prepare_mask(mask, (1, *latent_shape[1:]), "cpu").float()
+    if not mask.any():
+        raise ValueError(
+            f"{name}: nothing is inside the mask, or nothing is left of it in the latent, where 8 pixels or "
+            "more are one. Paint a larger mask"
+        )
+    return mask
+
+
+def clean_candidates(model, latents, name, fingerprint, conditioning, mask=None):
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them, judged inside a mask [1, C, H, W]; the
+    negative is the empty text. Raises ValueError as prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
-    content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
+    content = {"latents": latents, "prompt": conditioning.positive[0][0]}
+    if mask is not None:
+        content["mask"] = mask
     return CleanCandidates(
         latents,
         noise_levels(model),
         prediction_of(model),
         name,
         fingerprint,
-        {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True},
+        {"sampling": sampling_name(model), "content": content_name(content), EMPTY_NEGATIVE: True},
         conditioning,
+        mask=mask,
     )
 
 
@@ -177,6 +206,7 @@ def finished(model, candidates, recorded_noise=False):
         trajectory.settings,
         trajectory.conditioning,
         initial_noise(model, trajectory) if recorded_noise else None,
+        trajectory.mask,
     )
 
 

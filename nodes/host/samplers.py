@@ -122,8 +122,12 @@ def kernel_for(model, name, eta, sigmas):
         raise ValueError(f"eta: {error}") from error
 
 
-def require_cfg_pp(conditioning, window):
+def require_cfg_pp(conditioning, window, mask):
     """Raise ValueError where CFG++ steps cannot be recorded: see as_guidance."""
+    if mask is not None:
+        raise ValueError(
+            f"latent_image: it carries a mask, with which {CFG_PP} is not recorded; choose {EULER_ANCESTRAL}"
+        )
     if window is not None:
         raise ValueError(
             f"window_steps: {CFG_PP} is recorded as a whole, so set it to 0; or choose {EULER_ANCESTRAL}"

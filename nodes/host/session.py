@@ -20,8 +20,9 @@ MOST_PROMPTS = 16  # prepared at a time while training
 
 
 class Prompt(NamedTuple):
-    """What a set is denoised under: a guider, its conds, cfg, seed and model options; and the options that it
-    was sampled under, which may be others."""
+    """What a set is denoised under: a guider, its conds, cfg, seed and model options; the options that it was
+    sampled under, which may be others. Where it was sampled inside a mask: the mask, and the image and the
+    noise that lie outside of it, [1, C, H, W] each."""
 
     guider: comfy.samplers.CFGGuider
     conds: dict
@@ -29,6 +30,9 @@ class Prompt(NamedTuple):
     seed: int
     options: dict
     sampled: dict
+    mask: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
 
 class Session(comfy.samplers.Sampler):
@@ -96,18 +100,31 @@ class Session(comfy.samplers.Sampler):
     def _denoise(self, x, sigma, prompt):
         comfy.model_management.throw_exception_if_processing_interrupted()
         prompt.guider.conds, prompt.guider.cfg = prompt.conds, prompt.cfg
-        return prompt.guider(x, sigma, model_options=prompt.options, seed=prompt.seed).float()
+        levels = prompt.options["transformer_options"]["sample_sigmas"]
+        model = comfy.samplers.KSamplerX0Inpaint(prompt.guider, levels)
+        model.latent_image, model.noise = prompt.image, prompt.noise
+        return model(x, sigma, prompt.mask, model_options=prompt.options, seed=prompt.seed).float()
 
     def _prompt(self, candidates):
         """The Prompt of a set, as the host's sampling prepares it. The newest few are kept."""
         key = id(candidates)
         if key not in self.prompts:
-            conditioning = conditioning_of(candidates)
+            conditioning, model = conditioning_of(candidates), self.guider.inner_model
             conds = {name: self._converted(prompt) for name, prompt in conditioning.prompts.items()}
             noise = torch.zeros(candidates.latent_shape, device=self.device)
             latent = conditioning.latent_image.to(noise).clone()
+            mask = None if candidates.mask is None else candidates.mask.to(noise).clone()
+            if latent.any():  # as the host's sampling has it
+                latent = model.process_latent_in(latent)
             conds = comfy.samplers.process_conds(
-                self.guider.inner_model, noise, conds, self.device, latent, None, conditioning.seed
+                model,
+                noise,
+                conds,
+                self.device,
+                latent,
+                # finished images are noised as a whole: beside a mask networks for inpainting alone take that
+                mask if candidates.recorded or model.concat_keys else None,
+                conditioning.seed,
             )
             options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
             options["transformer_options"]["sample_sigmas"] = candidates.levels.to(self.device)
@@ -115,16 +132,15 @@ class Session(comfy.samplers.Sampler):
             if conditioning.guider:
                 guider = moved(
                     conditioning.guider,
-                    inner_model=self.guider.inner_model,
+                    inner_model=model,
                     model_patcher=self.guider.model_patcher,
                     model_options=self.guider.model_options,
                 )
-            self.prompts[key] = (
-                candidates,
-                Prompt(
-                    guider, conds, conditioning.cfg, conditioning.seed, options, _sampled(options, candidates)
-                ),
-            )
+            own = _sampled(options, candidates)
+            prompt = Prompt(guider, conds, conditioning.cfg, conditioning.seed, options, own)
+            if candidates.recorded and mask is not None:
+                prompt = prompt._replace(mask=mask, image=latent, noise=candidates.noise.to(noise))
+            self.prompts[key] = candidates, prompt
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
         return self.prompts[key][1]

@@ -18,7 +18,7 @@ FAMILIES = {
     "Wan": "flow"}  # fmt: skip
 # the modules with such tests, in the order of the table's rows
 TESTS = (
-    "conditioning", "model_patches", "families", "sampler_custom", "flow_recording", "samplers",
+    "conditioning", "masks", "model_patches", "families", "sampler_custom", "flow_recording", "samplers",
     "errors_sampling")  # fmt: skip
 
 

@@ -42,14 +42,6 @@ def test_a_batch_of_latents_is_refused_unless_there_is_one_for_each_candidate(ho
     host.run(graph)
 
 
-@refused("a mask on the latent (*Set Latent Noise Mask*, noise_mask)", "remove the mask")
-def test_a_masked_latent_is_refused(failure):
-    graph = failing(recording(), latent_image=["masked", 0])
-    graph["mask"] = node("SolidMask", value=1.0, width=32, height=32)
-    graph["masked"] = node("SetLatentNoiseMask", samples=["empty", 0], mask=["mask", 0])
-    says(failure(graph), "D3POKSampler", "latent_image", "mask")
-
-
 @pytest.mark.parametrize("prompts", ["", " \n \n"])
 def test_no_prompts_are_refused(failure, prompts):
     graph = with_prompts(failing(recording()), ["a cat"])

@@ -59,9 +59,8 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def model_of(name):
-    """A MODEL of the family; the same weights each time."""
-    kind, config, _ = FAMILIES[name]
+def model_of(kind, config):
+    """A MODEL of a family; the same weights each time."""
     family = getattr(families, kind)(dict(config))
     family.unet_config = dict(config)
     family.set_inference_dtype(torch.float32, None)
@@ -92,7 +91,8 @@ class Family:
         return {"required": {"name": (list(FAMILIES),)}}
 
     def make(self, name):
-        model, shape = model_of(name), FAMILIES[name][2]
+        kind, config, shape = FAMILIES[name]
+        model = model_of(kind, config)
         generator = torch.Generator().manual_seed(1)
 
         def text(tokens):
@@ -106,3 +106,19 @@ class Family:
         channels = model.get_model_object("latent_format").latent_channels
         latent = {"samples": torch.zeros(1, channels, *shape)}
         return model, text(7), text(5), latent
+
+
+class Inpainting:
+    """A MODEL that takes a mask and the image around it beside the latent, and conditionings."""
+
+    CATEGORY, FUNCTION = "test", "make"
+    RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        generator = torch.Generator().manual_seed(1)
+        texts = ([[torch.randn(1, tokens, TEXT, generator=generator), {}]] for tokens in (7, 5))
+        return model_of("SD20", UNET | dict(in_channels=9)), *texts
