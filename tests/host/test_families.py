@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tests.host import test_flow_recording as flow
-from tests.host.graphs import TEXT, found, node, probe, says, stage, train_nodes, unique
+from tests.host.graphs import TEXT, found, node, probe, stage, train_nodes, unique
 from tests.host.support import FAMILIES, SAMPLERS, works
 
 CANDIDATES = 2
