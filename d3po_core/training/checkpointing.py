@@ -16,6 +16,7 @@ from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
 from .randomness import Device, repeated
 
+CHECKPOINTING = AUTOMATIC, ON, OFF = ("automatic", "on", "off")
 LISTS = (ModuleList, ModuleDict, Sequential)
 Seen: TypeAlias = Callable[[list[Tensor]], None]
 
