@@ -83,7 +83,7 @@ class Term:
     def chunks(self) -> tuple[Tensor, ...]:
         """Places of the members that go through the network together."""
         n = len(self.judged.members)
-        chunks: tuple[Tensor, ...] = torch.arange(n).split(self.settings.candidates_per_pass or n)
+        chunks: tuple[Tensor, ...] = torch.arange(n).split(self.judged.reference.passes.per_pass or n)
         return chunks
 
     def values(self, chunk: Chunk) -> Values:

@@ -80,6 +80,13 @@ class Session(comfy.samplers.Sampler):
 
         return denoise
 
+    def room(self, size):
+        """Make room for so many bytes beside the models at work, as far as that goes: how many are free."""
+        at_work = (self.guider.model_patcher, *self.guider.loaded_models)
+        keep = [comfy.model_management.LoadedModel(patcher) for patcher in at_work]
+        comfy.model_management.free_memory(size, self.device, keep_loaded=keep)
+        return comfy.model_management.get_free_memory(self.device)
+
     def unconditional(self, candidates):
         """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is
         known to be the empty text, and else None.
@@ -188,9 +195,10 @@ def train_inside(model, sets, work, per_pass=0):
             )
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
-                "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as "
-                "they were. Set candidates_per_pass to 1, or lower rank, choose narrower targets, or "
-                "record smaller images"
+                "Out of memory while training, with one candidate at a time. Nothing was lost: the model and "
+                "the last saved LoRA are as they were. Set checkpointing to automatic, if it is off, choose "
+                "narrower targets, lower rank, record smaller images, load the model in fp8, or close other "
+                "programs"
             ) from error
 
 

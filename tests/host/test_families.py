@@ -67,6 +67,8 @@ def test_a_family_is_recorded_judged_trained_and_loaded(host, name):
     graph = judged(nodes, links) | replays(links, SAMPLERS[FAMILIES[name]]) | {
         **train_nodes(model=model, targets="attention"),
         "losses": probe("LossMap", "train", 2),
+        **train_nodes("again", model=model, targets="attention", checkpointing="on"),
+        "same": probe("LossMap", "again", 2),
         "new": node("D3POLoadRun", model=model, run=run),
         "recommended": node("D3POTrainStep", model=model, preferences=["judge", 0], lora=["new", 1],
                             method="Diffusion-DPO", strength="recommended", epochs=2, rank=2,
@@ -83,6 +85,7 @@ def test_a_family_is_recorded_judged_trained_and_loaded(host, name):
     losses = found(entry, "losses")
     assert losses["winner_log-ratio"] == losses["loser_log-ratio"] == losses["KL_to_reference"] == [0.0]
     assert losses["loss"] == [pytest.approx(math.log(2), abs=1e-6)] and losses["gradient_norm"][0] > 0
+    assert found(entry, "same") == losses, "with checkpointing to the bit"
     dpo = found(entry, "dpo")
     assert dpo["loss"][0] == pytest.approx(math.log(2), abs=1e-6) and dpo["margin"][-1] > 0
     (figures,) = entry["outputs"]["recommended"]["figures"]

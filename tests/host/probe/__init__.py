@@ -312,7 +312,8 @@ class SpoilTrajectory:
 
 
 class TrapModel:
-    """A MODEL that raises once, at the given call, when it is trained through. Sampling is as ever."""
+    """A MODEL that raises at the given call, and so many times in a row, when it is trained through. Sampling
+    is as ever."""
 
     CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "set"
 
@@ -323,16 +324,17 @@ class TrapModel:
                 "model": ("MODEL",),
                 "error": (["memory", "error"],),
                 "call": ("INT", {"default": 3}),
+                "times": ("INT", {"default": 100}),
             }
         }
 
-    def set(self, model, error, call):
+    def set(self, model, error, call, times):
         calls = []
 
         def wrapper(apply, arguments):
             if comfy.model_management.in_training:
                 calls.append(1)
-                if len(calls) == call:
+                if call <= len(calls) < call + times:
                     raise (
                         comfy.model_management.OOM_EXCEPTION("out of memory, as a test")
                         if error == "memory"
