@@ -15,6 +15,7 @@ from tools import web_checks
 from tools.host import (
     BASE,
     CHECKPOINT,
+    FLOW_CHECKPOINT,
     LOCAL_COMFYUI,
     PACK,
     ROOT,
@@ -263,12 +264,12 @@ def checkpoint_stamp() -> str:
     return digest(ROOT / "tools" / "expand_model.py", *compact_model())
 
 
-def expand_checkpoint(tick):
+def expand_checkpoints(tick):
     try:
-        run_logged([PYTHON, ROOT / "tools" / "expand_model.py", CHECKPOINT], tick)
+        run_logged([PYTHON, ROOT / "tools" / "expand_model.py", CHECKPOINT, FLOW_CHECKPOINT], tick)
     except subprocess.CalledProcessError as failure:
         last = (failure.output.strip().splitlines() or ["no message"])[-1]
-        raise Problem(f"cannot expand the emoji checkpoint: {last} (details: {LOG})") from None
+        raise Problem(f"cannot expand the emoji checkpoints: {last} (details: {LOG})") from None
     (WORKSHOP / "checkpoint.stamp").write_text(checkpoint_stamp())
 
 
@@ -296,11 +297,12 @@ def steps(frontend=None, comfyui=COMFYUI_VERSION) -> list:
         *others,
         Step("making the base folder", base_is_made(), lambda tick: make_base(BASE)),
         Step(
-            "expanding the emoji checkpoint",
+            "expanding the emoji checkpoints",
             not expandable
             or CHECKPOINT.is_file()
+            and FLOW_CHECKPOINT.is_file()
             and stamped(WORKSHOP / "checkpoint.stamp", checkpoint_stamp()),
-            expand_checkpoint,
+            expand_checkpoints,
         ),
     ]
 
