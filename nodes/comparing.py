@@ -117,9 +117,10 @@ class D3POWinRate(io.ComfyNode):
     @classmethod
     def execute(cls, images_a, images_b, picks, name_a, name_b):
         pairs = {name_of(pair): pair for pair in paired(images_a, images_b)}
-        asked = [name for name, (a, b) in pairs.items() if not torch.equal(bits(a), bits(b))]
-        said, same = sets_in(picks[0]), len(pairs) - len(asked)
-        answers = [finished(said, ImageSet(name, 2)) for name in asked]
+        said = sets_in(picks[0])
+        if all(torch.equal(bits(a), bits(b)) for a, b in pairs.values()):
+            pairs = {}
+        answers = [finished(said, ImageSet(name, 2)) for name in pairs]
         workflow = routes.workflow_id(cls.hidden.extra_pnginfo)
         told = [
             {
@@ -129,16 +130,16 @@ class D3POWinRate(io.ComfyNode):
                 "judged": answer is not None,
                 "workflow": workflow,
             }
-            for name, answer in zip(asked, answers)
+            for name, answer in zip(pairs, answers)
         ]
         given, complete = [answer for answer in answers if answer is not None], None not in answers
-        rate = rate_of(given, same)
+        rate = rate_of(given)
         verdict = rate.verdict(complete)
-        if asked and (complete or verdict != "open"):
-            text = "\n".join(report(rate, verdict, same, name_a[0], name_b[0]))
+        if pairs and (complete or verdict != "open"):
+            text = "\n".join(report(rate, verdict, name_a[0], name_b[0]))
             outputs = [rate.share, *rate.interval(), text]
         else:
-            text = OPEN.format(len(given), len(asked)) if asked else SAME
+            text = OPEN.format(len(given), len(pairs)) if pairs else SAME
             outputs = [ExecutionBlocker(None)] * 4
         return io.NodeOutput(*outputs, ui={"d3po": told, "text": [text]})
 
@@ -223,18 +224,16 @@ def fitted(picture, height, width):
 # --- answers ---
 
 
-def rate_of(answers, same):
-    """The WinRate of Judgements of pairs and of `same` pairs that need none. One that says neither a
-    preference nor a tie was skipped."""
+def rate_of(answers):
+    """The WinRate of Judgements of pairs. One that says neither a preference nor a tie was skipped."""
     wins, losses = (sum(pair in answer.pairs for answer in answers) for pair in ((1, 0), (0, 1)))
-    return WinRate(wins, losses, sum(bool(answer.ties) for answer in answers) + same)
+    return WinRate(wins, losses, sum(bool(answer.ties) for answer in answers))
 
 
-def report(rate, verdict, same, name_a, name_b):
+def report(rate, verdict, name_a, name_b):
     """What a session says, in lines."""
     low, high = rate.interval()
-    alike = f", {same} of them as the pictures are the same" if same else ""
-    yield f"{name_b} {rate.wins}, {name_a} {rate.losses}, no difference {rate.ties}{alike}"
+    yield f"{name_b} {rate.wins}, {name_a} {rate.losses}, no difference {rate.ties}"
     yield (
         f"win rate of {name_b}: {rate.share:.0%} of {rate.answers} answers (95% interval {low:.0%} to "
         f"{high:.0%}; ties count half)"

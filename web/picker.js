@@ -12,11 +12,14 @@ import {
   refresh,
   root,
   setsOf,
-  setsOfRun
+  setsOfRun,
+  WIN_RATE
 } from "./inbox.js"
 import { Picks } from "./picks.js"
+import { leaveToCanvas } from "./place.js"
 import { tell } from "./told.js"
 import { View } from "./view.js"
+import { isEnough, resultOf } from "./win_rate.js"
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./inbox.js").Closed} Closed */
@@ -42,34 +45,6 @@ function tellWorkflow() {
   else tracker?.checkState?.()
 }
 
-/** In the canvas renderer an element over the canvas hides it: hand on the wheel and the middle button, with
- *  which users move about. In Nodes 2.0 they reach the canvas by themselves.
- *  @param {HTMLElement} element */
-function leaveToCanvas(element) {
-  /** @param {keyof App["canvas"]} name
-   *  @param {(event: MouseEvent) => boolean} wanted
-   *  @returns {(event: MouseEvent) => void} */
-  const handOn = (name, wanted) => (event) => {
-    if (!LiteGraph.vueNodesMode && !event.defaultPrevented && wanted(event)) app.canvas[name](event)
-  }
-  element.addEventListener(
-    "wheel",
-    handOn("processMouseWheel", () => true)
-  )
-  element.addEventListener(
-    "pointerdown",
-    handOn("processMouseDown", (event) => event.button === 1)
-  )
-  element.addEventListener(
-    "pointermove",
-    handOn("processMouseMove", (event) => (event.buttons & 4) !== 0)
-  )
-  element.addEventListener(
-    "pointerup",
-    handOn("processMouseUp", (event) => event.button === 1)
-  )
-}
-
 export class Widget {
   picks = new Picks()
   /** @type {number | undefined} */
@@ -82,7 +57,10 @@ export class Widget {
   constructor(node, name) {
     this.node = node
     for (const [key, value] of Object.entries(SETTINGS)) node.addProperty(key, value)
+    /** Whether nothing may tell one candidate from the other: 0 is one side's, 1 the other's. */
+    this.blind = node.constructor.comfyClass === WIN_RATE
     this.view = new View(this)
+    this.view.panel.mode.hidden = this.blind // there are pairs alone
     this.widget = node.addDOMWidget(name, "D3PO_PICKER", this.view.place, {
       hideOnZoom: false,
       socketless: true, // a linked widget is not drawn, nor is this one where it is promoted onto a subgraph
@@ -161,7 +139,14 @@ export class Widget {
   }
 
   sets() {
-    return this.node.graph ? setsOf(this.node) : []
+    const sets = this.node.graph ? setsOf(this.node) : []
+    // A blind session is of the newest run's pictures alone.
+    return this.blind ? sets.filter((entry) => entry.prompt === sets.at(-1)?.prompt) : sets
+  }
+
+  /** Whether a blind session can end, though sets are left. */
+  get enough() {
+    return this.blind && isEnough(resultOf(this.sets().map(({ set }) => this.picks.of(set))))
   }
 
   /** Take over the picks that another tab gave to a run that waited here.

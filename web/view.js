@@ -5,12 +5,9 @@ import { judgement, logOf } from "./judgement.js"
 import { answered, ask, FIRST, isSame, mirrored, newest, SECOND, undone, winnerOf } from "./judging.js"
 import { Panel } from "./panel.js"
 import { picture, Stage } from "./stage.js"
-import { byWins, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
+import { byWins, GONE, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
 
 const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
-const GONE =
-  "These images are gone from the server. Run again: the same candidates come back, and your answers " +
-  "are kept."
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./judging.js").Answer} Answer */
@@ -29,6 +26,8 @@ const GONE =
  *   that this answer completed
  * @property {(entry: Entry) => void} run continue with the picks there are
  * @property {() => void} cancel stop the run that waits
+ * @property {boolean} blind whether nothing may tell one candidate from the other
+ * @property {boolean} enough whether a blind session can end, though sets are left
  */
 
 /** The picker's user interface on a model. */
@@ -44,6 +43,7 @@ export class View {
   /** The run that showed the newest set.
    *  @type {string | undefined | null} */
   #newestRun = null
+  /** Settles when what is on screen is drawn. */
   #drawn = Promise.resolve()
   /** @type {import("./answers.js").Acts} */
   #acts = {
@@ -64,6 +64,7 @@ export class View {
       toggleTogether: () => this.#toggleTogether(),
       undo: () => this.undo(),
       cancel: () => this.model.cancel(),
+      end: () => this.#set && this.model.run(this.#set),
       actOf: (event) => this.#actOf(event),
       unflip: () => this.#flip(false)
     })
@@ -75,7 +76,6 @@ export class View {
     return this.panel.place
   }
 
-  /** Settles when what is on screen is drawn. */
   get drawn() {
     return this.#drawn
   }
@@ -163,7 +163,8 @@ export class View {
     const focused = this.panel.root.contains(document.activeElement)
     this.#ready = false
     this.#flipped = false
-    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), Boolean(entry?.waiting))
+    const state = { waiting: Boolean(entry?.waiting), enough: question !== undefined && this.model.enough }
+    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), state)
     this.panel.tell(picks.problem || (entry ? "" : "Press Run: the candidates will be shown here."))
     this.#drawProgress()
     if (question) this.#drawAnswers(question)
@@ -192,10 +193,12 @@ export class View {
   #panes(entry, question) {
     const { set, candidates: count, images } = entry
     const judged = this.model.picks.of(set)
-    const shown = question ? this.#candidates(entry, question) : byWins(judged, count).slice(0, MOST_SUMMED)
-    const labels = shown.map((candidate, i) =>
-      question ? labelOf(question, i, shown.length) : summaryOf(judged, count, candidate)
-    )
+    const asked = question ?? (this.model.blind ? this.#asked.questions[0] : undefined)
+    const shown = asked ? this.#candidates(entry, asked) : byWins(judged, count).slice(0, MOST_SUMMED)
+    const labels = shown.map((candidate, i) => {
+      if (question) return labelOf(question, i, shown.length)
+      return summaryOf(judged, count, candidate, asked ? i : candidate)
+    })
     return { references: shown.map((candidate) => images[candidate]), labels }
   }
 
