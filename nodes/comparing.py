@@ -27,10 +27,7 @@ SAME = (
     "sampled with, and trained?"
 )
 
-OPEN = (
-    "{} of {} pairs are judged. The result comes with the last one, or before if it is clear, so that it "
-    "does not sway you"
-)
+OPEN = "The result comes when all {} pairs are judged, or before if it is clear: until then it would sway you"
 
 _files = {}  # a pair's name -> its two pictures as files for the page
 
@@ -139,7 +136,7 @@ class D3POWinRate(io.ComfyNode):
             text = "\n".join(report(rate, verdict, name_a[0], name_b[0]))
             outputs = [rate.share, *rate.interval(), text]
         else:
-            text = OPEN.format(len(given), len(pairs)) if pairs else SAME
+            text = OPEN.format(len(pairs)) if pairs else SAME
             outputs = [ExecutionBlocker(None)] * 4
         return io.NodeOutput(*outputs, ui={"d3po": told, "text": [text]})
 

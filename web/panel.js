@@ -61,6 +61,7 @@ export class Panel {
     this.help = h("div", { class: "d3po-help", hidden: true })
     this.message = h("div", { class: "d3po-message", hidden: true })
     this.answers = h("div", { class: "d3po-answers" })
+    this.told = h("div", { class: "d3po-told", hidden: true })
     this.root = this.#root(stage)
     this.#place = new Place(this.root, "Pair preference picker, expanded")
   }
@@ -139,6 +140,7 @@ export class Panel {
       stage,
       this.answers,
       this.status,
+      this.told,
       this.#foot()
     )
   }
@@ -160,6 +162,13 @@ export class Panel {
   tell(text) {
     this.message.hidden = !text
     this.message.textContent = text
+  }
+
+  /** Show what a blind session came to.
+   *  @param {string} text */
+  report(text) {
+    this.told.hidden = !text
+    this.told.textContent = text
   }
 
   /** Show how far a set is: answered questions, those to come, and the question on screen of how many.

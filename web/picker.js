@@ -17,13 +17,26 @@ import {
 } from "./inbox.js"
 import { Picks } from "./picks.js"
 import { leaveToCanvas } from "./place.js"
-import { tell } from "./told.js"
+import { hearing, tell } from "./told.js"
 import { View } from "./view.js"
 import { isEnough, resultOf } from "./win_rate.js"
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./inbox.js").Closed} Closed */
 /** @typedef {import("./view.js").Settings} Settings */
+
+/**
+ * @typedef {object} Model what the view shows and changes
+ * @property {Picks} picks
+ * @property {() => Entry[]} sets the sets there are to judge, oldest first
+ * @property {Settings} settings kept with the node
+ * @property {(finished: Entry | null) => void} changed picks or settings were changed; `finished` is the set
+ *   that this answer completed
+ * @property {(entry: Entry) => void} run continue with the picks there are
+ * @property {() => void} cancel stop the run that waits
+ * @property {boolean} blind whether nothing may tell one candidate from the other
+ * @property {boolean} enough whether a blind session can end, though sets are left
+ */
 
 /** @type {Settings} */
 const SETTINGS = { mode: "pairs", seed: 0, same_place: false, continue_when_done: false }
@@ -51,6 +64,9 @@ export class Widget {
   #timer
   /** @type {(() => void)[]} */
   #silence = []
+  /** The pairs of a blind session, once a run has told them: those of older runs are of another LoRA.
+   *  @type {string[] | undefined} */
+  #session
 
   /** @param {HostNode} node
    *  @param {string} name */
@@ -58,9 +74,9 @@ export class Widget {
     this.node = node
     for (const [key, value] of Object.entries(SETTINGS)) node.addProperty(key, value)
     /** Whether nothing may tell one candidate from the other: 0 is one side's, 1 the other's. */
-    this.blind = node.constructor.comfyClass === WIN_RATE
+    this.blind = isBlind(node)
     this.view = new View(this)
-    this.view.panel.mode.hidden = this.blind // there are pairs alone
+    this.view.panel.root.classList.toggle("d3po-blind", this.blind)
     this.widget = node.addDOMWidget(name, "D3PO_PICKER", this.view.place, {
       hideOnZoom: false,
       socketless: true, // a linked widget is not drawn, nor is this one where it is promoted onto a subgraph
@@ -140,13 +156,21 @@ export class Widget {
 
   sets() {
     const sets = this.node.graph ? setsOf(this.node) : []
-    // A blind session is of the newest run's pictures alone.
-    return this.blind ? sets.filter((entry) => entry.prompt === sets.at(-1)?.prompt) : sets
+    return this.#session?.flatMap((name) => sets.find(({ set }) => set === name) ?? []) ?? sets
   }
 
   /** Whether a blind session can end, though sets are left. */
   get enough() {
-    return this.blind && isEnough(resultOf(this.sets().map(({ set }) => this.picks.of(set))))
+    return isEnough(resultOf(this.#session?.map((set) => this.picks.of(set)) ?? []))
+  }
+
+  /** Take a blind session's pairs and what it came to.
+   *  @param {NodeOutput | undefined} output */
+  hear(output) {
+    if (!output?.d3po) return
+    this.#session = output.d3po.map(({ set }) => set)
+    this.view.panel.report(output.text?.join("\n") ?? "")
+    this.view.refresh()
   }
 
   /** Take over the picks that another tab gave to a run that waited here.
@@ -240,7 +264,11 @@ export class Widget {
   }
 }
 
+/** @param {HostNode} node */
+const isBlind = (node) => node.constructor.comfyClass === WIN_RATE
+
 app.registerExtension({
+  ...hearing(isBlind, (node, output) => node.d3po?.hear(output)),
   name: "D3PO.Picker",
   getCustomWidgets: () => ({
     D3PO_PICKER: (node, name) => ({

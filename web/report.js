@@ -13,8 +13,7 @@ const REPORTERS = [
   "D3POLoadSets",
   "D3POLoadPreferences",
   "D3POEncodePairs",
-  "D3POTastePreference",
-  "D3POWinRate"
+  "D3POTastePreference"
 ]
 const NAME = "report"
 const LEAST_HEIGHT = 90 // of the text

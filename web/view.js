@@ -2,7 +2,7 @@
 
 import { button, buttonsFor, keysFor } from "./answers.js"
 import { judgement, logOf } from "./judgement.js"
-import { answered, ask, FIRST, isSame, mirrored, newest, SECOND, undone, winnerOf } from "./judging.js"
+import { answered, ask, candidatesOf, FIRST, isSame, newest, SECOND, undone, winnerOf } from "./judging.js"
 import { Panel } from "./panel.js"
 import { picture, Stage } from "./stage.js"
 import { byWins, GONE, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
@@ -13,22 +13,10 @@ const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
 /** @typedef {import("./judging.js").Answer} Answer */
 /** @typedef {import("./judging.js").Log} Log */
 /** @typedef {import("./judging.js").Mode} Mode */
+/** @typedef {import("./picker.js").Model} Model */
 /** @typedef {import("./judging.js").Question} Question */
 
 /** @typedef {{ mode: Mode, seed: number, same_place: boolean, continue_when_done: boolean }} Settings */
-
-/**
- * @typedef {object} Model what the view shows and changes
- * @property {import("./picks.js").Picks} picks
- * @property {() => Entry[]} sets the sets there are to judge, oldest first
- * @property {Settings} settings kept with the node
- * @property {(finished: Entry | null) => void} changed picks or settings were changed; `finished` is the set
- *   that this answer completed
- * @property {(entry: Entry) => void} run continue with the picks there are
- * @property {() => void} cancel stop the run that waits
- * @property {boolean} blind whether nothing may tell one candidate from the other
- * @property {boolean} enough whether a blind session can end, though sets are left
- */
 
 /** The picker's user interface on a model. */
 export class View {
@@ -149,10 +137,7 @@ export class View {
    *  @param {Entry} entry
    *  @param {Question} question */
   #candidates(entry, question) {
-    if (question.kind === "best") return question.candidates
-    if ("candidate" in question) return [question.candidate]
-    const pair = [question.a, question.b]
-    return mirrored(question.a, question.b, this.#keyOf(entry)) ? pair.reverse() : pair
+    return candidatesOf(question, this.#keyOf(entry))
   }
 
   /** @param {boolean} kept whether zoom and place are */
@@ -212,19 +197,29 @@ export class View {
 
   #drawProgress() {
     const { questions, todo } = this.#asked
-    const { mode } = this.model.settings
+    const { blind, picks, settings } = this.model
     const entry = this.#set
     const sets = this.model.sets()
-    const done = questions.filter((question) => question.answer !== undefined).length
+    const answered = questions.filter((question) => question.answer !== undefined).length
+    const judged = sets.filter((other) => picks.finished(other.set)).length
     const place = sets.findIndex((other) => this.#isShown(other))
-    const most = todo && mode === "ranking" ? "at most " : ""
-    const where = sets.length > 1 ? ` · set ${place + 1} of ${sets.length}` : ""
-    this.panel.count.textContent = entry ? `${done} done, ${most}${todo} to do${where}` : ""
-    const canUndo = Boolean(entry && undone(mode, this.#log(entry)))
+    const done = blind ? judged : answered
+    const left = blind ? sets.length - judged : todo
+    const most = todo && settings.mode === "ranking" ? "at most " : ""
+    const where = sets.length > 1 ? ` · ${blind ? "pair" : "set"} ${place + 1} of ${sets.length}` : ""
+    this.panel.count.textContent = entry ? `${done} done, ${most}${left} to do${where}` : ""
+    const canUndo = Boolean(entry && (undone(settings.mode, this.#log(entry)) ?? this.#before))
     this.panel.showProgress(
-      { done, todo, at: this.#at, questions: questions.length, canUndo },
+      { done, todo: left, at: this.#at, questions: questions.length, canUndo },
       Boolean(entry)
     )
+  }
+
+  /** In a blind session, where a set is one answer, the last judged one before the set on screen. */
+  get #before() {
+    const sets = this.model.blind ? this.model.sets() : []
+    const place = sets.findIndex((entry) => this.#isShown(entry))
+    return sets.slice(0, Math.max(place, 0)).findLast((entry) => this.model.picks.finished(entry.set))
   }
 
   /** @param {Question} question */
@@ -237,7 +232,8 @@ export class View {
       each.setAttribute("aria-pressed", String(each.dataset.answer === String(question.answer)))
     const of = this.model.settings.mode === "ranking" ? "" : ` of ${this.#asked.questions.length}`
     const said = saidOf(question)
-    status.textContent = `Question ${this.#at + 1}${of}${said && ` · answered: ${said}`}`
+    const which = this.model.blind ? "Which is better?" : `Question ${this.#at + 1}${of}`
+    status.textContent = `${which}${said && ` · answered: ${said}`}`
   }
 
   /** What there is to do about a set that is judged, if there is a set. */
@@ -303,6 +299,10 @@ export class View {
     if (!entry) return
     const log = this.#log(entry)
     const before = undone(mode, log)
+    if (!before && this.#before) {
+      this.#show(this.#before)
+      this.undo()
+    }
     if (!before) return
     const place = newest(mode, this.#asked.questions, log)
     const last = this.#asked.questions[place]
