@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .comparing import D3POCompare, D3POWinRate
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
@@ -48,4 +49,6 @@ class D3POExtension(ComfyExtension):
             D3POImplicitReward,
             D3POImplicitPreference,
             D3POImplicitAccuracy,
+            D3POCompare,
+            D3POWinRate,
         ]

@@ -28,6 +28,8 @@ NODES = [
     "D3POImplicitReward",
     "D3POImplicitPreference",
     "D3POImplicitAccuracy",
+    "D3POCompare",
+    "D3POWinRate",
     "D3POSaveToDataset",
     "D3POLoadSets",
     "D3POLoadPreferences",
