@@ -103,10 +103,10 @@ def test_custom_schedules_and_images_to_start_from_are_trained_on(host):
     assert found(host.run(windowed), "look")["states"][0] == 2
 
 
-@pytest.mark.parametrize("guider", ["basic", "cfg"])
-def test_plain_guiders_go_through_a_dataset(host, guider):
+@pytest.mark.parametrize("guider, sampler", [("basic", "lcm"), ("cfg", "euler_ancestral_cfg_pp")])
+def test_plain_guiders_go_through_a_dataset(host, guider, sampler):
     name = unique("custom")
-    graph = judged(guider) | train_nodes() | {"losses": probe("LossMap", "train", 2)}
+    graph = judged(guider, sampler_name=sampler) | train_nodes() | {"losses": probe("LossMap", "train", 2)}
     graph["keep"] = node("D3POSaveToDataset", trajectory=["custom", 0], images=["decode", 0], dataset=name,
                          annotator="me")  # fmt: skip
     graph["judge"]["inputs"] |= {"dataset": ["keep", 2]}

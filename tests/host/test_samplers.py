@@ -5,10 +5,10 @@ import math
 
 import pytest
 
+from tests.host import test_families as families
 from tests.host import test_flow_recording as flow
 from tests.host.graphs import found, node, probe, recording, says, stage, train_nodes
 from tests.host.support import refused
-from tests.host.test_families import family, judged
 
 RECORDED = ("euler_ancestral", "flow_sde", "flow_cps", "ddpm", "lcm", "euler_ancestral_cfg_pp")
 CFG_PP = "euler_ancestral_cfg_pp"
@@ -53,17 +53,17 @@ def test_a_sampler_that_nobody_knows_is_refused_as_such(failure):
 
 
 def test_the_hosts_steps_have_the_kernels_means_and_deviations(looked):
-    assert len(looked["off"]) == 7
+    assert len(looked["off"]) == 11
     for name, (mean, std) in looked["off"].items():
-        assert mean < 5.5 and std < 5.5, name
+        assert mean < 1e-4 and std < 1e-4, (name, mean, std)
 
 
 @pytest.mark.parametrize("name, sampler", EACH)
 def test_it_records_what_the_stock_sampler_samples_and_training_begins_there(host, name, sampler):
     """The latents are the host's bit for bit, for one noise that all candidates begin with. Training's
     denoiser gives each recorded x0, and with it the steps' means."""
-    nodes, links = family(name)
-    graph = judged(nodes, links, sampler_name=sampler, seed=11, steps=4, cfg=1.5)
+    nodes, links = families.family(name)
+    graph = families.judged(nodes, links, sampler_name=sampler, seed=11, steps=4, cfg=1.5)
     model = links["model"]
     graph |= {
         "ours": probe("Latent", "sampler", 1),
@@ -91,6 +91,20 @@ def test_it_records_what_the_stock_sampler_samples_and_training_begins_there(hos
     assert first["winner_log-ratio"] == first["loser_log-ratio"] == first["KL_to_reference"] == 0.0
     assert losses["loss"][-1] < losses["loss"][0] == pytest.approx(math.log(2), abs=1e-6)
     assert entry["outputs"]["train"]["warnings"] == []
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "lcm"])
+def test_a_window_of_its_steps_is_recorded_and_gone_through_again(host, sampler):
+    nodes, links = families.family("SDXL")
+    window = dict(steps=5, candidates=8, window_steps=2, window_start=1)
+    graph = nodes | {
+        "sampler": families.sampler(links, sampler_name=sampler, **window),
+        "again": node("TestProbeReplay", value=["sampler", 0], model=links["model"]),
+    }
+    again = found(host.run(graph), "again")
+    mean, std, count = again["noise"]
+    assert count == 2 * 8 * 4 * 8 * 8 and again["apart"] == 0
+    assert abs(mean) < 5 / math.sqrt(count) and abs(std - 1) < 5 / math.sqrt(2 * count)
 
 
 # --- what is refused ---

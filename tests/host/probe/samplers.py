@@ -40,15 +40,17 @@ class Model:
         return guided
 
 
-def sampled(name, kind, x, sigmas, seed=0, noiseless=False):
-    """(final x, x at the beginning of each step, x of the calls of each step) of a sampler of the host."""
+def sampled(name, kind, x, sigmas, seed=0, noise=None, **options):
+    """(final x, x at the beginning of each step, x of the calls of each step) of a sampler of the host.
+    noise: a number in place of what it draws."""
     model, states, begins = Model(kind), [], []
 
     def begin(step):
         states.append(step["x"].clone())
         begins.append(len(model.calls) - 1)
 
-    options = {"noise_sampler": lambda *_: torch.zeros_like(x)} if noiseless else {}
+    if noise is not None:
+        options["noise_sampler"] = lambda *_: torch.full_like(x, noise)
     final = comfy.samplers.sampler_object(name).sampler_function(
         model, x.clone(), torch.tensor(sigmas), extra_args={"model_options": {}, "seed": seed},
         callback=begin, disable=True, **options)  # fmt: skip
@@ -66,8 +68,8 @@ def way(name, kind):
     other, _, other_calls = sampled(name, kind, x, sigmas, seed=1)
     if torch.equal(final, other):
         return "deterministic"
-    whole, states, _ = sampled(name, kind, x, sigmas, noiseless=True)
-    later, _, _ = sampled(name, kind, states[2], sigmas[2:], noiseless=True)
+    whole, states, _ = sampled(name, kind, x, sigmas, noise=0.0)
+    later, _, _ = sampled(name, kind, states[2], sigmas[2:], noise=0.0)
     if not torch.allclose(whole, later, rtol=1e-4, atol=1e-5):
         return "earlier steps"
     if len(calls[0]) > 1:
@@ -75,22 +77,22 @@ def way(name, kind):
     return "one Gaussian"
 
 
-def off(name, kind, eta=1.0, count=5000):
-    """How far the host's steps from one x are from the kernel's, in standard errors: [the largest of their
-    means, the largest of their deviations]."""
+def off(name, kind, eta):
+    """How far the host's step is from the kernel's: [in the mean, in the deviation], as shares of the
+    deviation, the largest of a schedule."""
     pack, found = of_pack("host").samplers, []
     sampler, generator = pack.RECORDABLE[name], torch.Generator().manual_seed(3)
+    own = {"eta": eta} if sampler.with_eta else {}
     for sigma, sigma_next in zip(SCHEDULES[kind], SCHEDULES[kind][1:-1]):
         steps = torch.tensor([sigma, sigma_next, 0.0])
         kernel = (sampler.flow if kind is Flow else sampler.kernel)(eta, steps)
-        x = ((1 + sigma) * torch.randn(1, 4, 2, 2, generator=generator)).expand(count, -1, -1, -1)
-        _, states, _ = sampled(name, kind, x, steps.tolist(), seed=5)
+        x = (1 + sigma) * torch.randn(2, 4, 2, 2, generator=generator)
+        middle, one = (sampled(name, kind, x, steps.tolist(), noise=z, **own)[1][1] for z in (0.0, 1.0))
         options = {"sampler_post_cfg_function": [pack.as_guidance(kernel, steps)]} if "pp" in name else {}
-        x0 = Model(kind)(x[:1], steps[:1], options, 0)
-        mean, std = kernel.mean(x[:1], x0, *steps[:2])[0], kernel.std(*steps[:2])
-        spread, middle = torch.std_mean(states[1].double(), 0)
-        found.append([((middle - mean) / std).abs().max(), (spread / std - 1).abs().max() * 2**0.5])
-    return (torch.tensor(found) * count**0.5).amax(0).tolist()
+        x0 = Model(kind)(x, steps[:1].expand(2), options, 0)
+        mean, std = kernel.mean(x, x0, *steps[:2]), kernel.std(*steps[:2])
+        found.append([((middle - mean) / std).abs().max(), ((one - middle) / std - 1).abs().max()])
+    return torch.tensor(found).amax(0).tolist()
 
 
 def ways():
@@ -100,9 +102,10 @@ def ways():
     return {
         "ways": {name: [way(name, kind) for kind in kinds.values()] for name in names},
         "off": {
-            f"{name} of {told} models": off(name, kind)
+            f"{name} of {told} models, eta {eta}": off(name, kind, eta)
             for name, sampler in recordable.items()
             for told, kind in kinds.items()
+            for eta in ([1.0, 0.6] if sampler.with_eta else [1.0])
             if sampler.run and (sampler.flow if kind is Flow else sampler.kernel)
         },
     }
