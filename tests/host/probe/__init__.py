@@ -21,6 +21,7 @@ from .controls import ControlNet, PatchWithModel
 from .families import Family, Inpainting
 from .files import files
 from .loras import ProbeApart, ProbeTargets, SomeLora
+from .masks import ProbeMasked, ProbePictures
 from .naming import Lora, fingerprints, policies, training
 from .samplers import SharedNoise, replayed, ways
 from .shapes import Shapes
@@ -112,33 +113,6 @@ class ProbeSteps(Probe):
             "end_is_denoised": torch.equal(t.finished, t.denoised[-1]),
             "sha": sha(t.states, t.denoised, t.sigmas, t.finished),
         }
-
-
-class ProbeMasked(Probe):
-    """A recording inside a mask."""
-
-    KIND = "D3PO_TRAJECTORY"
-
-    def look(self, t):
-        inside, last = (t.mask > 0).expand_as(t.finished), t.finished
-        pairs = [(a, b) for a in range(t.count) for b in range(a)]
-        return {
-            "mask": [list(t.mask.shape), t.mask.mean().item()],
-            "same_outside": all(torch.equal(one[~inside[0]], last[0][~inside[0]]) for one in last),
-            "apart_inside": min((last[a] - last[b])[inside[0]].abs().max().item() for a, b in pairs),
-            "sha": sha(t.states[:], t.denoised[:], t.sigmas, t.finished, t.mask, t.noise),
-            "named": t.settings["mask"],
-        }
-
-
-class ProbePictures(Probe):
-    """From which column on pictures are the same."""
-
-    KIND = "IMAGE"
-
-    def look(self, pictures):
-        apart = (pictures != pictures[:1]).any(3).any(0).any(0)
-        return {"width": len(apart), "same_from": int(apart.nonzero().max()) + 1 if apart.any() else 0}
 
 
 class ProbeFinished(Probe):
