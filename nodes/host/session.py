@@ -119,7 +119,7 @@ class Session(comfy.samplers.Sampler):
                 conds,
                 self.device,
                 latent,
-                # finished images are noised as a whole: beside a mask networks for inpainting alone take that
+                # finished images are noised as a whole, and only networks for inpainting still take it
                 mask if candidates.recorded or model.concat_keys else None,
                 conditioning.seed,
             )
