@@ -181,6 +181,16 @@ def test_what_a_naming_cannot_express_is_refused_before_anything_is_written(
     assert not list((host.base / "output" / "loras").glob(f"{prefix}*"))
 
 
+def test_a_run_starts_from_a_file_whose_layers_are_parts_of_the_models(host, saved):
+    for (targets, naming), path in saved.paths.items():
+        if naming == DIFFUSERS:
+            listed = path.relative_to(host.base / "output" / "loras").as_posix()
+            start = node("D3POLoadRun", model=["family", 0], run=unique("from"), start_from=listed)
+            graph = family(saved.name) | {"run": start, "look": probe("Targets", "run")}
+            told = host.run(graph)["outputs"]["run"]["text"]
+            assert told == [f"{listed}: {len(saved.targets[targets])} layers"]
+
+
 @pytest.mark.parametrize("adapter", ["DoRA", "LoHa", "LoKr"])
 def test_diffusers_gets_no_adapter_that_it_does_not_load(host, failure, adapter):
     prefix = unique("refused")
