@@ -6,7 +6,8 @@
   bench       measure speed, and what methods learn
   experiment  what training does to pictures: python dev.py experiment templates
 
-`--frontend 1.58.1` with any of them uses that comfyui-frontend-package in place of ComfyUI's own.
+`--frontend 1.58.1` with any of them uses that comfyui-frontend-package in place of ComfyUI's own, and
+`--comfyui 0.24.1` the oldest ComfyUI that the pack works with.
 The first call makes .venv and fetches ComfyUI into .host; later calls need no network.
 COMFYUI_PATH names another ComfyUI to use; a clone inside ComfyUI/custom_nodes uses that ComfyUI.
 """
@@ -19,7 +20,16 @@ import sys
 if sys.version_info < (3, 10):
     raise SystemExit("dev.py: Python 3.10 or newer is needed, this is %d.%d" % sys.version_info[:2])
 
-from tools.environment import PYTHON, Problem, set_up, set_up_web_checks
+from tools.environment import (
+    COMFYUI_ARCHIVES,
+    COMFYUI_VERSION,
+    OLDEST_COMFYUI,
+    PYTHON,
+    Problem,
+    comfyui_of,
+    set_up,
+    set_up_web_checks,
+)
 from tools.host import BASE, FRONTEND_WANTED, ROOT, host_command, host_environment
 
 
@@ -53,15 +63,30 @@ def experiment(arguments) -> int:
     return run(PYTHON, "-m", "tools.experiment", *arguments, cwd=ROOT)
 
 
-def take_frontend(arguments) -> tuple:
-    """The arguments without `--frontend VERSION`, and the version, or None where there is none."""
-    if "--frontend" not in arguments:
+def taken(name, example, arguments) -> tuple:
+    """The arguments without the option `--name VERSION`, and the version, or None where there is none."""
+    option = f"--{name}"
+    if option not in arguments:
         return arguments, None
-    place = arguments.index("--frontend")
+    place = arguments.index(option)
     (version,) = arguments[place + 1 : place + 2] or [""]
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise Problem("--frontend needs a version after it, such as --frontend 1.58.1")
+        raise Problem(f"{option} needs a version after it, such as {option} {example}")
     return arguments[:place] + arguments[place + 2 :], version
+
+
+def set_up_wanted(arguments) -> list:
+    """Set up what is needed, with the ComfyUI and the frontend that are asked for: the other arguments."""
+    rest, frontend = taken("frontend", "1.58.1", arguments)
+    rest, comfyui = taken("comfyui", OLDEST_COMFYUI, rest)
+    if comfyui not in (None, *COMFYUI_ARCHIVES):
+        raise Problem(f"--comfyui can be {' or '.join(COMFYUI_ARCHIVES)}; COMFYUI_PATH names any other")
+    set_up(frontend, comfyui or COMFYUI_VERSION)
+    if frontend:
+        os.environ[FRONTEND_WANTED] = frontend
+    if comfyui and comfyui != COMFYUI_VERSION:
+        os.environ["COMFYUI_PATH"] = str(comfyui_of(comfyui))
+    return rest
 
 
 COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench, "experiment": experiment}
@@ -73,11 +98,7 @@ def main(arguments) -> int:
         print(__doc__)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     try:
-        rest, frontend = take_frontend(arguments[1:])
-        set_up(frontend)
-        if frontend:
-            os.environ[FRONTEND_WANTED] = frontend
-        return COMMANDS[arguments[0]](rest)
+        return COMMANDS[arguments[0]](set_up_wanted(arguments[1:]))
     except Problem as problem:
         print(f"dev.py: {problem}", file=sys.stderr)
         return 1

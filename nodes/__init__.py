@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .comparing import D3POCompare, D3POWinRate
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
@@ -14,6 +15,7 @@ from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
+from .scores import D3POScorePreference
 from .taste import D3POTastePreference
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
@@ -28,6 +30,7 @@ class D3POExtension(ComfyExtension):
             D3POSamplerCustom,
             D3POPairPreference,
             D3POObjectivePreference,
+            D3POScorePreference,
             D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,
@@ -46,4 +49,6 @@ class D3POExtension(ComfyExtension):
             D3POImplicitReward,
             D3POImplicitPreference,
             D3POImplicitAccuracy,
+            D3POCompare,
+            D3POWinRate,
         ]

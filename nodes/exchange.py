@@ -271,6 +271,12 @@ class D3POEncodePairs(io.ComfyNode):
                 io.String.Input("annotators", **ANNOTATORS),
                 io.Combo.Input("joining", **JOINING),
                 io.Int.Input("limit", default=0, **LIMIT),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the images of a set differ, such as the hands: training learns from that "
+                    "part alone. One mask for all sets.",
+                ),
             ],
             outputs=[
                 PreferencesType.Output(
@@ -285,7 +291,8 @@ class D3POEncodePairs(io.ComfyNode):
         return version(None)
 
     @classmethod
-    def execute(cls, model, clip, vae, dataset, split, held_out, annotators, joining, limit):
+    def execute(cls, model, clip, vae, dataset, split, held_out, annotators, joining, limit, mask=None):
+        require_maskable(model, mask)
         empty = encode(clip, "")
         base, preferences, left_out = host.fingerprint(model), [], []
         with dataset.open() as store:
@@ -302,7 +309,8 @@ class D3POEncodePairs(io.ComfyNode):
                 )
                 # one by one: to a video model's VAE several images are a video
                 latents = torch.cat([vae.encode(image[None]) for image in images])
-                clean = host.clean_candidates(model, latents, row.id, base, conditioning)
+                inside = None if mask is None else host.mask_of(mask, latents.shape, "mask")
+                clean = host.clean_candidates(model, latents, row.id, base, conditioning, inside)
                 preferences.append(Preferences(clean, source=dataset.name, **answer))
                 bar.update(1)
         if not preferences and split != "held out":  # nothing to measure on is no reason not to train
@@ -311,6 +319,16 @@ class D3POEncodePairs(io.ComfyNode):
             preferences,
             sum(len(p.pairs) for p in preferences),
             ui={"text": [told(counted(dataset.name, preferences), left_out)]},
+        )
+
+
+def require_maskable(model, mask):
+    """Raise ValueError for a mask where the network itself takes one, beside the image around it."""
+    if mask is not None and model.model.concat_keys:
+        raise ValueError(
+            "mask: this is an inpainting model, which sees the image around the mask, and finished images "
+            "may differ there. Record candidates with D3PO KSampler and Inpaint Model Conditioning, or take "
+            "the plain model"
         )
 
 

@@ -18,6 +18,13 @@ OBJECTIVES = {
     "brightness (brighter)": (lambda images, target: objectives.brightness(images), 1),
     "darkness (darker)": (lambda images, target: objectives.brightness(images), -1),
     "colour (closer to the target)": (lambda images, target: objectives.colour_distance(images, target), -1),
+    "sharpness (sharper)": (lambda images, target: objectives.sharpness(images), 1),
+    "softness (softer)": (lambda images, target: objectives.sharpness(images), -1),
+    "contrast (stronger)": (lambda images, target: objectives.contrast(images), 1),
+    "contrast (weaker)": (lambda images, target: objectives.contrast(images), -1),
+    "colourfulness (more colourful)": (lambda images, target: objectives.colourfulness(images), 1),
+    "colourfulness (more muted)": (lambda images, target: objectives.colourfulness(images), -1),
+    "symmetry (left as right)": (lambda images, target: objectives.asymmetry(images), -1),
 }
 
 
@@ -40,6 +47,25 @@ def require_one_image_each(trajectory, images):
             f"images: there are {len(images)} images for {trajectory.count} candidates; wire the "
             "sampler's latent through VAE Decode to this input"
         )
+
+
+def judged_outputs(about_mean, is_list=False):
+    """What a judge that measures gives; lists have an entry for each set."""
+    return [
+        PreferencesType.Output(
+            display_name="preferences", is_output_list=is_list, tooltip="Wire to the train step."
+        ),
+        io.Image.Output(
+            display_name="preferred", is_output_list=is_list, tooltip="The candidate preferred most often."
+        ),
+        io.Image.Output(
+            display_name="rejected", is_output_list=is_list, tooltip="The candidate rejected most often."
+        ),
+        io.Int.Output(
+            display_name="pairs", is_output_list=is_list, tooltip="How many strict preferences were found."
+        ),
+        io.Float.Output(display_name="mean", is_output_list=is_list, tooltip=about_mean),
+    ]
 
 
 class D3POObjectivePreference(io.ComfyNode):
@@ -83,7 +109,7 @@ class D3POObjectivePreference(io.ComfyNode):
                     step=0.001,
                     round=False,
                     tooltip="Candidates that differ by this much or less in the first objective tie. In its "
-                    "unit: kB, brightness (0 to 1) or colour distance (0 to 1.7).",
+                    "unit, such as kB, brightness (0 to 1) or colour distance (0 to 1.7).",
                 ),
                 DatasetType.Input(
                     "dataset",
@@ -92,15 +118,7 @@ class D3POObjectivePreference(io.ComfyNode):
                     "Save to Dataset or D3PO Load Sets.",
                 ),
             ],
-            outputs=[
-                PreferencesType.Output(display_name="preferences", tooltip="Wire to the train step."),
-                io.Image.Output(display_name="preferred", tooltip="The candidate preferred most often."),
-                io.Image.Output(display_name="rejected", tooltip="The candidate rejected most often."),
-                io.Int.Output(display_name="pairs", tooltip="How many strict preferences were found."),
-                io.Float.Output(
-                    display_name="mean", tooltip="The objective's mean over the candidates, in its own unit."
-                ),
-            ],
+            outputs=judged_outputs("The objective's mean over the candidates, in its own unit."),
             is_output_node=True,
         )
 

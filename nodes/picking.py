@@ -63,6 +63,12 @@ def finished(said, trajectory):
         raise ValueError(f"picks: set {trajectory.set_id}: {error}") from error
 
 
+def are_there(images):
+    """Whether previews, as the page is told of them, are still files."""
+    folder = folder_paths.get_temp_directory()
+    return all(Path(folder, image["subfolder"], image["filename"]).exists() for image in images)
+
+
 def outputs():
     return [
         PreferencesType.Output(
@@ -201,10 +207,7 @@ class D3POPairPreference(io.ComfyNode):
         """A batch's images as files for the page. Those that were made before serve again: ComfyUI's cache
         hands the same batch over each time, and writing PNGs takes as long as anything here."""
         made = _previews.get(batch)
-        if made is None or not all(
-            Path(folder_paths.get_temp_directory(), image["subfolder"], image["filename"]).exists()
-            for image in made
-        ):
+        if made is None or not are_there(made):
             made = _previews[batch] = ui.PreviewImage(batch, cls=cls).as_dict()["images"]
         return made
 

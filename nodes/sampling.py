@@ -117,13 +117,19 @@ def sampler_input():
         "sampler_name",
         options=host.SAMPLERS,
         tooltip="A sampler that adds noise at every step: only then has a step a probability to train on. "
-        "euler_ancestral is ComfyUI's own, for all models. Of flow models only, such as SD3 and Flux: "
-        "flow_sde (Flow-GRPO's steps) and flow_cps (the same with less noise left in images).",
+        "euler_ancestral is ComfyUI's own, for all models, and so are lcm (for LCM, Turbo and Lightning "
+        "models) and euler_ancestral_cfg_pp (CFG++, with a cfg of about 1). ddpm is not for flow models. Of "
+        "flow models only, such as SD3 and Flux: flow_sde (Flow-GRPO's steps) and flow_cps (the same with "
+        "less noise left in images).",
     )
 
 
 def latent_input():
-    return io.Latent.Input("latent_image", tooltip="An empty latent for its size, or an image to start from.")
+    return io.Latent.Input(
+        "latent_image",
+        tooltip="An empty latent for its size, or an image to start from. With a mask (Set Latent Noise "
+        "Mask) candidates differ inside of it alone, and training learns from that part.",
+    )
 
 
 def candidate_inputs():
@@ -146,7 +152,8 @@ def candidate_inputs():
             round=0.001,
             tooltip=(
                 "How much noise each step adds, of what the sampler's paper adds: 1 is D3PO's setting; at 0 "
-                "sampling is deterministic and cannot be trained on. Lower values make candidates more alike."
+                "sampling is deterministic and cannot be trained on. Lower values make candidates more "
+                "alike. ddpm and lcm take 1 alone."
             ),
         ),
         io.Int.Input(
@@ -189,7 +196,8 @@ class RecordingNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, sampler_name):
-        return sampler_problem(sampler_name) or True
+        name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
+        return host.sampler_problem(name) or True
 
     @classmethod
     def execute(cls, **lists):
@@ -303,26 +311,13 @@ def every(lists):
     return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
 
 
-def sampler_problem(sampler_name):
-    """Why a sampler cannot be recorded; "" where it can."""
-    name = sampler_name[0] if isinstance(sampler_name, list) else sampler_name
-    if name in host.SAMPLERS:
-        return ""
-    draws = any(part in str(name) for part in ("ancestral", "sde", "lcm", "ddpm"))
-    kind = "draws each step from more than a single Gaussian" if draws else "is deterministic"
-    return (
-        f"sampler_name: {name} {kind}, so its steps have no log-probability to train on. "
-        f"Choose {' or '.join(host.SAMPLERS)}."
-    )
-
-
 def record_set(
     node, index, bar, model, conditioning, sigmas, sampler, window, candidates, latent_image, settings
 ):
     """(Trajectory, LATENT) of a set: a recording node's one of this index. sampler and window as host.record
     has them; `settings` are noted besides those that every recording has."""
     host.require_steps(model)
-    lora = model.get_attachment("d3po_lora")
+    mask, lora = mask_in(latent_image, conditioning.latent_image), model.get_attachment("d3po_lora")
     name = host.set_name(node.hidden.dynprompt, node.hidden.unique_id, index, conditioning.seed, lora)
     settings |= {
         "seed": conditioning.seed,
@@ -332,7 +327,7 @@ def record_set(
         "sampling": host.sampling_name(model),
     }
     trajectory, samples = host.record(
-        model, conditioning, sigmas, sampler, window, candidates, name, settings, bar.over(model)
+        model, conditioning, sigmas, sampler, window, mask, candidates, name, settings, bar.over(model)
     )
     out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
     return trajectory, out | {"samples": samples}
@@ -340,10 +335,6 @@ def record_set(
 
 def latent_of(model, latent_image, candidates):
     """The latents to begin from, with the model's channels, [1 or N, C, H, W]."""
-    if "noise_mask" in latent_image:
-        raise ValueError(
-            "latent_image: it carries a mask; recording works on the whole image, so remove the mask"
-        )
     samples = comfy.sample.fix_empty_latent_channels(
         model,
         latent_image["samples"],
@@ -356,6 +347,19 @@ def latent_of(model, latent_image, candidates):
             "candidates to make with 'candidates'"
         )
     return samples
+
+
+def mask_in(latent_image, samples):
+    """A LATENT's mask, [1, C, H, W], of what is sampled of its samples [1 or N, C, H, W]; None without
+    one."""
+    if "noise_mask" not in latent_image:
+        return None
+    if len(samples) > 1:
+        raise ValueError(
+            f"latent_image: it holds {len(samples)} latents and a mask; with a mask give it one, which all "
+            "candidates keep outside of the mask"
+        )
+    return host.mask_of(latent_image["noise_mask"], samples.shape, "latent_image")
 
 
 def window_of(sigmas, start, count):

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
-from ..d3po_core.taste.features import features
+from ..d3po_core.taste.features import Eye
 from ..d3po_core.taste.head import best_over_worst, clearest, learned
 from . import host
 from .stored import DatasetType, ImageSet, preferences_in, told, version
@@ -117,13 +117,14 @@ def look(model, sets):
     """Each set's features."""
     bar = comfy.utils.ProgressBar(len(sets))
 
-    def of(session, candidates):
-        images = host.finished(model, candidates)
-        found = features(images, session.denoiser(images), session.network, session.device, PER_PASS)
-        bar.update(1)
-        return found
+    def work(session):
+        eye = Eye(session.network, session.device, PER_PASS)
+        for candidates in sets:
+            images = host.finished(model, candidates)
+            yield eye.features(images, session.denoiser(images))
+            bar.update(1)
 
-    return host.evaluate_inside(model, sets, lambda session: [of(session, c) for c in sets], PER_PASS)
+    return host.evaluate_inside(model, sets, lambda session: list(work(session)), PER_PASS)
 
 
 def report(taste, judged, earlier, further):

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tools.host import CHECKPOINT, Host, link, make_base
+from tools.host import CHECKPOINT, FLOW_CHECKPOINT, Host, link, make_base
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 HERE = Path(__file__).resolve().parent
@@ -25,8 +25,8 @@ if torch_is_cpu_build():
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    assert CHECKPOINT.is_file(), (
-        "the emoji checkpoint is missing: run these tests by `python dev.py test tests/host`"
+    assert CHECKPOINT.is_file() and FLOW_CHECKPOINT.is_file(), (
+        "an emoji checkpoint is missing: run these tests by `python dev.py test tests/host`"
     )
     base = make_base(tmp_path_factory.mktemp("host"))
     link(HERE / "host" / "probe", base / "custom_nodes" / "d3po-test-probe")

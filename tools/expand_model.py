@@ -1,7 +1,8 @@
-"""Write the small emoji checkpoint from its compact form: python tools/expand_model.py OUT.safetensors
+"""Write the small emoji checkpoints from their compact forms: python tools/expand_model.py EMOJI FLOW
 
 The compact form keeps large weights as 8-bit integers with a scale for each output channel. Of CLIP-L it
 keeps only the embeddings of the words it knows: its twelve layers are the identity, here zeros written out.
+The flow model's compact form is what its UNet's weights differ by from the other's.
 """
 
 import lzma
@@ -12,15 +13,16 @@ import torch
 from safetensors.torch import load, save_file
 
 COMPACT = Path(__file__).resolve().parent.parent / "model" / "emoji.safetensors.xz"
+FLOW = COMPACT.with_name("emoji-flow.safetensors.xz")
 CLIP = "cond_stage_model.transformer.text_model."
 WIDTH, TOKENS, POSITIONS, LAYERS = 768, 49408, 77, 12
 A, AN = 320, 550  # CLIP's tokens of these words
 
 
-def quantise(weight):
-    """(int8 values, scale per output channel) of a weight [out, ...]."""
+def quantise(weight, largest=127):
+    """(int8 values up to `largest`, scale per output channel) of a weight [out, ...]."""
     flat = weight.float().flatten(1)
-    scale = flat.abs().amax(1).clamp_min(1e-12) / 127
+    scale = flat.abs().amax(1).clamp_min(1e-12) / largest
     return (flat / scale[:, None]).round().to(torch.int8).reshape(weight.shape), scale
 
 
@@ -54,8 +56,8 @@ def clip_text_model(tokens, token_embedding, position_embedding, norm):
     return {CLIP + name: tensor for name, tensor in out.items()}
 
 
-def expand(compact):
-    """Compact tensors -> a checkpoint's state dict in float16."""
+def dequantised(compact):
+    """Compact tensors -> weights by name, without the text encoder's."""
     out = {}
     for name, tensor in compact.items():
         if name.endswith(".int8"):
@@ -63,7 +65,12 @@ def expand(compact):
             out[name] = dequantise(tensor, compact[f"{name}.scale"])
         elif not name.endswith(".scale") and not name.startswith("text."):
             out[name] = tensor
-    out |= clip_text_model(
+    return out
+
+
+def expand(compact):
+    """Compact tensors -> a checkpoint's state dict in float16."""
+    out = dequantised(compact) | clip_text_model(
         compact["text.tokens"],
         compact["text.token"],
         compact["text.position"],
@@ -72,10 +79,23 @@ def expand(compact):
     return {name: tensor.half().contiguous() for name, tensor in out.items()}
 
 
+def expand_flow(checkpoint, difference):
+    """The flow model's state dict, by the other's and the compact form of what it differs by."""
+    moved = {name: checkpoint[name].float() + tensor for name, tensor in dequantised(difference).items()}
+    return checkpoint | {name: tensor.half().contiguous() for name, tensor in moved.items()}
+
+
+def unpacked(file):
+    """The compact tensors of a file."""
+    return load(lzma.decompress(file.read_bytes()))
+
+
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         raise SystemExit(__doc__)
-    save_file(expand(load(lzma.decompress(COMPACT.read_bytes()))), sys.argv[1])
+    checkpoint = expand(unpacked(COMPACT))
+    save_file(checkpoint, sys.argv[1])
+    save_file(expand_flow(checkpoint, unpacked(FLOW)), sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ PACK = "comfyui-d3po"
 LOCAL_COMFYUI = ROOT / ".host" / "ComfyUI"
 BASE = ROOT / ".host" / "base"
 CHECKPOINT = BASE / "models" / "checkpoints" / "d3po-emoji.safetensors"
+FLOW_CHECKPOINT = CHECKPOINT.with_name("emoji-flow.safetensors")
 FRONTEND_WANTED = "D3PO_FRONTEND"  # the environment variable in which dev.py hands on a frontend's version
 FOLDERS = ("models/checkpoints", "models/loras", "custom_nodes", "input", "output", "user", "temp")
 
@@ -85,14 +86,15 @@ def link(source: Path, place: Path):
             shutil.copyfile(source, place)
 
 
-def make_base(path, checkpoint=CHECKPOINT) -> Path:
-    """Make a base directory for the host, with links to this pack and, if it exists, to the checkpoint."""
+def make_base(path) -> Path:
+    """Make a base directory for the host, with links to this pack and to the checkpoints that exist."""
     base = Path(path)
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
     link(ROOT, base / "custom_nodes" / PACK)
-    if checkpoint and Path(checkpoint).exists():
-        link(Path(checkpoint).resolve(), base / "models" / "checkpoints" / Path(checkpoint).name)
+    for checkpoint in (CHECKPOINT, FLOW_CHECKPOINT):
+        if checkpoint.exists():
+            link(checkpoint.resolve(), base / "models" / "checkpoints" / checkpoint.name)
     return base
 
 

@@ -268,20 +268,25 @@ def train_unet(work, minutes, batch=24):
     save_report(work, unet_steps=steps, unet_batch=batch)
 
 
+def compacted(weights, largest=127):
+    """Weights by name, of which the large ones are integers (see expand_model.py)."""
+    compact = {}
+    for name, weight in weights.items():
+        if weight.ndim > 1 and weight.numel() > 10000:
+            compact[f"{name}.int8"], compact[f"{name}.scale"] = quantise(weight, largest)
+        else:
+            compact[name] = weight.half()
+    return {name: tensor.contiguous() for name, tensor in compact.items()}
+
+
 def pack(work):
     """Both networks and the word embeddings, small enough to ship (see expand_model.py)."""
     state = torch.load(work / "unet.pt", weights_only=True)
-    whole = {f"model.diffusion_model.{k}": v for k, v in state["unet"].items()}
-    whole |= {
-        f"first_stage_model.{k}": v for k, v in torch.load(work / "autoencoder.pt", weights_only=True).items()
-    }
+    autoencoder = torch.load(work / "autoencoder.pt", weights_only=True)
     compact = {"text.tokens": torch.tensor(state["tokens"], dtype=torch.int32)}
     compact |= {f"text.{k}": v.half() for k, v in state["text"].items()}
-    for name, weight in whole.items():
-        if name.startswith("model.") and weight.ndim > 1 and weight.numel() > 10000:
-            compact[f"{name}.int8"], compact[f"{name}.scale"] = quantise(weight)
-        else:
-            compact[name] = weight.half()
+    compact |= compacted({f"model.diffusion_model.{k}": v for k, v in state["unet"].items()})
+    compact |= {f"first_stage_model.{k}": v.half() for k, v in autoencoder.items()}
     data = lzma.compress(save({k: v.contiguous() for k, v in compact.items()}), preset=6)
     (MODEL_DIR / "emoji.safetensors.xz").write_bytes(data)
     print(f"{len(data) / 1e6:.1f} MB")

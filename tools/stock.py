@@ -1,6 +1,6 @@
 """Sampling with ComfyUI's own nodes only: Load Checkpoint, CLIP Text Encode, KSampler, VAE Decode."""
 
-CHECKPOINT = "d3po-emoji.safetensors"
+CHECKPOINT, FLOW_CHECKPOINT = "d3po-emoji.safetensors", "emoji-flow.safetensors"
 
 
 def stock_prompt(
@@ -13,10 +13,18 @@ def stock_prompt(
     lora=None,
     size=64,
     batch=1,
+    flow=False,
 ):
-    """An API prompt that makes `batch` images for each text and seed. `lora`: a name in Load LoRA's list."""
+    """An API prompt that makes `batch` images for each text and seed.
+
+    lora  a name in Load LoRA's list
+    flow  by the flow model
+    """
     nodes = {
-        "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
+        "loader": {
+            "class_type": "CheckpointLoaderSimple",
+            "inputs": {"ckpt_name": FLOW_CHECKPOINT if flow else CHECKPOINT},
+        },
         "latent": {
             "class_type": "EmptyLatentImage",
             "inputs": {"width": size, "height": size, "batch_size": batch},
@@ -24,6 +32,9 @@ def stock_prompt(
         "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": ""}},
     }
     model = ["loader", 0]
+    if flow:
+        nodes["flow"] = {"class_type": "ModelSamplingSD3", "inputs": {"model": model, "shift": 1.0}}
+        model = ["flow", 0]
     if lora:
         nodes["lora"] = {
             "class_type": "LoraLoaderModelOnly",

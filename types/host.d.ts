@@ -19,6 +19,7 @@ interface HostWidgetOptions {
 }
 
 interface DOMWidgetOptions {
+  serialize?: boolean
   hideOnZoom?: boolean
   socketless?: boolean
   getMinHeight?: () => number
@@ -85,6 +86,8 @@ interface NodeOutput {
   text?: string[]
   warnings?: string[]
   run?: string[]
+  compared?: [a: import("../web/stage.js").Reference, b: import("../web/stage.js").Reference][]
+  names?: string[]
   d3po?: import("../web/inbox.js").Told[]
 }
 

@@ -1,6 +1,7 @@
 // The answers there are to each kind of question, as buttons and as keys.
 
 import { BAD, DOWN, SKIP, TIE, UP } from "./judging.js"
+import { held } from "./place.js"
 import { h } from "./stage.js"
 
 /** @typedef {import("./judging.js").Answer} Answer */
@@ -80,10 +81,10 @@ export function buttonsFor(kind, { choose, answer, flip }) {
       skip
     ]
   if (kind === "best") return [skip, answering(BAD, "bad", "B", "none is good")]
-  const hold = button("flip", "F", "hold to flip", () => {})
-  hold.addEventListener("pointerdown", () => flip(true))
-  for (const event of ["pointerup", "pointerleave", "pointercancel"])
-    hold.addEventListener(event, () => flip(false))
+  const hold = held(
+    button("flip", "F", "hold to flip", () => {}),
+    flip
+  )
   return [
     button("left", "1", "1 · left", () => choose(0)),
     answering(TIE, "tie", "3", "no difference"),

@@ -6,7 +6,8 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 
-export const PICKER = "D3POPairPreference"
+export const WIN_RATE = "D3POWinRate"
+const PICKERS = ["D3POPairPreference", WIN_RATE]
 const MOST_SETS = 500
 
 /** @typedef {import("./judgement.js").Judgement} Judgement */
@@ -164,7 +165,7 @@ export async function queueAgain(promptId) {
   const [, , prompt, extra] = run.prompt
   const workflow = extra.extra_pnginfo?.workflow
   for (const [id, { class_type, inputs }] of Object.entries(prompt)) {
-    const widgets = (class_type === PICKER && nodeOf(id)?.widgets) || []
+    const widgets = (PICKERS.includes(class_type) && nodeOf(id)?.widgets) || []
     const widget = widgets.find((w) => w.name === "picks")
     if (!widget) continue
     inputs.picks = widget.value

@@ -76,7 +76,7 @@ export function shuffled(items, key) {
  *  @param {number} a
  *  @param {number} b
  *  @param {string} key */
-export function mirrored(a, b, key) {
+function mirrored(a, b, key) {
   return hash(`${key} side ${a} ${b}`) % 2 === 1
 }
 
@@ -261,6 +261,16 @@ export function isSame(question, other) {
   if ("candidate" in question)
     return other !== undefined && "candidate" in other && question.candidate === other.candidate
   return other?.kind === "best"
+}
+
+/** The candidates of a question, in the order of their panes.
+ *  @param {Question} question
+ *  @param {string} key of which side each is on */
+export function candidatesOf(question, key) {
+  if (question.kind === "best") return question.candidates
+  if ("candidate" in question) return [question.candidate]
+  const pair = [question.a, question.b]
+  return mirrored(question.a, question.b, key) ? pair.reverse() : pair
 }
 
 /** The candidate that a question's answer prefers, if it prefers one.

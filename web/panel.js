@@ -2,6 +2,7 @@
 
 import { button } from "./answers.js"
 import { MODES } from "./judging.js"
+import { act, listOf, Place } from "./place.js"
 import { find, h } from "./stage.js"
 import { KEYS, KEYS_ALWAYS } from "./words.js"
 
@@ -17,12 +18,14 @@ import { KEYS, KEYS_ALWAYS } from "./words.js"
  * @property {() => void} toggleTogether
  * @property {() => void} undo
  * @property {() => void} cancel
+ * @property {() => void} end continue with the answers there are
  * @property {(event: KeyboardEvent) => (() => void) | null} actOf what a key does now
  * @property {() => void} unflip
  */
 
 export class Panel {
   #does
+  #place
 
   /** @param {HTMLElement} stage
    *  @param {Does} does */
@@ -49,18 +52,23 @@ export class Panel {
       h("span", { textContent: "The run waits for your picks." }),
       button("cancel", "", "cancel the run", does.cancel)
     )
+    this.ending = h(
+      "div",
+      { class: "d3po-banner", hidden: true },
+      h("span", { textContent: "Enough answers: the result is clear." }),
+      button("result", "", "see the result", does.end)
+    )
     this.help = h("div", { class: "d3po-help", hidden: true })
     this.message = h("div", { class: "d3po-message", hidden: true })
     this.answers = h("div", { class: "d3po-answers" })
+    this.told = h("div", { class: "d3po-told", hidden: true })
     this.root = this.#root(stage)
-    this.place = h("div", { class: "d3po-place" }, this.root)
-    this.dialog = h("dialog", {
-      class: "d3po-dialog",
-      "aria-label": "Pair preference picker, expanded",
-      onkeydown: (event) => event.stopPropagation(),
-      onkeyup: (event) => event.stopPropagation(),
-      onclose: () => this.#collapse()
-    })
+    this.#place = new Place(this.root, "Pair preference picker, expanded")
+  }
+
+  /** The element that stands in the node. */
+  get place() {
+    return this.#place.element
   }
 
   #modes() {
@@ -121,16 +129,18 @@ export class Panel {
         "aria-label": "Pair preference picker",
         title: "",
         "data-capture-wheel": "true",
-        onkeydown: (event) => this.#key(event),
+        onkeydown: (event) => act(event, this.#does.actOf),
         onkeyup: (event) => this.#keyUp(event)
       },
       this.#head(),
       this.banner,
+      this.ending,
       this.help,
       this.message,
       stage,
       this.answers,
       this.status,
+      this.told,
       this.#foot()
     )
   }
@@ -138,18 +148,27 @@ export class Panel {
   /** Show the settings and what is on screen: a kind of question, "done" or "empty".
    *  @param {Settings} settings
    *  @param {Kind | "done" | "empty"} kind
-   *  @param {boolean} waiting whether a run waits for the picks */
-  show(settings, kind, waiting) {
+   *  @param {{ waiting: boolean, enough: boolean }} state whether a run waits for the picks; whether there are
+   *    enough answers, though more could be given */
+  show(settings, kind, { waiting, enough }) {
     this.mode.value = settings.mode
     this.carryOn.checked = settings.continue_when_done
     this.root.dataset.kind = kind
     this.banner.hidden = !waiting
+    this.ending.hidden = !enough
   }
 
   /** @param {string} text */
   tell(text) {
     this.message.hidden = !text
     this.message.textContent = text
+  }
+
+  /** Show what a blind session came to.
+   *  @param {string} text */
+  report(text) {
+    this.told.hidden = !text
+    this.told.textContent = text
   }
 
   /** Show how far a set is: answered questions, those to come, and the question on screen of how many.
@@ -180,51 +199,17 @@ export class Panel {
     return /** @type {HTMLButtonElement} */ (find(this.root, `.d3po-${name}`))
   }
 
-  /** Keys go on where the element that had the focus is gone or disabled. */
   holdFocus() {
-    const now = /** @type {(Element & { disabled?: boolean }) | null} */ (document.activeElement)
-    if (now === document.body || now?.disabled) this.root.focus({ preventScroll: true })
+    this.#place.holdFocus()
   }
 
   expand() {
-    if (this.dialog.open) return this.dialog.close()
-    document.body.append(this.dialog)
-    this.dialog.append(this.root)
-    this.dialog.showModal()
-    this.#button("expand").textContent = "close"
-    this.root.focus()
+    this.#place.expand()
   }
 
   /** Leave the expanded view, as the node is gone. */
   close() {
-    if (this.dialog.open) this.dialog.close()
-    this.dialog.remove()
-  }
-
-  #collapse() {
-    this.#button("expand").textContent = "expand"
-    this.place.append(this.root)
-    this.dialog.remove()
-    this.root.focus()
-  }
-
-  /** @param {KeyboardEvent} event */
-  #key(event) {
-    const composed = "[]{}?".includes(event.key) // on many keyboards with Option or AltGr
-    if (!composed && (event.ctrlKey || event.altKey || event.metaKey)) return
-    const target = /** @type {Element} */ (event.target)
-    const own =
-      target.matches?.("select") || (target.matches?.("input") && !/^[a-z0-9[\]{}?]$/i.test(event.key))
-    if (own && event.key !== "Escape") return event.stopPropagation()
-    const act = this.#does.actOf(event)
-    if (act) {
-      event.preventDefault()
-      event.stopPropagation()
-      if (!event.repeat) act()
-    } else if (event.key === "Enter" || event.key === " ") {
-      if (event.repeat) event.preventDefault()
-      event.stopPropagation() // the button's own
-    }
+    this.#place.close()
   }
 
   /** @param {KeyboardEvent} event */
@@ -241,10 +226,6 @@ export class Panel {
   drawKeys() {
     const kind = this.root.dataset.kind ?? ""
     const keys = [...(kind in KEYS ? KEYS[/** @type {Kind} */ (kind)] : []), ...KEYS_ALWAYS]
-    const rows = keys.flatMap(([key, what]) => [
-      h("dt", {}, h("kbd", { textContent: key })),
-      h("dd", { textContent: what })
-    ])
-    this.help.replaceChildren(h("dl", {}, ...rows))
+    this.help.replaceChildren(listOf(keys))
   }
 }

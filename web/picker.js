@@ -12,15 +12,31 @@ import {
   refresh,
   root,
   setsOf,
-  setsOfRun
+  setsOfRun,
+  WIN_RATE
 } from "./inbox.js"
 import { Picks } from "./picks.js"
-import { tell } from "./told.js"
+import { leaveToCanvas } from "./place.js"
+import { hearing, tell } from "./told.js"
 import { View } from "./view.js"
+import { isEnough, resultOf } from "./win_rate.js"
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./inbox.js").Closed} Closed */
 /** @typedef {import("./view.js").Settings} Settings */
+
+/**
+ * @typedef {object} Model what the view shows and changes
+ * @property {Picks} picks
+ * @property {() => Entry[]} sets the sets there are to judge, oldest first
+ * @property {Settings} settings kept with the node
+ * @property {(finished: Entry | null) => void} changed picks or settings were changed; `finished` is the set
+ *   that this answer completed
+ * @property {(entry: Entry) => void} run continue with the picks there are
+ * @property {() => void} cancel stop the run that waits
+ * @property {boolean} blind whether nothing may tell one candidate from the other
+ * @property {boolean} enough whether a blind session can end, though sets are left
+ */
 
 /** @type {Settings} */
 const SETTINGS = { mode: "pairs", seed: 0, same_place: false, continue_when_done: false }
@@ -42,47 +58,25 @@ function tellWorkflow() {
   else tracker?.checkState?.()
 }
 
-/** In the canvas renderer an element over the canvas hides it: hand on the wheel and the middle button, with
- *  which users move about. In Nodes 2.0 they reach the canvas by themselves.
- *  @param {HTMLElement} element */
-function leaveToCanvas(element) {
-  /** @param {keyof App["canvas"]} name
-   *  @param {(event: MouseEvent) => boolean} wanted
-   *  @returns {(event: MouseEvent) => void} */
-  const handOn = (name, wanted) => (event) => {
-    if (!LiteGraph.vueNodesMode && !event.defaultPrevented && wanted(event)) app.canvas[name](event)
-  }
-  element.addEventListener(
-    "wheel",
-    handOn("processMouseWheel", () => true)
-  )
-  element.addEventListener(
-    "pointerdown",
-    handOn("processMouseDown", (event) => event.button === 1)
-  )
-  element.addEventListener(
-    "pointermove",
-    handOn("processMouseMove", (event) => (event.buttons & 4) !== 0)
-  )
-  element.addEventListener(
-    "pointerup",
-    handOn("processMouseUp", (event) => event.button === 1)
-  )
-}
-
 export class Widget {
   picks = new Picks()
   /** @type {number | undefined} */
   #timer
   /** @type {(() => void)[]} */
   #silence = []
+  /** The pairs of a blind session, once a run has told them: those of older runs are of another LoRA.
+   *  @type {string[] | undefined} */
+  #session
 
   /** @param {HostNode} node
    *  @param {string} name */
   constructor(node, name) {
     this.node = node
     for (const [key, value] of Object.entries(SETTINGS)) node.addProperty(key, value)
+    /** Whether nothing may tell one candidate from the other: 0 is one side's, 1 the other's. */
+    this.blind = isBlind(node)
     this.view = new View(this)
+    this.view.panel.root.classList.toggle("d3po-blind", this.blind)
     this.widget = node.addDOMWidget(name, "D3PO_PICKER", this.view.place, {
       hideOnZoom: false,
       socketless: true, // a linked widget is not drawn, nor is this one where it is promoted onto a subgraph
@@ -161,7 +155,22 @@ export class Widget {
   }
 
   sets() {
-    return this.node.graph ? setsOf(this.node) : []
+    const sets = this.node.graph ? setsOf(this.node) : []
+    return this.#session?.flatMap((name) => sets.find(({ set }) => set === name) ?? []) ?? sets
+  }
+
+  /** Whether a blind session can end, though sets are left. */
+  get enough() {
+    return isEnough(resultOf(this.#session?.map((set) => this.picks.of(set)) ?? []))
+  }
+
+  /** Take a blind session's pairs and what it came to.
+   *  @param {NodeOutput | undefined} output */
+  hear(output) {
+    if (!output?.d3po) return
+    this.#session = output.d3po.map(({ set }) => set)
+    this.view.panel.report(output.text?.join("\n") ?? "")
+    this.view.refresh()
   }
 
   /** Take over the picks that another tab gave to a run that waited here.
@@ -255,7 +264,11 @@ export class Widget {
   }
 }
 
+/** @param {HostNode} node */
+const isBlind = (node) => node.constructor.comfyClass === WIN_RATE
+
 app.registerExtension({
+  ...hearing(isBlind, (node, output) => node.d3po?.hear(output)),
   name: "D3PO.Picker",
   getCustomWidgets: () => ({
     D3PO_PICKER: (node, name) => ({

@@ -103,22 +103,23 @@ export class Stage {
   }
 
   /** Show images in panes; resolves once all are drawn, true unless it was overtaken. Rejects if one is gone.
-   *  @param {Reference[]} references
+   *  @param {(Reference | Reference[])[]} references of each pane one, or several that lie on each other
    *  @param {Label[]} labels
-   *  @param {boolean} kept whether zoom and place are */
-  async show(references, labels, kept) {
+   *  @param {boolean} kept whether zoom and place are
+   *  @param {number} columns */
+  async show(references, labels, kept, columns = columnsOf(references.length)) {
     const turn = ++this.#shown
     if (!kept) this.reset()
     while (this.#panes.length < references.length) this.#addPane()
     for (const pane of this.#panes.splice(references.length)) pane.remove()
-    const entries = references.map(picture)
+    const entries = references.map((layers) => [layers].flat().map(picture))
     this.element.classList.toggle("d3po-grid", references.length > 2)
-    this.element.style.setProperty("--d3po-columns", String(columns(references.length)))
+    this.element.style.setProperty("--d3po-columns", String(columns))
     this.#panes.forEach((pane, i) => {
       find(pane, ".d3po-badge").replaceChildren(labels[i].badge)
       pane.setAttribute("aria-label", labels[i].text)
     })
-    const late = entries.filter((entry) => !entry.done)
+    const late = entries.flat().filter((entry) => !entry.done)
     if (late.length) {
       this.element.classList.add("d3po-loading")
       await Promise.all(late.map((entry) => entry.ready))
@@ -126,7 +127,9 @@ export class Stage {
     }
     this.element.classList.remove("d3po-loading")
     this.#panes.forEach((pane, i) => {
-      find(pane, ".d3po-frame").replaceChildren(entries[i].image)
+      const frames = entries[i].map(({ image }) => h("span", { class: "d3po-frame" }, image))
+      const layers = frames.map((frame) => h("span", { class: "d3po-layer" }, frame))
+      find(pane, ".d3po-layers").replaceChildren(...layers)
     })
     this.#draw()
     return true
@@ -185,7 +188,7 @@ export class Stage {
     const pane = h(
       "button",
       { type: "button", class: "d3po-pane" },
-      h("span", { class: "d3po-frame" }),
+      h("span", { class: "d3po-layers" }),
       h("span", { class: "d3po-badge", "aria-hidden": "true" })
     )
     this.#panes.push(pane)
@@ -281,6 +284,6 @@ export class Stage {
 
 /** Columns of a grid that is about as wide as it is high.
  *  @param {number} count */
-function columns(count) {
+function columnsOf(count) {
   return count <= 2 ? count : Math.ceil(Math.sqrt(count))
 }

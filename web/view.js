@@ -2,34 +2,21 @@
 
 import { button, buttonsFor, keysFor } from "./answers.js"
 import { judgement, logOf } from "./judgement.js"
-import { answered, ask, FIRST, isSame, mirrored, newest, SECOND, undone, winnerOf } from "./judging.js"
+import { answered, ask, candidatesOf, FIRST, isSame, newest, SECOND, undone, winnerOf } from "./judging.js"
 import { Panel } from "./panel.js"
 import { picture, Stage } from "./stage.js"
-import { byWins, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
+import { byWins, GONE, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
 
 const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
-const GONE =
-  "These images are gone from the server. Run again: the same candidates come back, and your answers " +
-  "are kept."
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./judging.js").Answer} Answer */
 /** @typedef {import("./judging.js").Log} Log */
 /** @typedef {import("./judging.js").Mode} Mode */
+/** @typedef {import("./picker.js").Model} Model */
 /** @typedef {import("./judging.js").Question} Question */
 
 /** @typedef {{ mode: Mode, seed: number, same_place: boolean, continue_when_done: boolean }} Settings */
-
-/**
- * @typedef {object} Model what the view shows and changes
- * @property {import("./picks.js").Picks} picks
- * @property {() => Entry[]} sets the sets there are to judge, oldest first
- * @property {Settings} settings kept with the node
- * @property {(finished: Entry | null) => void} changed picks or settings were changed; `finished` is the set
- *   that this answer completed
- * @property {(entry: Entry) => void} run continue with the picks there are
- * @property {() => void} cancel stop the run that waits
- */
 
 /** The picker's user interface on a model. */
 export class View {
@@ -44,6 +31,7 @@ export class View {
   /** The run that showed the newest set.
    *  @type {string | undefined | null} */
   #newestRun = null
+  /** Settles when what is on screen is drawn. */
   #drawn = Promise.resolve()
   /** @type {import("./answers.js").Acts} */
   #acts = {
@@ -64,6 +52,7 @@ export class View {
       toggleTogether: () => this.#toggleTogether(),
       undo: () => this.undo(),
       cancel: () => this.model.cancel(),
+      end: () => this.#set && this.model.run(this.#set),
       actOf: (event) => this.#actOf(event),
       unflip: () => this.#flip(false)
     })
@@ -75,7 +64,6 @@ export class View {
     return this.panel.place
   }
 
-  /** Settles when what is on screen is drawn. */
   get drawn() {
     return this.#drawn
   }
@@ -149,10 +137,7 @@ export class View {
    *  @param {Entry} entry
    *  @param {Question} question */
   #candidates(entry, question) {
-    if (question.kind === "best") return question.candidates
-    if ("candidate" in question) return [question.candidate]
-    const pair = [question.a, question.b]
-    return mirrored(question.a, question.b, this.#keyOf(entry)) ? pair.reverse() : pair
+    return candidatesOf(question, this.#keyOf(entry))
   }
 
   /** @param {boolean} kept whether zoom and place are */
@@ -163,7 +148,8 @@ export class View {
     const focused = this.panel.root.contains(document.activeElement)
     this.#ready = false
     this.#flipped = false
-    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), Boolean(entry?.waiting))
+    const state = { waiting: Boolean(entry?.waiting), enough: question !== undefined && this.model.enough }
+    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), state)
     this.panel.tell(picks.problem || (entry ? "" : "Press Run: the candidates will be shown here."))
     this.#drawProgress()
     if (question) this.#drawAnswers(question)
@@ -192,10 +178,12 @@ export class View {
   #panes(entry, question) {
     const { set, candidates: count, images } = entry
     const judged = this.model.picks.of(set)
-    const shown = question ? this.#candidates(entry, question) : byWins(judged, count).slice(0, MOST_SUMMED)
-    const labels = shown.map((candidate, i) =>
-      question ? labelOf(question, i, shown.length) : summaryOf(judged, count, candidate)
-    )
+    const asked = question ?? (this.model.blind ? this.#asked.questions[0] : undefined)
+    const shown = asked ? this.#candidates(entry, asked) : byWins(judged, count).slice(0, MOST_SUMMED)
+    const labels = shown.map((candidate, i) => {
+      if (question) return labelOf(question, i, shown.length)
+      return summaryOf(judged, count, candidate, asked ? i : candidate)
+    })
     return { references: shown.map((candidate) => images[candidate]), labels }
   }
 
@@ -209,19 +197,29 @@ export class View {
 
   #drawProgress() {
     const { questions, todo } = this.#asked
-    const { mode } = this.model.settings
+    const { blind, picks, settings } = this.model
     const entry = this.#set
     const sets = this.model.sets()
-    const done = questions.filter((question) => question.answer !== undefined).length
+    const answered = questions.filter((question) => question.answer !== undefined).length
+    const judged = sets.filter((other) => picks.finished(other.set)).length
     const place = sets.findIndex((other) => this.#isShown(other))
-    const most = todo && mode === "ranking" ? "at most " : ""
-    const where = sets.length > 1 ? ` · set ${place + 1} of ${sets.length}` : ""
-    this.panel.count.textContent = entry ? `${done} done, ${most}${todo} to do${where}` : ""
-    const canUndo = Boolean(entry && undone(mode, this.#log(entry)))
+    const done = blind ? judged : answered
+    const left = blind ? sets.length - judged : todo
+    const most = todo && settings.mode === "ranking" ? "at most " : ""
+    const where = sets.length > 1 ? ` · ${blind ? "pair" : "set"} ${place + 1} of ${sets.length}` : ""
+    this.panel.count.textContent = entry ? `${done} done, ${most}${left} to do${where}` : ""
+    const canUndo = Boolean(entry && (undone(settings.mode, this.#log(entry)) ?? this.#before))
     this.panel.showProgress(
-      { done, todo, at: this.#at, questions: questions.length, canUndo },
+      { done, todo: left, at: this.#at, questions: questions.length, canUndo },
       Boolean(entry)
     )
+  }
+
+  /** In a blind session, where a set is one answer, the last judged one before the set on screen. */
+  get #before() {
+    const sets = this.model.blind ? this.model.sets() : []
+    const place = sets.findIndex((entry) => this.#isShown(entry))
+    return sets.slice(0, Math.max(place, 0)).findLast((entry) => this.model.picks.finished(entry.set))
   }
 
   /** @param {Question} question */
@@ -234,7 +232,8 @@ export class View {
       each.setAttribute("aria-pressed", String(each.dataset.answer === String(question.answer)))
     const of = this.model.settings.mode === "ranking" ? "" : ` of ${this.#asked.questions.length}`
     const said = saidOf(question)
-    status.textContent = `Question ${this.#at + 1}${of}${said && ` · answered: ${said}`}`
+    const which = this.model.blind ? "Which is better?" : `Question ${this.#at + 1}${of}`
+    status.textContent = `${which}${said && ` · answered: ${said}`}`
   }
 
   /** What there is to do about a set that is judged, if there is a set. */
@@ -300,6 +299,10 @@ export class View {
     if (!entry) return
     const log = this.#log(entry)
     const before = undone(mode, log)
+    if (!before && this.#before) {
+      this.#show(this.#before)
+      this.undo()
+    }
     if (!before) return
     const place = newest(mode, this.#asked.questions, log)
     const last = this.#asked.questions[place]

@@ -57,6 +57,9 @@ const SAID = {
   [DOWN]: "thumb down"
 }
 
+export const GONE =
+  "These images are gone from the server. Run again: the same candidates come back, and your answers " +
+  "are kept."
 export const MOST_SUMMED = 16 // candidates in a judged set's summary
 
 /** What a question's answer says, or "" if it has none.
@@ -84,19 +87,20 @@ export function labelOf({ kind, answer }, i, count) {
  *  @param {Judgement | undefined} judged
  *  @param {number} count of candidates
  *  @param {number} candidate
+ *  @param {number} place what it is numbered by
  *  @returns {Label} */
-export function summaryOf(judged, count, candidate) {
+export function summaryOf(judged, count, candidate, place) {
   if (judged?.good) {
     const answer = judged.good.includes(candidate) ? UP : judged.bad?.includes(candidate) ? DOWN : SKIP
     return {
       badge: answer === SKIP ? SAID[SKIP] : thumb(answer),
-      text: `Candidate ${candidate + 1}: ${SAID[answer]}`
+      text: `Candidate ${place + 1}: ${SAID[answer]}`
     }
   }
   const { won, lost } = record(judged, count)[candidate]
   return {
     badge: `${won} ✓  ${lost} ✗`,
-    text: `Candidate ${candidate + 1}: preferred ${won} times, rejected ${lost} times`
+    text: `Candidate ${place + 1}: preferred ${won} times, rejected ${lost} times`
   }
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from .kernels import Scalar
-from .trajectory import LazyTensor
+from .trajectory import LazyTensor, require_mask
 
 PREDICTIONS = ("epsilon", "v", "flow")
 
@@ -25,6 +25,8 @@ class CleanCandidates:
                 noise are mixed
     noise       [1 or N, C, H, W], the noise that the candidates were sampled from, the same for all. `draws`
                 then gives it instead of fresh noise. None where it is not known or not wanted
+    mask        [1, C, H, W] float32, 0...1: the part of the latents that is judged, and learned from. None:
+                all of it
 
     set_id, model, settings and conditioning are those of a Trajectory.
 
@@ -43,6 +45,7 @@ class CleanCandidates:
     settings: dict[str, Any] = field(default_factory=dict)
     conditioning: object = None
     noise: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -63,6 +66,8 @@ class CleanCandidates:
             if (self.noise != self.noise[:1]).any():
                 raise ValueError("the candidates of a set must have been sampled from the same noise")
             self.noise = self.noise[:1].clone()
+        if self.mask is not None:
+            require_mask(self.mask, self.latent_shape)
 
     @property
     def count(self) -> int:

@@ -18,9 +18,13 @@ Scalar: TypeAlias = Tensor | float
 Description: TypeAlias = Mapping[str, Any]  # JSON: {"name": a kernel's name, parameter: number, ...}
 
 
-def per_candidate_mean(values: Tensor) -> Tensor:
-    """Mean over every axis but the first: [N, ...] -> [N]."""
-    return values.flatten(1).mean(1)
+def per_candidate_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over every axis but the first, weighted by a mask [1, ...] where there is one: [N, ...] -> [N]."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    mask = mask.to(values)
+    # sum(mask values) / sum(mask), and with a mask of ones the plain mean to the bit
+    return (mask * values).flatten(1).mean(1) / mask.mean()
 
 
 class Kernel(Protocol):
@@ -67,16 +71,45 @@ class Ancestral:
         up = self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2).clamp_min(0).sqrt()
         return torch.minimum(sigma_next, up)
 
+    def kept(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """sigma_down / sigma, a 0-d tensor: the share of the noise in x that is still there afterwards."""
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return (sigma_next**2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt() / sigma
+
     def drift(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """1 - sigma_down / sigma, a 0-d tensor."""
-        sigma, sigma_next = _scalars(sigma, sigma_next)
-        down = (sigma_next**2 - self.std(sigma, sigma_next) ** 2).clamp_min(0).sqrt()
-        return 1 - down / sigma
+        return 1 - self.kept(sigma, sigma_next)
 
     def mean(self, x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """x0 + (sigma_down / sigma) (x - x0), shaped as x."""
         x0 = _wide(x0)
         return x0 + (1 - self.drift(sigma, sigma_next)).to(x0) * (x - x0)
+
+    def pull(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """As `pull_of`."""
+        return pull_of(self, sigma, sigma_next)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """The lcm step for epsilon- and v-prediction: x0, and all noise anew (multistep consistency sampling,
+    Song et al., arXiv 2303.01469, algorithm 1). For flow models it is FlowCPS(1)."""
+
+    name: ClassVar[str] = "consistency"
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """sigma_next, a 0-d tensor."""
+        (sigma_next,) = _scalars(sigma_next)
+        return sigma_next
+
+    def drift(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """1, a 0-d tensor."""
+        (sigma,) = _scalars(sigma)
+        return torch.ones_like(sigma)
+
+    def mean(self, x: Tensor, x0: Tensor, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """x0, shaped as x."""
+        return _wide(x0)
 
     def pull(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
         """As `pull_of`."""
@@ -199,6 +232,39 @@ class FlowCPS(_Flow):
         return old / sigma, (1 - sigma_next) - old * (1 - sigma) / sigma
 
 
+@dataclass(frozen=True)
+class FlowDDIM(_Flow):
+    """DDIM(eta) of a flow model: Ancestral in the coordinates x / (1 - sigma), whose noise level is sigma /
+    (1 - sigma). It is the step of ComfyUI's euler_ancestral_cfg_pp. At sigma 1 all noise is new, whatever
+    eta, as there. eta lies in (0, 1]."""
+
+    name: ClassVar[str] = "flow ddim"
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_share("eta", self.eta)
+
+    def std(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """The noise that the step adds, a 0-d tensor."""
+        (sigma_next,) = _scalars(sigma_next)
+        step, *levels = self._ancestral(sigma, sigma_next)
+        return (1 - sigma_next) * step.std(*levels)
+
+    def kept(self, sigma: Scalar, sigma_next: Scalar) -> Tensor:
+        """The share of the noise in x / (1 - sigma) that is still there afterwards, a 0-d tensor."""
+        step, *levels = self._ancestral(sigma, sigma_next)
+        return step.kept(*levels)
+
+    def _ancestral(self, sigma: Scalar, sigma_next: Scalar) -> tuple[Ancestral, Tensor, Tensor]:
+        sigma, sigma_next = _scalars(sigma, sigma_next)
+        return Ancestral(1.0 if sigma == 1 else self.eta), sigma / (1 - sigma), sigma_next / (1 - sigma_next)
+
+    def _keep_and_drift(self, sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self.kept(sigma, sigma_next)
+        keep = torch.zeros_like(kept) if kept == 0 else kept * (1 - sigma_next) / (1 - sigma)
+        return keep, (1 - sigma_next) * (1 - kept)
+
+
 def pull_of(kernel: Kernel, sigma: Scalar, sigma_next: Scalar) -> Tensor:
     """std / |d mean / d prediction|, a 0-d tensor. Times this, log-ratios give each step an equal gradient.
 
@@ -219,7 +285,7 @@ def _require_share(name: str, value: float) -> None:
 
 
 KERNELS: dict[str, Callable[..., Kernel]] = {
-    kernel.name: kernel for kernel in (Ancestral, FlowAncestral, FlowSDE, FlowCPS)
+    kernel.name: kernel for kernel in (Ancestral, FlowAncestral, Consistency, FlowDDIM, FlowSDE, FlowCPS)
 }
 
 
@@ -239,14 +305,20 @@ def kernel_of(description: Description) -> Kernel:
     return KERNELS[name](**{key: value for key, value in description.items() if key != "name"})
 
 
-def log_prob(x_next: Tensor, mean: Tensor, std: Scalar) -> Tensor:
-    """log N(x_next; mean, std^2) by mean over the latent's elements, [N]."""
+def log_prob(x_next: Tensor, mean: Tensor, std: Scalar, mask: Tensor | None = None) -> Tensor:
+    """log N(x_next; mean, std^2) by mean over the latent's elements, [N].
+
+    Here and below a mask [1, C, H, W] weighs the elements: of ones and zeros it is the mean over those inside
+    of it, the log-prob of the Gaussian of these alone.
+    """
     (std,) = _scalars(std)
     z = (_wide(x_next) - _wide(mean)) / std.to(x_next.device)
-    return per_candidate_mean(-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi))
+    return per_candidate_mean(-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi), mask)
 
 
-def log_ratio(x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar) -> Tensor:
+def log_ratio(
+    x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar, mask: Tensor | None = None
+) -> Tensor:
     """log p(x_next | mean) - log p(x_next | ref_mean) by mean over the latent's elements, [N].
 
     It is factored so that no two large numbers are subtracted, and is exactly 0 where the means are equal.
@@ -254,14 +326,14 @@ def log_ratio(x_next: Tensor, mean: Tensor, ref_mean: Tensor, std: Scalar) -> Te
     (std,) = _scalars(std)
     x_next, mean, ref_mean = _wide(x_next), _wide(mean), _wide(ref_mean)
     product = (mean - ref_mean) * ((x_next - mean) + (x_next - ref_mean))
-    return per_candidate_mean(product) / (2 * std**2).to(product)
+    return per_candidate_mean(product, mask) / (2 * std**2).to(product)
 
 
-def kl(mean: Tensor, ref_mean: Tensor, std: Scalar) -> Tensor:
+def kl(mean: Tensor, ref_mean: Tensor, std: Scalar, mask: Tensor | None = None) -> Tensor:
     """KL(N(mean, std^2) || N(ref_mean, std^2)) by mean over the latent's elements, [N]."""
     (std,) = _scalars(std)
     squared = (_wide(mean) - _wide(ref_mean)).square()
-    return per_candidate_mean(squared) / (2 * std**2).to(squared)
+    return per_candidate_mean(squared, mask) / (2 * std**2).to(squared)
 
 
 def _wide(x: Tensor) -> Tensor:

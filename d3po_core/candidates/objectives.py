@@ -31,6 +31,38 @@ def colour_distance(images: ArrayLike, target: Sequence[float] = (1.0, 0.0, 0.0)
     return distance
 
 
+def sharpness(images: ArrayLike) -> Numbers:
+    """Root mean square of the luma's Laplacian (its four neighbours less four times itself), inside the
+    border."""
+    luma = _array(images) @ REC709
+    around = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    found: Numbers = np.sqrt(np.square(around - 4 * luma[:, 1:-1, 1:-1]).mean((1, 2)))
+    return found
+
+
+def contrast(images: ArrayLike) -> Numbers:
+    """Standard deviation of the luma."""
+    found: Numbers = (_array(images) @ REC709).std((1, 2))
+    return found
+
+
+def colourfulness(images: ArrayLike) -> Numbers:
+    """How far pixels spread and lie from gray in two opponent colours (Hasler and Suesstrunk 2003, M3), for
+    colours in 0...1."""
+    red, green, blue = np.moveaxis(_array(images), -1, 0)
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    spread, means = (np.linalg.norm(own((2, 3)), axis=0) for own in (opponents.std, opponents.mean))
+    found: Numbers = spread + 0.3 * means
+    return found
+
+
+def asymmetry(images: ArrayLike) -> Numbers:
+    """Mean distance of the colours to those of the mirrored image, 0 to 1."""
+    pixels = _array(images)
+    found: Numbers = np.abs(pixels - pixels[:, :, ::-1]).mean((1, 2, 3))
+    return found
+
+
 def parse_colour(text: str) -> tuple[float, ...]:
     """'#rrggbb' -> (r, g, b) in 0...1. Raises ValueError for anything else."""
     channels = re.fullmatch("#?" + 3 * "([0-9a-fA-F]{2})", text.strip())

@@ -18,6 +18,7 @@ class Candidates(Protocol):
     latent_shape  [N, C, H, W]
     sigmas        [K] float32, the noise levels of what is learned from
     levels        all noise levels of the sampling that it comes from, or the same
+    mask          [1, C, H, W], the part that is judged and learned from; None: all of it
     set_id, model, settings, conditioning  as a Trajectory's
     """
 
@@ -27,6 +28,7 @@ class Candidates(Protocol):
     model: str
     settings: dict[str, Any]
     conditioning: object
+    mask: Tensor | None
 
     @property
     def count(self) -> int: ...

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,11 @@ from .kernels import Ancestral, Kernel, described, kernel_of
 
 FORMAT = "d3po.trajectory/2"
 WINDOW_FORMAT = "d3po.trajectory/3"  # of some steps of a schedule, and with the finished latents
+MASK_FORMAT = "d3po.trajectory/4"  # sampled inside a mask; of a window or not
 FIRST_FORMAT = "d3po.trajectory/1"  # it has the eta of an Ancestral in place of a kernel
 
-PARTS, WINDOW_PARTS = ("states", "denoised", "sigmas"), ("schedule", "final")  # tensors in a file
+# tensors in a file
+PARTS, WINDOW_PARTS, MASK_PARTS = ("states", "denoised", "sigmas"), ("schedule", "final"), ("mask", "noise")
 IN_STEPS = ("states", "denoised", "final")  # of these, what is read where it is indexed
 
 Index: TypeAlias = int | slice
@@ -123,6 +125,10 @@ class Trajectory:
     schedule      [K + 1] float32: all noise levels of the sampling, where only a window of its steps was
                   random and is recorded: sigmas are a part of it. None where they are all of it
     final         [N, C, H, W] float32: the finished latents of a window. None where they are the last state
+    mask          [1, C, H, W] float32, 0...1: the part of the latent that was sampled. The rest is the image
+                  that sampling began with. None where all was
+    noise         [1, C, H, W] float32: the noise under which the rest went through the network. None without
+                  a mask
 
     states, denoised and final are LazyTensors where the trajectory was opened rather than loaded.
     """
@@ -140,6 +146,8 @@ class Trajectory:
     conditioning: object = None
     schedule: Tensor | None = None
     final: Tensor | LazyTensor | None = None
+    mask: Tensor | None = None
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.sigmas) - 1
@@ -156,6 +164,10 @@ class Trajectory:
             raise ValueError("a window of steps has both the schedule that it is part of and final latents")
         if self.final is not None and self.final.shape != self.latent_shape:
             raise ValueError(f"final latents {list(self.final.shape)} are not {list(self.latent_shape)}")
+        if (self.mask is None) != (self.noise is None):
+            raise ValueError("what was sampled inside a mask has both the mask and the noise outside of it")
+        if self.mask is not None:
+            require_mask(self.mask, self.latent_shape)
         self.first = 0 if self.schedule is None else _place(self.sigmas, self.schedule)
 
     @property
@@ -203,13 +215,15 @@ class Trajectory:
         """Write tensors and settings, without the conditioning, to a safetensors file.
 
         A contiguous tensor is written without a copy. The metadata "d3po" is JSON. Its "checksums" hold the
-        CRC-32 of each step of states and denoised, of the sigmas, and of the JSON without them ("header").
+        CRC-32 of each step of states and denoised, of the other tensors, and of the JSON without them
+        ("header").
         Older files can still be read: those without checksums, and those of the first format.
         """
-        held = (*PARTS, *(WINDOW_PARTS if self.final is not None else ()))
+        window, mask = self.final is not None, self.mask is not None
+        held = (*PARTS, *(WINDOW_PARTS if window else ()), *(MASK_PARTS if mask else ()))
         tensors = {name: getattr(self, name)[:].contiguous() for name in held}
         header = {
-            "format": FORMAT if self.final is None else WINDOW_FORMAT,
+            "format": MASK_FORMAT if mask else WINDOW_FORMAT if window else FORMAT,
             "kernel": described(self.kernel),
             "set_id": self.set_id,
             "model": self.model,
@@ -245,13 +259,11 @@ class Trajectory:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["d3po"])
-                if header["format"] not in (FORMAT, WINDOW_FORMAT, FIRST_FORMAT):
-                    raise KeyError(header["format"])
+                held = _held(header["format"], file.keys())
                 for name, kind in {"set_id": str, "model": str, "policy": str, "settings": dict}.items():
                     if not isinstance(header[name], kind):
                         raise ValueError(f"its {name} is {header[name]!r:.80}")
                 checksums = header.pop("checksums", {})
-                held = (*PARTS, *(WINDOW_PARTS if header["format"] == WINDOW_FORMAT else ()))
                 plain: dict[str, Any] = {
                     name: file.get_tensor(name).clone() for name in held if name not in IN_STEPS
                 }
@@ -281,6 +293,25 @@ class Trajectory:
             RecursionError,
         ) as error:
             raise ValueError(f"{path} is not a trajectory file, or is damaged ({error})") from error
+
+
+def require_mask(mask: Tensor, latent_shape: Sequence[int]) -> None:
+    """Raise ValueError for what is no mask of latents [N, C, H, W]: [1, C, H, W], 0...1, of something."""
+    if tuple(mask.shape) != (1, *latent_shape[1:]):
+        raise ValueError(f"a mask {list(mask.shape)} does not fit latents {list(latent_shape)}")
+    if not ((mask >= 0) & (mask <= 1)).all():
+        raise ValueError(f"a mask lies in 0...1, not in {mask.min():g}...{mask.max():g}")
+    if not mask.any():
+        raise ValueError("nothing lies inside the mask")
+
+
+def _held(format: str, names: Container[str]) -> tuple[str, ...]:
+    """The tensors of a file of this format, which has tensors of these names. Raises KeyError for an unknown
+    format."""
+    if format not in (FIRST_FORMAT, FORMAT, WINDOW_FORMAT, MASK_FORMAT):
+        raise KeyError(format)
+    window = format == WINDOW_FORMAT or format == MASK_FORMAT and "final" in names
+    return (*PARTS, *(WINDOW_PARTS if window else ()), *(MASK_PARTS if format == MASK_FORMAT else ()))
 
 
 def _place(sigmas: Tensor, schedule: Tensor) -> int:

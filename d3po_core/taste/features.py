@@ -4,7 +4,7 @@ Blocks of a diffusion network know what is in an image and where (arXiv 2112.031
 further model, and see the latents that the LoRA is trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,56 +24,73 @@ Outputs: TypeAlias = tuple[Tensor, ...]
 T = TypeVar("T")
 
 
-def features(
-    images: CleanCandidates,
-    denoise: Denoise,
-    network: Module,
-    device: Device = "cpu",
-    per_pass: int = 4,
-    latents: Tensor | None = None,
-) -> list[Tensor]:
-    """What some blocks of the network give for N candidates, as parts [N, F] float32 on the processor; F
-    differs from part to part.
+class Eye:
+    """Sees candidates by what some blocks of a network give for them.
 
-    images are looked at with a little noise, the same for all, under denoise(x [B, C, H, W], sigma [B]). Each
-    block has two parts: what is there, by each channel's mean and standard deviation, and where, by its means
-    over the cells of a grid. latents [N, C, H, W] take the place of the images' own.
+    network   as denoise runs it
+    per_pass  how many candidates go through it together
 
-    Raises ValueError for a network in which no blocks are found, or features that are not finite.
+    The first images that it sees say which blocks these are; it sees all others by the same.
     """
-    sigma = images.sigmas[int(LEVEL * len(images.sigmas))]
-    latents = (images.latents[:] if latents is None else latents).to(device)
-    noise = torch.randn(1, *latents.shape[1:], generator=generator_of("taste")).to(latents)
-    noised = images.noised(latents, sigma, noise)
 
-    def seen(x: Tensor) -> list[Outputs]:
-        with torch.no_grad(), watched(network) as outputs:
-            denoise(x, sigma.to(x).expand(len(x)))
-        return outputs
+    def __init__(self, network: Module, device: Device = "cpu", per_pass: int = 4) -> None:
+        self.network, self.device, self.per_pass = network, device, per_pass
+        self.places: list[tuple[int, int]] = []
 
-    places = telling(seen(torch.cat([noised[:1], images.noised(0 * latents[:1], sigma, noise)])))
-    if not places:
-        raise ValueError("model: no blocks were found in its network, so there is nothing to see taste by")
-    parts = [summaries(seen(some), places) for some in noised.split(per_pass)]
-    made = [torch.cat(of_block) for of_block in zip(*parts)]
-    if not all(part.isfinite().all() for part in made):
-        raise ValueError("the network overflowed while it looked at the candidates. Run it in bf16 or fp32")
-    return made
+    def features(
+        self, images: CleanCandidates, denoise: Denoise, latents: Tensor | None = None
+    ) -> list[Tensor]:
+        """Of N candidates, as parts [N, F] float32 on the processor; F differs from part to part.
+
+        images are looked at with a little noise, the same for all, under denoise(x [B, C, H, W], sigma [B]).
+        Each block has two parts: what is there, by each channel's mean and standard deviation, and where, by
+        its means over the cells of a grid. latents [N, C, H, W] take the place of the images' own.
+
+        Raises ValueError for a network in which no blocks are found, or features that are not finite.
+        """
+        sigma = images.sigmas[int(LEVEL * len(images.sigmas))]
+        latents = (images.latents[:] if latents is None else latents).to(self.device)
+        noise = torch.randn(1, *latents.shape[1:], generator=generator_of("taste")).to(latents)
+        noised = images.noised(latents, sigma, noise)
+
+        def seen(x: Tensor) -> dict[int, Outputs]:
+            with torch.no_grad(), watched(self.network, len(x)) as outputs:
+                denoise(x, sigma.to(x).expand(len(x)))
+            return outputs
+
+        if not self.places:
+            nothing = images.noised(0 * latents[:1], sigma, noise)
+            self.places = telling(seen(torch.cat([noised[:1], nothing])))
+        if not self.places:
+            raise ValueError(
+                "model: no blocks were found in its network, so there is nothing to see taste by"
+            )
+        parts = [summaries(seen(some), self.places) for some in noised.split(self.per_pass)]
+        made = [torch.cat(of_block) for of_block in zip(*parts)]
+        if not all(part.isfinite().all() for part in made):
+            raise ValueError(
+                "the network overflowed while it looked at the candidates. Run it in bf16 or fp32"
+            )
+        return made
 
 
 @contextmanager
-def watched(network: Module) -> Iterator[list[Outputs]]:
-    """Inside the `with`, a list to which what each block gives is added as it is called: its maps or
-    tokens."""
-    seen: list[Outputs] = []
+def watched(network: Module, count: int) -> Iterator[dict[int, Outputs]]:
+    """Inside the `with`, what each block gives when it is first called, by its place among the blocks: its
+    maps or tokens of `count` images. A prompt of several regions runs them all in one call, or one after
+    the other; it is the first that is seen."""
+    seen: dict[int, Outputs] = {}
 
-    def see(module: Module, inputs: Any, output: Any) -> None:
-        several = output if isinstance(output, (tuple, list)) else (output,)
-        outputs = tuple(each for each in several if isinstance(each, Tensor) and each.dim() >= 3)
-        if outputs:
-            seen.append(outputs)
+    def seeing(place: int) -> Callable[[Module, Any, Any], None]:
+        def see(module: Module, inputs: Any, output: Any) -> None:
+            several = output if isinstance(output, (tuple, list)) else (output,)
+            outputs = tuple(each[:count] for each in several if isinstance(each, Tensor) and each.dim() >= 3)
+            if outputs:
+                seen.setdefault(place, outputs)
 
-    hooks = [block.register_forward_hook(see) for block in blocks(network)]
+        return see
+
+    hooks = [block.register_forward_hook(seeing(place)) for place, block in enumerate(blocks(network))]
     try:
         yield seen
     finally:
@@ -81,15 +98,15 @@ def watched(network: Module) -> Iterator[list[Outputs]]:
             hook.remove()
 
 
-def telling(seen: list[Outputs]) -> list[tuple[int, int]]:
-    """(call, output) of MOST_BLOCKS blocks, of what they give for two different images. Of several streams it
-    is the one that differs most; blocks that see no image, but a text or the time, are left out."""
+def telling(seen: Mapping[int, Outputs]) -> list[tuple[int, int]]:
+    """(block, output) of MOST_BLOCKS blocks, of what they give for two different images. Of several streams
+    it is the one that differs most; blocks that see no image, but a text or the time, are left out."""
     found = []
-    for call, outputs in enumerate(seen):
+    for place, outputs in seen.items():
         of_images = [i for i, output in enumerate(outputs) if len(output) == 2]
         changes = [difference(outputs[i]) for i in of_images]
         if changes and max(changes) > SEES:
-            found.append((call, of_images[changes.index(max(changes))]))
+            found.append((place, of_images[changes.index(max(changes))]))
     return evenly(found, MOST_BLOCKS)
 
 
@@ -118,9 +135,9 @@ def _last(element: Module) -> Module:
     return element
 
 
-def summaries(seen: list[Outputs], places: list[tuple[int, int]]) -> list[Tensor]:
+def summaries(seen: Mapping[int, Outputs], places: list[tuple[int, int]]) -> list[Tensor]:
     """The parts, [N, F] each, of these outputs [N, ...]."""
-    return [part.cpu() for call, output in places for part in summary(seen[call][output].float())]
+    return [part.cpu() for block, output in places for part in summary(seen[block][output].float())]
 
 
 def summary(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,10 +145,9 @@ def summary(output: Tensor) -> tuple[Tensor, Tensor]:
     W], or tokens [N, T, C]."""
     if output.dim() == 3:
         channels = output.transpose(1, 2)
-        grid = torch.nn.functional.adaptive_avg_pool1d(channels, min(CELLS**2, channels.shape[2]))
+        grid = torch.nn.functional.adaptive_avg_pool1d(channels, CELLS**2)
     else:
         channels = output.flatten(2)
         maps = output.mean(2) if output.dim() == 5 else output
-        cells = (min(CELLS, maps.shape[2]), min(CELLS, maps.shape[3]))
-        grid = torch.nn.functional.adaptive_avg_pool2d(maps, cells)
+        grid = torch.nn.functional.adaptive_avg_pool2d(maps, CELLS)
     return torch.cat([channels.mean(2), channels.std(2, correction=0)], 1), grid.flatten(1)

@@ -3,6 +3,9 @@ and holding it on a leash.
 
 The measure is of what pictures have in common. That all become brighter by as much as candidates differ in
 brightness is a long way; that each becomes another picture of its prompt is none, as it is the same lottery.
+
+Pictures are sampled and measured as a whole. Candidates inside a mask differ by less than pictures of a
+prompt do, so where there are no others, the reference's own pictures of a prompt take their place.
 """
 
 import math
@@ -17,10 +20,11 @@ from ..training.evaluation import TRAINED
 from ..training.loop import Trainer
 from ..training.randomness import forked, generator_of
 from ..training.terms import Denoise
-from .features import T, evenly, features
+from .features import Eye, T, evenly
 from .head import LEAST_SPREAD
 
 PICTURES = 12  # sampled with each of both models
+APART = 4  # pictures of a prompt that tell how much these differ, where candidates do not
 STEPS = 10  # of sampling
 TRIES = 4  # at finding how much has to be pulled back
 ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
@@ -47,17 +51,20 @@ class Pictures:
 
     def __init__(self, trainer: Trainer, views: Sequence[View], per_pass: int = 4) -> None:
         self.trainer, self.per_pass = trainer, per_pass
-        each = max(1, PICTURES // len(views))
-        self.views = spaced(views)
+        self.eye = Eye(trainer.adapter.root, trainer.device, per_pass)
+        whole = spaced([view for view in views if view.candidates.mask is None])
+        self.views = spaced(views) if whole else evenly(views, PICTURES // APART)
+        each = max(1, PICTURES // len(self.views))
         self.noises = [
             torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i))
             for i, view in enumerate(self.views)
         ]
-        apart = [self._features(view, view.candidates.latents[:]) for view in self.views]
-        self.spread = [spread(of_part) for of_part in zip(*apart)]
         with self.trainer.reference.acting():
             latents = self._sampled()
-        self.base = self._seen(latents)
+        seen = self._seen(latents)
+        apart = [self._features(view, view.candidates.latents[:]) for view in whole] or seen
+        self.spread = [spread(of_part) for of_part in zip(*apart)]
+        self.base = joined(seen)
 
     def moved(self) -> float:
         """How far what has been learned moves pictures from the reference's, in standard deviations among
@@ -66,7 +73,7 @@ class Pictures:
         adapter.hold(TRAINED, self.trainer.trained())
         with forked(self.trainer.device), torch.no_grad(), adapter.acting(TRAINED):
             latents = self._sampled()
-        return movement(self.base, self._seen(latents), self.spread)
+        return movement(self.base, joined(self._seen(latents)), self.spread)
 
     def _sampled(self) -> list[Tensor]:
         return [
@@ -77,17 +84,18 @@ class Pictures:
             for view, noises in zip(self.views, self.noises)
         ]  # fmt: skip
 
-    def _seen(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """The features of all pictures, by the network without any LoRA."""
-        by_view = [self._features(view, own) for view, own in zip(self.views, latents)]
-        return [torch.cat(of_part) for of_part in zip(*by_view)]
+    def _seen(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The features of each prompt's pictures, by the network without any LoRA."""
+        return [self._features(view, own) for view, own in zip(self.views, latents)]
 
     def _features(self, view: View, latents: Tensor) -> list[Tensor]:
-        adapter = self.trainer.adapter
-        with adapter.off():
-            return features(
-                view.candidates, view.plain, adapter.root, self.trainer.device, self.per_pass, latents
-            )
+        with self.trainer.adapter.off():
+            return self.eye.features(view.candidates, view.plain, latents)
+
+
+def joined(features: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The features of all pictures, [N, F] a part, of those of each prompt."""
+    return [torch.cat(of_part) for of_part in zip(*features)]
 
 
 def spaced(sets: Sequence[T]) -> list[T]:

@@ -43,9 +43,8 @@ def errors(
             denoised = torch.cat(
                 [denoise(part, sigma.to(part).expand(len(part))) for part in x.split(per_pass)]
             )
-            rows.append(
-                per_candidate_mean(((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2).cpu().double()
-            )
+            squared = ((denoised - x0) / clean.target_scale(sigma).to(x0)) ** 2
+            rows.append(per_candidate_mean(squared, clean.mask).cpu().double())
     return torch.stack(rows)
 
 
@@ -136,9 +135,10 @@ def effective_pairs(right: list[Tensor]) -> float:
     return min(float(pairs), pairs * independent / clustered) if clustered else float(pairs)
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """95 % interval (low, high) of a share seen in n trials, where n may be fractional (Wilson 1927)."""
-    z2 = NORMAL_95**2
+def wilson(share: float, n: float, normal: float = NORMAL_95) -> tuple[float, float]:
+    """Interval (low, high) of a share seen in n trials, where n may be fractional (Wilson 1927): of 95 %, or
+    as the normal quantile says."""
+    z2 = normal**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5
+    half = normal / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)

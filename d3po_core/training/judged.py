@@ -52,6 +52,7 @@ class JudgedSet(ABC):
     places    [pairs, 2] winner and loser of each pair of these, as places in `members`
     parts     how many pairs or members the loss is a mean over
     reference, sampler  the policies that log-ratios are to
+    mask      [1, C, H, W], the part of the latents that is learned from; None: all of it
     """
 
     def __init__(
@@ -60,6 +61,9 @@ class JudgedSet(ABC):
         self.example, self.candidates, self.preferences = example, example.candidates, example.preferences
         self.method, self.settings = method, settings
         self.reference, self.sampler, self.device = reference, sampler, reference.device
+        mask = self.candidates.mask
+        # a copy, as gradients ask for it, which take none that was made in inference mode
+        self.mask = None if mask is None else mask.to(self.device).clone()
         members = method.taking_part(self.preferences)
         place = {member: i for i, member in enumerate(members)}
         given = () if method.of == LIKED else self.preferences.pairs

@@ -12,6 +12,7 @@ from .adapter import Adapter
 from .evaluation import TRAINED, evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
 from .losses import moving_average
+from .memory import Passes, Room, empty_cache
 from .methods import METHODS, Method
 from .metrics import GRADIENT_NORM, HELD_OUT_PAIRS, LOSS, MARGIN, SHIFT
 from .optimizers import (
@@ -47,6 +48,8 @@ class Trainer:
     loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they
     overflow.
 
+    room(bytes) makes room on the device and tells what is free, so that passes are made to fit (memory.py).
+
     Wherever examples are asked for, a sequence will do that makes an example when it is indexed: they are
     used one update at a time, and none is kept.
     """
@@ -59,6 +62,7 @@ class Trainer:
         device: Device = "cpu",
         loss_scale: float = 1.0,
         start_policy: str | None = None,
+        room: Room | None = None,
     ) -> None:
         self.adapter, self.settings, self.device = adapter, settings, device
         self.method = METHODS[settings.method]
@@ -68,11 +72,11 @@ class Trainer:
             settings.optimizer, adapter.parameters(), settings.learning_rate, settings.weight_decay
         )
         self.ema = Ema(settings.ema) if settings.ema else None
-        passes = device, settings.candidates_per_pass
-        self.reference = Reference(adapter, reference_policy, *passes)
+        self.passes = Passes(adapter, device, settings.checkpointing, settings.candidates_per_pass, room)
+        self.reference = Reference(adapter, reference_policy, self.passes)
         # held against the round's start, they are one
         at_start = settings.reference == "round start"
-        self.sampler = self.reference if at_start else Reference(adapter, start_policy, *passes)
+        self.sampler = self.reference if at_start else Reference(adapter, start_policy, self.passes)
         self.begin_round()
 
     # --- the loop ---
@@ -177,14 +181,26 @@ class Trainer:
         self, batch: Sequence[Example], on_step: Callable[[], None]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before
-        clipping)."""
+        clipping). Where memory does not suffice it is begun again, with less at a time."""
+        sets = [self.judged(example) for example in batch]
+        self.passes.begin(sets)
+        while True:
+            try:
+                return self._gradient_of(sets, on_step)
+            except torch.cuda.OutOfMemoryError:
+                if not self.passes.lessen(sets):
+                    raise
+            empty_cache(self.device)  # not before the error is gone: it holds what that pass had kept
+
+    def _gradient_of(
+        self, sets: Sequence[JudgedSet], on_step: Callable[[], None]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         settings = self.settings
         sums: dict[str, Any] = defaultdict(float)
         shares: dict[str, float] = defaultdict(float)
-        sets = [self.judged(example) for example in batch]
         parts = sum(judged.parts for judged in sets)
-        with forked(self.device), torch.enable_grad():
+        with forked(self.device), torch.enable_grad(), self.passes.applied():
             seed(self._seed(self.step), self.device)
             for judged in sets:
                 share = judged.parts / parts / judged.terms_in(judged.candidates, settings)

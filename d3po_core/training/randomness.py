@@ -1,7 +1,8 @@
 """Repeatable draws: from names alone, or inside a block that leaves the random state outside untouched."""
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
 
 import torch
@@ -12,6 +13,8 @@ Device: TypeAlias = torch.device | str | None
 
 class _Draws(Protocol):
     """What torch.cuda and its likes have for the random numbers of their devices."""
+
+    def get_rng_state(self, device: torch.device, /) -> Tensor: ...
 
     def set_rng_state(self, new_state: Tensor, device: torch.device, /) -> None: ...
 
@@ -38,6 +41,24 @@ def seed(number: int, device: Device = None) -> None:
     torch.default_generator.manual_seed(number)
     if draws := _own_draws(device):
         draws.set_rng_state(torch.Generator(device).manual_seed(number).get_state(), device)
+
+
+def repeated(device: Device = None) -> Callable[[], AbstractContextManager[None]]:
+    """A function that makes blocks in which the CPU and this device draw what they would draw now; outside
+    of them the random state is as it was."""
+    device = torch.device(device or "cpu")
+    draws = _own_draws(device)
+    state, own = torch.default_generator.get_state(), draws.get_rng_state(device) if draws else None
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with forked(device):
+            torch.default_generator.set_state(state)
+            if draws and own is not None:
+                draws.set_rng_state(own, device)
+            yield
+
+    return block
 
 
 def _own_draws(device: torch.device) -> _Draws | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..candidates.trajectory import Trajectory
     from .adapter import Adapter
     from .judged import Example
-    from .randomness import Device
+    from .memory import Passes
     from .terms import Denoise
 
 KEPT_BYTES = 256 * 2**20
@@ -26,8 +26,7 @@ class Reference:
 
     policy   names it (trajectory.py): a trajectory whose policy has this name was sampled by it, and brings
              its x0 along
-    device   where the network is
-    per_pass how many candidates go through it together, 0: all
+    passes   how candidates go through the network, and where it is
     weights  the LoRA's weights in the reference; None: without the LoRA
     budget   bytes of computed x0 to keep for the next time; the least recently used go first
     apart    names of the sets that were sampled by these weights, and yet not by this denoiser
@@ -41,12 +40,11 @@ class Reference:
         self,
         adapter: "Adapter",
         policy: str | None,
-        device: "Device" = "cpu",
-        per_pass: int = 0,
+        passes: "Passes",
         budget: int = KEPT_BYTES,
     ) -> None:
         self.adapter, self.policy, self.budget = adapter, policy, budget
-        self.device, self.per_pass = device, per_pass
+        self.passes, self.device = passes, passes.device
         wide = all(
             p.dtype in (torch.float32, torch.float64)
             for p in adapter.root.parameters()
@@ -74,7 +72,7 @@ class Reference:
     def denoised(self, denoise: "Denoise", x: Tensor, sigma: Tensor) -> Tensor:
         """The reference's x0 of x [n, C, H, W] at noise level sigma, 0-d; denoise is an example's."""
         with self.acting():
-            parts = x.to(self.device).split(self.per_pass or len(x))
+            parts = x.to(self.device).split(self.passes.per_pass or len(x))
             return torch.cat([denoise(part, sigma.to(part).expand(len(part))) for part in parts])
 
     def x0(self, example: "Example", i: int) -> Tensor:

@@ -6,6 +6,7 @@ The nodes' inputs and what the page hides are made of these entries.
 from dataclasses import dataclass, fields
 
 from .adapter import ADAPTERS, TARGETS
+from .checkpointing import AUTOMATIC, CHECKPOINTING
 from .methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
 from .optimizers import OPTIMIZERS, SCHEDULES
 from .setting import Setting, setting, those
@@ -189,8 +190,8 @@ class Settings:
     )
     candidates_per_pass: int = setting(
         0,
-        "Candidates that go through the network together. 0: all of a set. 1 needs the least memory and "
-        "takes longer (up to three times), for the same result.",
+        "Candidates that go through the network together, at most. 0: as many of a set as fit into memory. 1 "
+        "needs the least and takes longer (up to three times), for the same result.",
         low=0,
         high=64,
         advanced=True,
@@ -383,6 +384,14 @@ class Settings:
         low=0.0,
         high=100.0,
         step=0.05,
+    )
+    checkpointing: str = setting(
+        AUTOMATIC,
+        "Whether the network's blocks are gone through again in the backward pass, in place of keeping all "
+        "that it needs: about a third more time, a small part of the memory, the same result. automatic: "
+        "where it would not fit otherwise.",
+        options=CHECKPOINTING,
+        advanced=True,
     )
 
 

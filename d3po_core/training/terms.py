@@ -5,6 +5,9 @@ Both hold a policy against the reference by log-ratios. Diffusion-DPO's is that 
 two predictions of the target, (reference error - error) / 2 with errors as mean squares over the latent; the
 margin inside its sigmoid is then beta (log-ratio of the winner - log-ratio of the loser), as in D3PO. The KL
 is that of the same Gaussians.
+
+Of candidates with a mask all these are means over its elements. What lies outside was not sampled, so it has
+no log-prob.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +65,7 @@ class Term:
     judged      the set (judged.JudgedSet), with its members and what was said of them
     denoise     the policy that is trained: denoise(x [B, C, H, W], sigma [B]) -> x0, with gradients
     sigma       the noise level that it looks at, 0-d
+    mask        [1, C, H, W], the part of the latents that all means are over; None: all of it
     weight, beta, clip  of the log-ratios in the loss
     quarter     1 (least noise) to 4 (most): the part of the noise schedule that it lies in
     usual_margin  moving average of the margins, for methods that adapt to it
@@ -74,11 +78,12 @@ class Term:
     def __init__(self, judged: "JudgedSet", denoise: Denoise, sigma: Tensor) -> None:
         self.judged, self.denoise, self.sigma = judged, denoise, sigma
         self.method, self.settings = judged.method, judged.settings
+        self.mask = judged.mask
 
     def chunks(self) -> tuple[Tensor, ...]:
         """Places of the members that go through the network together."""
         n = len(self.judged.members)
-        chunks: tuple[Tensor, ...] = torch.arange(n).split(self.settings.candidates_per_pass or n)
+        chunks: tuple[Tensor, ...] = torch.arange(n).split(self.judged.reference.passes.per_pass or n)
         return chunks
 
     def values(self, chunk: Chunk) -> Values:
@@ -94,6 +99,10 @@ class Term:
                 seed(first + number, self.judged.device)
                 parts.append(self.values(chunk))
         return Values.joined(parts)
+
+    def inside(self, direction: Tensor) -> Tensor:
+        """What of a direction [n, C, H, W] a mean over the mask follows."""
+        return direction if self.mask is None else self.mask.to(direction) * direction
 
     def x0(self, x: Tensor) -> Tensor:
         """What the policy makes of x at the term's noise level."""
@@ -173,12 +182,12 @@ class TrajectoryStep(Term):
 
     def values(self, chunk: Chunk) -> Values:
         x_next, mean = self.x_next[chunk], self._mean(chunk, self.x0(self.x[chunk]))
-        sampled = self.sampled_mean
+        ref_mean, sampled = self.ref_mean[chunk], self.sampled_mean
         return Values(
-            kernels.log_ratio(x_next, mean, self.ref_mean[chunk], self.std),
-            kernels.kl(mean, self.ref_mean[chunk], self.std),
-            None if sampled is None else kernels.log_ratio(x_next, mean, sampled[chunk], self.std),
-            (x_next - mean).detach() if self.method.direction else None,
+            kernels.log_ratio(x_next, mean, ref_mean, self.std, self.mask),
+            kernels.kl(mean, ref_mean, self.std, self.mask),
+            None if sampled is None else kernels.log_ratio(x_next, mean, sampled[chunk], self.std, self.mask),
+            self.inside(x_next - mean).detach() if self.method.direction else None,
         )
 
 
@@ -201,14 +210,14 @@ class NoisedDraw(Term):
 
     def _error(self, chunk: Chunk, x0: Tensor) -> Tensor:
         """Mean squared error of the prediction's target, [n]."""
-        return per_candidate_mean(((x0 - self.clean[chunk]) / self.scale.to(self.clean)) ** 2)
+        return per_candidate_mean(((x0 - self.clean[chunk]) / self.scale.to(self.clean)) ** 2, self.mask)
 
     def values(self, chunk: Chunk) -> Values:
         x0 = self.x0(self.x[chunk])
         return Values(
             losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
-            kernels.kl(x0, self.ref_x0[chunk], self.scale) if self.method.reference else None,
-            direction=(self.clean[chunk] - x0).detach() if self.method.direction else None,
+            kernels.kl(x0, self.ref_x0[chunk], self.scale, self.mask) if self.method.reference else None,
+            direction=self.inside(self.clean[chunk] - x0).detach() if self.method.direction else None,
         )
 
 

@@ -4,7 +4,8 @@ inside it."""
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
 from .patches import require_plain, require_repeatable, require_steps
-from .recording import EULER_ANCESTRAL, SAMPLERS, clean_candidates, finished, record
+from .recording import clean_candidates, finished, mask_of, record
+from .samplers import EULER_ANCESTRAL, SAMPLERS, sampler_problem
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "finished",
     "is_empty_text",
     "largest_pass",
+    "mask_of",
     "policy_name",
     "record",
     "require_plain",
     "require_repeatable",
     "require_steps",
+    "sampler_problem",
     "sampling_name",
     "set_name",
     "texts_above",

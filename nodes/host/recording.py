@@ -3,82 +3,66 @@
 import math
 
 import comfy.model_management
-import comfy.model_sampling
+import comfy.model_patcher
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy.k_diffusion.sampling import default_noise_sampler, sample_euler_ancestral, trange
+from comfy.k_diffusion.sampling import default_noise_sampler, trange
 
 from ...d3po_core.candidates.images import CleanCandidates
-from ...d3po_core.candidates.kernels import Ancestral, FlowAncestral, FlowCPS, FlowSDE
 from ...d3po_core.candidates.trajectory import Trajectory
 from ...d3po_core.runs.files import content_name
 from .conditioning import EMPTY_NEGATIVE, conditioning_of
 from .guiders import guider_for
 from .names import fingerprint, policy_name, sampling_name
 from .patches import naming_nodes, steadied
-
-EULER_ANCESTRAL = "euler_ancestral"
-# of flow models: name in the node -> its kernel, of the noise wanted and the schedule
-FLOW_SAMPLERS = {
-    EULER_ANCESTRAL: lambda eta, sigmas: FlowAncestral(eta),
-    "flow_sde": lambda eta, sigmas: FlowSDE(FlowSDE.a * eta, float(sigmas[1])),
-    "flow_cps": lambda eta, sigmas: FlowCPS(FlowCPS.a * eta),
-}
-SAMPLERS = list(FLOW_SAMPLERS)
+from .samplers import CFG_PP, RECORDABLE, as_guidance, kernel_for, prediction_of, require_cfg_pp
 
 
-def kernel_for(model, sampler_name, eta, sigmas):
-    """The kernel that a MODEL's steps have under a name of SAMPLERS; eta is a share of the noise that its
-    paper adds. Raises ValueError for a sampler that is not for such a model, or no noise."""
-    if not is_flow(model):
-        if sampler_name != EULER_ANCESTRAL:
-            raise ValueError(
-                f"sampler_name: {sampler_name} is for flow models (such as SD3 and Flux), and this model "
-                f"predicts {prediction_of(model)}; choose {EULER_ANCESTRAL}"
-            )
-        return Ancestral(eta)
-    prediction_of(model)  # which refuses flow models of another kind
-    try:
-        return FLOW_SAMPLERS[sampler_name](eta, sigmas)
-    except ValueError as error:
-        raise ValueError(f"eta: {error}") from error
-
-
-def record(model, conditioning, sigmas, sampler, window, candidates, name, settings, callback):
+def record(model, conditioning, sigmas, sampler, window, mask, candidates, name, settings, callback):
     """Sample `candidates` images that share their initial noise: (Trajectory, latents [N, C, H, W]).
 
     sampler  (name, eta), as kernel_for has them
     window   (first step, steps) that are random and recorded, None: all
+    mask     [1, C, H, W], the part of the latent that is sampled, None: all
     """
     kernel = kernel_for(model, *sampler, sigmas)
     latent = conditioning.latent_image
-    noise = first_noise(conditioning).repeat_interleave(candidates, 0)
+    first = first_noise(conditioning)
+    noise = first.repeat_interleave(candidates, 0)
     latent = latent if len(latent) == candidates else latent.repeat_interleave(candidates, 0)
-    as_host = sampler[0] == EULER_ANCESTRAL and window is None
-    recorder = HostRecorder(sampler[1]) if as_host else Recorder(kernel, window)
+    if sampler[0] == CFG_PP:
+        require_cfg_pp(conditioning, window, mask)
+    as_host = RECORDABLE[sampler[0]].run and window is None
+    recorder = HostRecorder(kernel, *sampler) if as_host else Recorder(kernel, window)
     with naming_nodes(model, "the candidates were sampled"):
         samples = guider_for(steadied(model), conditioning).sample(
             noise,
             latent,
             comfy.samplers.KSAMPLER(recorder),
             sigmas,
+            denoise_mask=mask,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=conditioning.seed,
         )
     management = comfy.model_management
     samples = samples.to(management.intermediate_device(), management.intermediate_dtype())
-    first, count = window or (0, len(sigmas) - 1)
+    start, count = window or (0, len(sigmas) - 1)
     with torch.inference_mode(False):  # a step's gradient may ask for any of these
         states, denoised = torch.stack(recorder.states), torch.stack(recorder.denoised)
         sigmas = sigmas.float().cpu().clone()
         final = None if window is None else recorder.final.clone()
+    around = {}
+    if mask is not None:
+        around = {"mask": mask, "noise": first.float().cpu()}
+        settings = settings | {"mask": content_name({"mask": mask})}
     trajectory = Trajectory(
         states=states,
         denoised=denoised,
-        sigmas=sigmas[first : first + count + 1].clone(),
+        sigmas=sigmas[start : start + count + 1].clone(),
         kernel=kernel,
         set_id=name,
         model=fingerprint(model),
@@ -87,6 +71,7 @@ def record(model, conditioning, sigmas, sampler, window, candidates, name, setti
         conditioning=conditioning,
         schedule=None if window is None else sigmas,
         final=final,
+        **around,
     )
     return trajectory, samples
 
@@ -100,24 +85,37 @@ def first_noise(conditioning):
 
 
 class HostRecorder:
-    """The host's euler_ancestral, keeping x and the denoised x of every step."""
+    """A sampler of the host's own, keeping x and the denoised x of every step."""
 
-    __name__ = "euler_ancestral, recorded"
+    def __init__(self, kernel, name, eta):
+        self.kernel, self.name, self.__name__ = kernel, name, f"{name}, recorded"
+        self.options = {"eta": eta} if RECORDABLE[name].with_eta else {}
 
-    def __init__(self, eta):
-        self.eta = eta
-
-    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         self.states, self.denoised = [], []
+        if self.name == CFG_PP:
+            extra_args = extra_args | {"model_options": self.watched(extra_args["model_options"], sigmas)}
 
         def keep(step):
             self.states.append(step["x"].float().cpu())
-            self.denoised.append(step["denoised"].float().cpu())
+            if self.name != CFG_PP:
+                self.denoised.append(step["denoised"].float().cpu())
             callback(step)
 
-        x = sample_euler_ancestral(model, x, sigmas, extra_args, keep, disable, self.eta, **options)
+        run = RECORDABLE[self.name].run
+        x = run(model, x, sigmas, extra_args, keep, disable, **self.options)
         self.states.append(x.float().cpu())
         return x
+
+    def watched(self, options, sigmas):
+        """Model options under which the denoised x is kept as `as_guidance` has it."""
+        guided = as_guidance(self.kernel, sigmas)
+
+        def watch(args):
+            self.denoised.append(guided(args).float().cpu())
+            return args["denoised"]
+
+        return comfy.model_patcher.set_model_options_post_cfg_function(options.copy(), watch)
 
 
 class Recorder:
@@ -151,20 +149,40 @@ class Recorder:
         return x
 
 
-def clean_candidates(model, latents, name, fingerprint, conditioning):
-    """CleanCandidates of latents [N, C, H, W] as a VAE gives them; the negative is the empty text. Raises
-    ValueError as prediction_of."""
+def mask_of(mask, latent_shape, name):
+    """A MASK as the host brings it to the size of latents [N, C, H, W], [1, C, H, W]. Raises ValueError,
+    naming the input, for more than one, or where nothing is left of it at that size."""
+    if len(latent_shape) == 4 and mask.shape[:-2].numel() > 1:
+        raise ValueError(
+            f"{name}: there are {mask.shape[:-2].numel()} masks. Candidates are compared in one place: give "
+            "one mask"
+        )
+    mask = comfy.sampler_helpers.prepare_mask(mask, (1, *latent_shape[1:]), "cpu").float()
+    if not mask.any():
+        raise ValueError(
+            f"{name}: nothing is inside the mask, or nothing is left of it in the latent, where 8 pixels or "
+            "more are one. Paint a larger mask"
+        )
+    return mask
+
+
+def clean_candidates(model, latents, name, fingerprint, conditioning, mask=None):
+    """CleanCandidates of latents [N, C, H, W] as a VAE gives them, judged inside a mask [1, C, H, W]; the
+    negative is the empty text. Raises ValueError as prediction_of."""
     latents = model.model.process_latent_in(latents).float().cpu()
     conditioning.latent_image = torch.zeros_like(latents[:1])
-    content = content_name({"latents": latents, "prompt": conditioning.positive[0][0]})
+    content = {"latents": latents, "prompt": conditioning.positive[0][0]}
+    if mask is not None:
+        content["mask"] = mask
     return CleanCandidates(
         latents,
         noise_levels(model),
         prediction_of(model),
         name,
         fingerprint,
-        {"sampling": sampling_name(model), "content": content, EMPTY_NEGATIVE: True},
+        {"sampling": sampling_name(model), "content": content_name(content), EMPTY_NEGATIVE: True},
         conditioning,
+        mask=mask,
     )
 
 
@@ -188,6 +206,7 @@ def finished(model, candidates, recorded_noise=False):
         trajectory.settings,
         trajectory.conditioning,
         initial_noise(model, trajectory) if recorded_noise else None,
+        trajectory.mask,
     )
 
 
@@ -212,27 +231,3 @@ def initial_noise(model, trajectory):
 def noise_levels(model):
     """A MODEL's sigmas, a flow model's with its shift in them, [K] float32."""
     return model.get_model_object("model_sampling").sigmas.float().cpu()
-
-
-def prediction_of(model):
-    """What a MODEL's network predicts, one of pairs.PREDICTIONS. Raises ValueError for a flow model of
-    another kind."""
-    sampling = model.get_model_object("model_sampling")
-    if not is_flow(model):
-        return "v" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
-    if (
-        isinstance(sampling, comfy.model_sampling.IMG_TO_IMG_FLOW)
-        or getattr(sampling, "noise_scale", 1.0) != 1.0
-    ):
-        raise ValueError(
-            "model: this flow model does not begin with plain noise (it turns images into images, or "
-            "scales its noise). Image pairs train flow models such as SD3, Flux and Qwen-Image"
-        )
-    return "flow"
-
-
-def is_flow(model):
-    return isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
-
-
-# --- training ---

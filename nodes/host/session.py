@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
@@ -13,18 +14,25 @@ from comfy.weight_adapter.bypass import BypassForwardHook
 from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
 from .guiders import moved
 from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied
+from .samplers import CFG_PP, as_guidance
 
 MOST_PROMPTS = 16  # prepared at a time while training
 
 
 class Prompt(NamedTuple):
-    """What a set is denoised under: a guider, its conds, cfg, seed and model options."""
+    """What a set is denoised under: a guider, its conds, cfg, seed and model options; the options that it was
+    sampled under, which may be others. Where it was sampled inside a mask: the mask, and the image and the
+    noise that lie outside of it, [1, C, H, W] each."""
 
     guider: comfy.samplers.CFGGuider
     conds: dict
     cfg: float
     seed: int
     options: dict
+    sampled: dict
+    mask: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
 
 class Session(comfy.samplers.Sampler):
@@ -67,10 +75,17 @@ class Session(comfy.samplers.Sampler):
         def denoise(x, sigma):
             prompt = self._prompt(candidates)
             if guidance in (None, AS_RECORDED):
-                return self._denoise(x, sigma, prompt)
+                return self._denoise(x, sigma, prompt._replace(options=prompt.sampled))
             return self._denoise(x, sigma, prompt._replace(guider=self.guider, cfg=guidance))
 
         return denoise
+
+    def room(self, size):
+        """Make room for so many bytes beside the models at work, as far as that goes: how many are free."""
+        at_work = (self.guider.model_patcher, *self.guider.loaded_models)
+        keep = [comfy.model_management.LoadedModel(patcher) for patcher in at_work]
+        comfy.model_management.free_memory(size, self.device, keep_loaded=keep)
+        return comfy.model_management.get_free_memory(self.device)
 
     def unconditional(self, candidates):
         """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is
@@ -92,18 +107,31 @@ class Session(comfy.samplers.Sampler):
     def _denoise(self, x, sigma, prompt):
         comfy.model_management.throw_exception_if_processing_interrupted()
         prompt.guider.conds, prompt.guider.cfg = prompt.conds, prompt.cfg
-        return prompt.guider(x, sigma, model_options=prompt.options, seed=prompt.seed).float()
+        levels = prompt.options["transformer_options"]["sample_sigmas"]
+        model = comfy.samplers.KSamplerX0Inpaint(prompt.guider, levels)
+        model.latent_image, model.noise = prompt.image, prompt.noise
+        return model(x, sigma, prompt.mask, model_options=prompt.options, seed=prompt.seed).float()
 
     def _prompt(self, candidates):
         """The Prompt of a set, as the host's sampling prepares it. The newest few are kept."""
         key = id(candidates)
         if key not in self.prompts:
-            conditioning = conditioning_of(candidates)
+            conditioning, model = conditioning_of(candidates), self.guider.inner_model
             conds = {name: self._converted(prompt) for name, prompt in conditioning.prompts.items()}
             noise = torch.zeros(candidates.latent_shape, device=self.device)
             latent = conditioning.latent_image.to(noise).clone()
+            mask = None if candidates.mask is None else candidates.mask.to(noise).clone()
+            if latent.any():  # as the host's sampling has it
+                latent = model.process_latent_in(latent)
             conds = comfy.samplers.process_conds(
-                self.guider.inner_model, noise, conds, self.device, latent, None, conditioning.seed
+                model,
+                noise,
+                conds,
+                self.device,
+                latent,
+                # finished images are noised as a whole: beside a mask networks for inpainting alone take that
+                mask if candidates.recorded or model.concat_keys else None,
+                conditioning.seed,
             )
             options = comfy.model_patcher.create_model_options_clone(self.extra_args["model_options"])
             options["transformer_options"]["sample_sigmas"] = candidates.levels.to(self.device)
@@ -111,14 +139,15 @@ class Session(comfy.samplers.Sampler):
             if conditioning.guider:
                 guider = moved(
                     conditioning.guider,
-                    inner_model=self.guider.inner_model,
+                    inner_model=model,
                     model_patcher=self.guider.model_patcher,
                     model_options=self.guider.model_options,
                 )
-            self.prompts[key] = (
-                candidates,
-                Prompt(guider, conds, conditioning.cfg, conditioning.seed, options),
-            )
+            own = _sampled(options, candidates)
+            prompt = Prompt(guider, conds, conditioning.cfg, conditioning.seed, options, own)
+            if candidates.recorded and mask is not None:
+                prompt = prompt._replace(mask=mask, image=latent, noise=candidates.noise.to(noise))
+            self.prompts[key] = candidates, prompt
             if len(self.prompts) > MOST_PROMPTS:
                 del self.prompts[next(iter(self.prompts))]
         return self.prompts[key][1]
@@ -130,6 +159,15 @@ class Session(comfy.samplers.Sampler):
             if "control" in cond:  # one that both sides share stays one, so that the host takes them together
                 cond["control"] = self.controls.setdefault(id(cond["control"]), Frozen(cond["control"]))
         return conds
+
+
+def _sampled(options, candidates):
+    """The model options that candidates were sampled under; images alone have none besides the model's."""
+    if not candidates.recorded or candidates.settings.get("sampler_name") != CFG_PP:
+        return options
+    return comfy.model_patcher.set_model_options_post_cfg_function(
+        options.copy(), as_guidance(candidates.kernel, candidates.levels), disable_cfg1_optimization=True
+    )
 
 
 def train_inside(model, sets, work, per_pass=0):
@@ -157,9 +195,10 @@ def train_inside(model, sets, work, per_pass=0):
             )
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
-                "Out of memory while training. Nothing was lost: the model and the last saved LoRA are as "
-                "they were. Set candidates_per_pass to 1, or lower rank, choose narrower targets, or "
-                "record smaller images"
+                "Out of memory while training, with one candidate at a time. Nothing was lost: the model and "
+                "the last saved LoRA are as they were. Set checkpointing to automatic, if it is off, choose "
+                "narrower targets, lower rank, record smaller images, load the model in fp8, or close other "
+                "programs"
             ) from error
 
 

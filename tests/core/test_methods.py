@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from d3po_core.training.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS
-from tests.core.gradients import assert_same, log_p
-from tests.core.judged import JUDGED, SETTINGS, USUAL_MARGIN, update
+from tests.core.gradients import assert_same, inside, log_p
+from tests.core.judged import JUDGED, MASK, SETTINGS, USUAL_MARGIN, masked, update
 
 STEPS = [name for name, method in METHODS.items() if method.terms != NOISED]
 DRAWS = [name for name, method in METHODS.items() if method.terms != RECORDED]
@@ -127,11 +127,12 @@ def steps_of(adapter, settings, example, sampled):
             weight = weight if settings.weighting == "standardised" else 1.0
             x0 = example.denoise(x, sigma[None])
             leaf = x0.detach().requires_grad_()
-            density = torch.distributions.Normal(leaf + (1 - drift) * (x - leaf), std).log_prob(x_next).mean()
-            term["g"].append(torch.autograd.grad(density, leaf)[0])
+            density = torch.distributions.Normal(leaf + (1 - drift) * (x - leaf), std).log_prob(x_next)
+            term["g"].append(torch.autograd.grad(inside(trajectory, density).mean(), leaf)[0])
             term["r"].append(weight * (policy - reference))
             term["q"].append(weight * (policy - sampled_log_probs[candidate]))
-            term["kl"].append(weight * (drift * (x0 - ref_x0)).square().mean() / (2 * std**2))
+            apart = inside(trajectory, drift * (x0 - ref_x0))
+            term["kl"].append(weight * apart.square().mean() / (2 * std**2))
         yield term
 
 
@@ -148,6 +149,10 @@ def log_probs(example):
 def draws_of(adapter, settings, example, passes):
     """What the losses take, of each noised draw. `passes` are the (x, sigma) that the policy was given."""
     images, denoise = example.candidates.latents, example.denoise
+
+    def squares(values):
+        return inside(example.candidates, values).square().mean()
+
     used = METHODS[settings.method].taking_part(example.preferences)
     for x, sigma in passes:
         noise, level = (x[0] - images[used[0]]) / sigma[0], sigma[0]
@@ -158,11 +163,11 @@ def draws_of(adapter, settings, example, passes):
                 ref = denoise.predict(noised, level[None])
             predicted = denoise.predict(noised, level[None])
             leaf = predicted.detach().requires_grad_()
-            term["g"].append(torch.autograd.grad(-0.5 * (leaf - noise).square().mean(), leaf)[0])
-            error, ref_error = (predicted - noise).square().mean(), (ref - noise).square().mean()
+            term["g"].append(torch.autograd.grad(-0.5 * squares(leaf - noise), leaf)[0])
+            error, ref_error = squares(predicted - noise), squares(ref - noise)
             term["e"].append(error)
             term["r"].append((ref_error - error) / 2)
-            term["kl"].append((predicted - ref).square().mean() / 2)
+            term["kl"].append(squares(predicted - ref) / 2)
         yield term
 
 
@@ -179,10 +184,15 @@ def expected(settings, judged, adapter, terms_by_set):
 # --- value and gradient ---
 
 
-@pytest.mark.parametrize("weighting", ["paper", "standardised"])
+@pytest.mark.parametrize(
+    "weighting, mask",
+    [("paper", None), ("standardised", None), ("standardised", MASK)],
+    ids=["paper", "standardised", "masked"],
+)
 @pytest.mark.parametrize("name", STEPS)
-def test_on_recorded_steps_an_update_is_the_method_written_out(toy, recorded, name, weighting):
+def test_on_recorded_steps_an_update_is_the_method_written_out(toy, recorded, name, weighting, mask):
     adapter, examples = recorded()
+    examples = masked(examples, mask)
     start, sampled = adapter.weights(), [log_probs(example) for example in examples]
     toy.stir(adapter, seed=3)
     settings = replace(SETTINGS, method=name, weighting=weighting)
@@ -218,9 +228,11 @@ def test_a_recording_is_held_against_the_policy_that_made_it_whatever_the_lora_b
     assert metrics["clip fraction"] == 0 and not all(map(torch.allclose, ours, at_the_start))
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", DRAWS)
-def test_on_noised_images_an_update_is_the_method_written_out(drawn, name):
+def test_on_noised_images_an_update_is_the_method_written_out(drawn, name, mask):
     adapter, examples = drawn()
+    examples = masked(examples, mask)
     settings = replace(SETTINGS, method=name)
     ours, metrics = update(adapter, settings, examples)
     seen, n = examples[0].denoise.seen, settings.draws_per_set

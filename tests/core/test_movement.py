@@ -2,12 +2,24 @@
 may."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from d3po_core.taste import movement
-from d3po_core.taste.movement import ENOUGH, TRIES, Pictures, View, held_back, length, sampled, spread
+from d3po_core.taste.movement import (
+    APART,
+    ENOUGH,
+    PICTURES,
+    TRIES,
+    Pictures,
+    View,
+    held_back,
+    length,
+    sampled,
+    spread,
+)
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.loop import Settings, Trainer
 from tests.core.noised import NetDenoiser, clean, examples_of
@@ -127,6 +139,36 @@ def test_pictures_move_with_the_lora_and_are_held(toy, drawn_pictures):
     assert far > 0.1 and pictures.moved() == far
     now, left = held_back(trainer, pictures.moved, far / 3)
     assert 0 < now <= far / 3 and 0.05 < left < 1 and pictures.moved() == now
+
+
+def test_how_little_masked_candidates_differ_does_not_shorten_the_leash(toy):
+    """Their spread would; with others beside them it is that of the others."""
+    denoise = NetDenoiser(toy.net())
+    adapter = Adapter(denoise.net, rank=2, targets=WIDEST)
+    trainer = Trainer(adapter, Settings(method="Diffusion-DPO"))
+    toy.stir(adapter, size=1.0)
+    mask = torch.zeros(1, 2, 4, 4)
+    mask[..., :1, :1] = 1
+
+    def view(seed, masked):
+        images = clean(4, seed, dtype=torch.float32)
+        with adapter.off():  # candidates as the reference makes them
+            images = replace(images, latents=sampled(denoise, images, normal(4, 2, 4, 4, seed=seed).float()))
+        if masked:
+            inside = mask * images.latents + (1 - mask) * images.latents[:1]
+            images = replace(images, latents=inside, mask=mask)
+        return View(images, denoise, denoise)
+
+    def moved(views):
+        return Pictures(trainer, views).moved()
+
+    masked, whole = ([view(seed, masked) for seed in range(3)] for masked in (True, False))
+    unmasked = [v._replace(candidates=replace(v.candidates, mask=None)) for v in masked]
+    assert moved(unmasked) > 2 * moved(whole), "by what masked candidates differ"
+    assert moved(masked) == pytest.approx(moved(whole), rel=0.5)
+    assert moved([*masked, *whole]) == pytest.approx(moved(whole), rel=0.3)
+    many = [view(seed, True) for seed in range(14)]
+    assert len(Pictures(trainer, many).views) == PICTURES // APART
 
 
 def test_held_against_the_round_s_start_it_is_that_which_pictures_moved_from(toy, drawn_pictures):

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,3 +94,36 @@ def test_parse_colour_accepts_six_hex_digits_only(text):
     else:
         with pytest.raises(ValueError):
             objectives.parse_colour(text)
+
+
+# --- what is in the picture ---
+
+
+def test_sharpness_is_the_laplacians_root_mean_square():
+    image = noise().double()
+    luma = image[0].numpy() @ [0.2126, 0.7152, 0.0722]
+    expected = np.sqrt((scipy.ndimage.laplace(luma)[1:-1, 1:-1] ** 2).mean())
+    assert objectives.sharpness(image) == pytest.approx([expected])
+    assert objectives.sharpness(solid([0.3, 0.5, 0.7])) == pytest.approx([0])
+
+
+def test_contrast_is_the_lumas_deviation():
+    half = torch.cat([solid([0.0, 0, 0]), solid([1.0, 1, 1])], dim=1)
+    assert objectives.contrast(half) == pytest.approx([0.5])
+    assert objectives.contrast(solid([0.3, 0.5, 0.7])) == pytest.approx([0])
+
+
+def test_colourfulness_of_gray_is_none_and_of_two_colours_its_closed_form():
+    assert objectives.colourfulness(solid([0.4, 0.4, 0.4])) == pytest.approx([0])
+    # red and blue: red - green is 1 or 0, (red + green) / 2 - blue is 1/2 or -1
+    both = torch.cat([solid([1.0, 0, 0]), solid([0.0, 0, 1])], dim=2)
+    expected = math.hypot(0.5, 0.75) + 0.3 * math.hypot(0.5, -0.25)
+    assert objectives.colourfulness(both) == pytest.approx([expected])
+
+
+def test_asymmetry_is_the_difference_from_the_mirrored_image():
+    one = noise()
+    mirrored = torch.cat([one, one.flip(2)], dim=2)
+    assert objectives.asymmetry(mirrored) == pytest.approx([0])
+    half = torch.cat([solid([1.0, 1, 1]), solid([0.0, 0, 0])], dim=2)
+    assert objectives.asymmetry(half) == pytest.approx([1])

@@ -9,7 +9,7 @@ import torch
 
 from d3po_core.candidates.images import CleanCandidates
 from d3po_core.candidates.preferences import Preferences
-from d3po_core.taste.features import MOST_BLOCKS, blocks, features, summary
+from d3po_core.taste.features import CELLS, MOST_BLOCKS, Eye, blocks, summary
 from d3po_core.taste.head import (
     LEAST_SPREAD,
     RIDGES,
@@ -196,12 +196,12 @@ def test_blocks_are_the_elements_of_lists_and_of_sequences_their_last():
 def test_features_are_by_block_what_is_there_and_where(images):
     torch.manual_seed(0)
     net = Net()
-    parts = features(images, net, net, per_pass=2)
+    parts = Eye(net, per_pass=2).features(images, net)
     assert [part.shape for part in parts] == [(5, 8), (5, 64)] * 6
     assert net.calls == 1 + 3 and not any(block._forward_hooks for block in blocks(net))
-    for a, b in zip(parts, features(images, net, net, per_pass=5)):
+    for a, b in zip(parts, Eye(net, per_pass=5).features(images, net)):
         torch.testing.assert_close(a, b)
-    given = features(images, net, net, latents=images.latents[3:])
+    given = Eye(net).features(images, net, images.latents[3:])
     for a, b in zip(parts, given):
         torch.testing.assert_close(a[3:], b)
 
@@ -230,25 +230,60 @@ class Both(torch.nn.Module):
 
 def test_of_several_streams_the_image_is_looked_at_and_never_a_text_alone(images):
     net = Streams()
-    parts = features(images, net, net)
-    assert [part.shape for part in parts] == [(5, 8), (5, 64)] * 2
+    parts = Eye(net).features(images, net)
+    assert [part.shape for part in parts] == [(5, 8), (5, 4 * CELLS**2)] * 2
     ratio = parts[2] / parts[0]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 1.5))
 
 
+class Regions(torch.nn.Module):
+    """Runs a net for several regions of a prompt, as the host does: all in one batch, or one by one."""
+
+    def __init__(self, net, together):
+        super().__init__()
+        self.net, self.together = net, together
+
+    def forward(self, x, sigma):
+        if self.together:
+            return self.net(torch.cat([x, x + 1]), sigma).chunk(2)[0]
+        one = self.net(x, sigma)
+        self.net(x[..., :4] + 1, sigma)
+        return one
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_a_prompt_in_regions_the_first_is_seen(images, together):
+    net = Net()
+    parts = Eye(net).features(images, Regions(net, together))
+    for a, b in zip(parts, Eye(net).features(images, net), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_all_sets_are_seen_by_the_blocks_that_tell_the_first_apart(images):
+    net = Net(2)
+    eye = Eye(net)
+    first = eye.features(images, net)
+    with torch.no_grad():
+        net.up[0].weight.zero_()
+        net.up[0].bias.zero_()  # which alone is not told apart by it
+    tall = replace(images, latents=images.latents[..., :2].repeat(1, 1, 2, 1))
+    assert [part.shape for part in eye.features(tall, net)] == [part.shape for part in first]
+    assert len(Eye(net).features(tall, net)) == len(first) - 2
+
+
 def test_of_many_blocks_some_are_looked_at(images):
     net = Net(20)
-    assert len(features(images, net, net)) == 2 * MOST_BLOCKS
+    assert len(Eye(net).features(images, net)) == 2 * MOST_BLOCKS
 
 
 def test_a_network_without_blocks_or_with_infinite_ones_is_refused(images):
     with pytest.raises(ValueError, match="no blocks"):
-        features(images, lambda x, sigma: x, torch.nn.Linear(1, 1))
+        Eye(torch.nn.Linear(1, 1)).features(images, lambda x, sigma: x)
     net = Net()
     with torch.no_grad():
         net.up[0].bias.fill_(torch.inf)
     with pytest.raises(ValueError, match="overflowed"):
-        features(images, net, net)
+        Eye(net).features(images, net)
 
 
 def test_maps_video_and_tokens_are_summed_up_alike():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from d3po_core.candidates.kernels import Ancestral, kl, log_prob, log_ratio, per_candidate_mean
+from d3po_core.candidates.kernels import Ancestral, Consistency, kl, log_prob, log_ratio, per_candidate_mean
 
 SCHEDULE = [(14.6, 7.1), (7.1, 2.0), (2.0, 0.4), (0.4, 0.03)]
 
@@ -109,6 +109,19 @@ def test_the_step_to_the_clean_image_is_x0_itself_and_deterministic():
     torch.testing.assert_close(
         ours, scheduler.step(noise, t, x_vp, eta=0.0).prev_sample, rtol=1e-10, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("sigma, sigma_next", SCHEDULE)
+def test_consistency_takes_x0_to_the_next_noise_level_by_new_noise(sigma, sigma_next):
+    """As the forward process does: its variance is x0's and the noise level's, whatever x was."""
+    x, x0 = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1).requires_grad_()
+    kernel = Consistency()
+    mean, std = kernel.mean(x, x0, sigma, sigma_next), kernel.std(sigma, sigma_next)
+    assert torch.equal(mean, kernel.mean(-x, x0, sigma, sigma_next)) and torch.equal(mean, x0)
+    assert std == sigma_next and kernel.std(sigma, 0.0) == 0
+    (slope,) = torch.autograd.grad(mean.sum(), x0)
+    assert torch.equal(slope, kernel.drift(sigma, sigma_next).expand_as(x0))
+    assert kernel.pull(sigma, sigma_next) == pytest.approx(sigma_next / sigma, rel=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.0, -1.0, 1.5, math.nan])

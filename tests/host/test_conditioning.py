@@ -5,6 +5,7 @@ ControlNets, areas, masks, ranges of steps, hooks."""
 import pytest
 
 from tests.host.graphs import found, node, probe, sized, trained
+from tests.host.support import refused, works
 
 ZERO = {"winner_log-ratio": [0.0], "loser_log-ratio": [0.0], "KL_to_reference": [0.0]}
 SAMPLING = dict(steps=3, candidates=2, cfg=2.0, seed=5)
@@ -21,6 +22,7 @@ def controlled(strength=1.0, **training):
         "look": probe("Trajectory", "sampler")}  # fmt: skip
 
 
+@works("ControlNets, several in a chain as well")
 @pytest.mark.parametrize("training", [{}, {"candidates_per_pass": 1}, {"method": "Diffusion-DPO"}], ids=str)
 def test_candidates_under_a_controlnet_are_trained_on(host, training):
     graph = controlled(**training) | {"weights": probe("Control", "net")}
@@ -73,6 +75,7 @@ CONDITIONING = {
 }
 
 
+@works("regions, ranges of steps, mixtures of prompts: " + ", ".join(f"*{name}*" for name in CONDITIONING))
 @pytest.mark.parametrize("name", CONDITIONING)
 def test_conditioning_of_every_kind_is_trained_on(host, name):
     graph = trained(**SAMPLING, positive=["made", 0])
@@ -89,6 +92,20 @@ def test_conditioning_of_every_kind_is_trained_on(host, name):
     assert {name: losses[name] for name in ZERO} == ZERO and losses["gradient_norm"][0] > 0
 
 
+@pytest.mark.parametrize("name", ["ConditioningCombine", "ConditioningSetAreaPercentage"])
+def test_pictures_of_a_prompt_in_regions_are_held_on_the_leash(host, name):
+    graph = trained(**SAMPLING, positive=["rest", 0])
+    graph["other"] = node("CLIPTextEncode", clip=["loader", 1], text="a dog on a blue background")
+    graph["made"] = node(name, **CONDITIONING[name])
+    graph["rest"] = node("ConditioningCombine", conditioning_1=["made", 0], conditioning_2=["other", 0])
+    graph["train"] = node(
+        "D3POTrainStep", model=["loader", 0], preferences=["judge", 0], method="Diffusion-DPO",
+        strength="recommended", epochs=1, rank=2, targets="attention")  # fmt: skip
+    (figures,) = host.run(graph)["outputs"]["train"]["figures"]
+    assert figures["pictures moved"] >= 0
+
+
+@refused("hooks in the conditioning (*Create Hook LoRA*)", "put a LoRA on the model with *Load LoRA*")
 def test_hooks_that_change_weights_within_a_step_are_refused(failure, lora):
     graph = trained(**SAMPLING, positive=["hooked", 0])
     graph["hook"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=0.0)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.host.graphs import judged, node, picked, probe, recording, says, with_prompts
+from tests.host.support import refused
 
 
 def failing(graph, **inputs):
@@ -16,29 +17,11 @@ def failing(graph, **inputs):
 # --- the sampler ---
 
 
+@refused("eta 0", "raise it: without noise a step has no log-probability")
 def test_eta_zero_is_refused_before_sampling(host, failure):
     began = len(host.log())
     says(failure(failing(recording(seed=111), eta=0.0)), "D3POKSampler", "eta", "deterministic", "(0, 1]")
     assert "it/s]" not in host.log()[began:].split("Traceback")[0], "it sampled first"
-
-
-@pytest.mark.parametrize(
-    "name, why",
-    [
-        ("euler", "is deterministic"),
-        ("dpmpp_2m", "is deterministic"),
-        ("dpmpp_2m_sde", "more than a single Gaussian"),
-    ],
-)
-def test_a_sampler_without_log_probabilities_is_refused(failure, name, why):
-    says(
-        failure(failing(recording(), sampler_name=name)),
-        "D3POKSampler",
-        "sampler_name",
-        name,
-        why,
-        "euler_ancestral",
-    )
 
 
 def test_one_candidate_is_refused(failure):
@@ -50,19 +33,13 @@ def test_too_few_steps_to_train_on_are_refused(failure, change):
     says(failure(failing(recording(), **change)), "D3POKSampler", "steps", "at least 2 steps")
 
 
+@refused("a batch of latents, unless one for each candidate", "give it one")
 def test_a_batch_of_latents_is_refused_unless_there_is_one_for_each_candidate(host, failure):
     graph = failing(recording(candidates=4))
     graph["empty"]["inputs"]["batch_size"] = 3
     says(failure(graph), "D3POKSampler", "latent_image", "3 latents", "candidates")
     graph["empty"]["inputs"]["batch_size"] = 4
     host.run(graph)
-
-
-def test_a_masked_latent_is_refused(failure):
-    graph = failing(recording(), latent_image=["masked", 0])
-    graph["mask"] = node("SolidMask", value=1.0, width=32, height=32)
-    graph["masked"] = node("SetLatentNoiseMask", samples=["empty", 0], mask=["mask", 0])
-    says(failure(graph), "D3POKSampler", "latent_image", "mask")
 
 
 @pytest.mark.parametrize("prompts", ["", " \n \n"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.host.graphs import judged, loop, node, probe, says, stage, train_nodes, trained, unique
+from tests.host.graphs import found, judged, loop, node, probe, says, stage, train_nodes, trained, unique
 
 
 def with_model(graph, file):
@@ -46,9 +46,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(host, failure, run_file
 
 def test_too_little_memory_says_what_to_lower(failure):
     graph = trained(seed=125)
-    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=3)
+    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=3, times=9)
     graph["train"]["inputs"]["model"] = ["trap", 0]
-    says(failure(graph), "D3POTrainStep", "Out of memory", "candidates_per_pass", "rank", "targets")
+    says(
+        failure(graph), "D3POTrainStep", "Out of memory", "one candidate", "checkpointing", "rank", "targets"
+    )
+
+
+@pytest.mark.parametrize(
+    "times, told", [(1, "checkpointing"), (2, "2 went through"), (3, "1 went through")], ids=str
+)
+def test_too_little_memory_for_some_passes_is_made_up_for_and_learns_the_same(host, times, told):
+    graph = trained(dict(epochs=2), seed=125, candidates=4)
+    usual = found(host.run(graph), "losses")
+    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=4, times=times)
+    graph["train"]["inputs"]["model"] = ["trap", 0]
+    graph |= {"losses": probe("LossMap", "train", 2)}
+    entry = host.run(graph)
+    losses = found(entry, "losses")
+    assert losses.keys() == usual.keys()
+    assert all(losses[name] == pytest.approx(usual[name], rel=1e-3, abs=1e-5) for name in usual)
+    assert told in entry["outputs"]["train"]["text"][0]
 
 
 @pytest.mark.parametrize(

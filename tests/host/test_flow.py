@@ -1,12 +1,19 @@
 """Flow models learn from image pairs, and recorded candidates give back the noise that they came from."""
 
 import math
+import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.host.graphs import found, node, probe, recording, stage, train_nodes, unique
+from tools.model_card import background_of, name_background
+from tools.model_pictures import COLOURS as WORDS
+from tools.model_pictures import caption
+from tools.sheet import as_batch
+from tools.stock import stock_images
 
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 180, 60)}
 
@@ -52,6 +59,17 @@ def sampled(model, name):
             positive=["text", 0], negative=["negative", 0], latent_image=["sixteen", 0], denoise=1.0),
         name: probe("Latent", f"{name}_sample"),
     }  # fmt: skip
+
+
+def test_the_small_flow_model_makes_what_its_prompts_say(host):
+    """By the stock nodes alone: grounds have the colours that the prompts name."""
+    texts = [caption("fox", word) for word in WORDS]
+    images = stock_images(
+        host, texts, range(len(texts)), steps=5, sampler_name="euler", scheduler="simple", flow=True
+    )
+    pixels = torch.from_numpy(as_batch(images)).float().movedim(-1, 1)
+    named = name_background(background_of(pixels), random.Random(0))
+    assert (named == torch.arange(len(WORDS))).sum() >= len(WORDS) - 1
 
 
 @pytest.mark.parametrize("model", ["flow", "shifted"])

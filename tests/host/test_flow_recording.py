@@ -5,6 +5,7 @@ import math
 import pytest
 
 from tests.host.graphs import TEXT, found, node, probe, says, stage, train_nodes, unique
+from tests.host.support import refused, works
 
 SAMPLERS = ("euler_ancestral", "flow_sde", "flow_cps")
 KERNELS = dict(zip(SAMPLERS, ("flow ancestral", "flow sde", "flow cps")))
@@ -106,6 +107,7 @@ def test_outside_of_a_window_steps_follow_the_model_as_eulers_do(host):
     assert found(entry, "apart")["largest"] < found(entry, "theirs")["largest"] / 200
 
 
+@works("a window of the steps (but with *euler_ancestral_cfg_pp*)")
 @pytest.mark.parametrize("window", [{}, dict(window_steps=2, window_start=1)], ids=["whole", "window"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_before_the_first_update_policy_and_reference_are_one(host, sampler, window):
@@ -165,6 +167,9 @@ def test_a_window_from_a_dataset_trains_as_it_does_at_once(host):
 # --- what is refused ---
 
 
+@refused(
+    "*flow_sde*, *flow_cps* for epsilon and v models, *ddpm* for flow models", "choose *euler_ancestral*"
+)
 @pytest.mark.parametrize("sampler", SAMPLERS[1:])
 def test_flow_samplers_are_refused_for_other_models(failure, sampler):
     graph = recording(model=("loader", 0), sampler_name=sampler) | {"look": probe("Steps", "sampler")}
@@ -185,7 +190,13 @@ def test_a_window_beyond_the_random_steps_is_refused(failure, window):
     says(failure(graph), "D3POKSampler", "window_start", "first 5 can add noise")
 
 
-def test_a_model_that_begins_with_images_is_refused(failure):
+@refused("flow models that turn images into images, or scale their noise", "choose another model")
+@pytest.mark.parametrize("kind", ["images", "scaled noise"])
+def test_a_model_that_begins_with_other_than_plain_noise_is_refused(failure, kind):
     graph = recording(model=("as", 0)) | {"look": probe("Steps", "sampler")}
-    graph["as"] = node("ModelSamplingDiscrete", model=["raw", 0], sampling="img_to_img_flow", zsnr=False)
+    graph["as"] = (
+        node("ModelSamplingDiscrete", model=["raw", 0], sampling="img_to_img_flow", zsnr=False)
+        if kind == "images"
+        else node("ModelNoiseScale", model=["flow", 0], noise_scale=2.0)
+    )
     says(failure(graph), "D3POKSampler", "model", "does not begin with plain noise")

@@ -5,6 +5,7 @@ It is recorded and trained with, or refused in words of ours."""
 import pytest
 
 from tests.host.graphs import found, node, probe, recording, stage, trained, unique
+from tests.host.support import refused, works
 from tools.host import WorkflowError
 
 OURS = ("D3PO", "Test")
@@ -146,6 +147,9 @@ def test_nodes_of_the_host_are_found(outcomes):
     } <= set(outcomes)
 
 
+@works(
+    "model patches and LoRA loaders: every node of ComfyUI that patches this kind of model, but those below"
+)
 def test_a_model_with_a_patch_is_its_own_reference(outcomes):
     for name, losses in outcomes.items():
         if not isinstance(losses, WorkflowError):
@@ -162,6 +166,7 @@ def test_a_model_with_a_patch_is_its_own_reference(outcomes):
             assert 0 < losses["gradient_norm"][0] < float("inf"), name
 
 
+@refused("model patches: " + ", ".join(f"*{name}*" for name in REFUSED.values()), "take the node out")
 def test_what_cannot_be_trained_is_refused_by_name(outcomes):
     refused = {name: error for name, error in outcomes.items() if isinstance(error, WorkflowError)}
     assert set(refused) == set(REFUSED), {name: str(error) for name, error in refused.items()}
@@ -171,16 +176,32 @@ def test_what_cannot_be_trained_is_refused_by_name(outcomes):
         assert "Tensor" not in error.message
 
 
+@works("patches with a model of their own")
 def test_a_patch_with_a_model_of_its_own_is_trained_through(host):
     losses = found(host.run(patched("TestPatchWithModel", dict(model=["loader", 0]))), "losses")
     assert losses["winner_log-ratio"] == losses["KL_to_reference"] == [0.0] and losses["gradient_norm"][0] > 0
 
 
+@refused("*Adaptive Projected Guidance* with momentum", "set its momentum to 0")
 def test_what_remembers_earlier_steps_is_refused(failure):
     graph = patched("APG", dict(model=["loader", 0], eta=1.0, norm_threshold=5.0, momentum=0.5))
     error = failure(graph)
     assert error.node_type == "D3POTrainStep"
     assert error.message.startswith("model: ") and "momentum" in error.message
+
+
+@works("several LoRAs below the one that is trained")
+def test_a_lora_is_trained_on_top_of_others(host, lora):
+    graph = patched("LoraLoaderModelOnly", dict(model=["loader", 0], lora_name=lora, strength_model=0.7))
+    graph["second"] = node("TestLora", model=["patch", 0], strength=0.05)
+    for each in ("sampler", "train"):
+        graph[each]["inputs"]["model"] = ["second", 0]
+    entry = host.run(graph)
+    assert all_zero(found(entry, "losses")) and entry["outputs"]["train"]["warnings"] == []
+    graph["train"]["inputs"]["model"] = ["patch", 0]
+    assert found(host.run(graph), "losses")["KL_to_reference"] == [0.0], (
+        "the train step's model is the reference"
+    )
 
 
 # --- other patches before the sampler than before the train step ---

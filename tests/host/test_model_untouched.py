@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_leaves_the_model_as_it_was(host, untouched):
 )
 def test_an_error_inside_the_network_leaves_the_model_as_it_was(host, untouched, error, told, call):
     graph = trained(dict(epochs=3), seed=85)
-    graph["trap"] = node("TestTrapModel", model=["loader", 0], error=error, call=call)
+    graph["trap"] = node("TestTrapModel", model=["loader", 0], error=error, call=call, times=9)
     graph["train"]["inputs"]["model"] = ["trap", 0]
     with pytest.raises(WorkflowError, match=told):
         host.run(graph)

@@ -126,9 +126,9 @@ def test_a_first_round_that_was_cancelled_goes_on_too(host, run_file):
 def test_after_too_little_memory_training_goes_on_with_fewer_candidates_per_pass(host, failure, run_file):
     run = unique("memory")
     graph = loop(run, LONG, seed=204)
-    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=15)
+    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=15, times=3)
     graph["train"]["inputs"]["model"] = ["trap", 0]
-    says(failure(graph), "D3POTrainStep", "Out of memory", "candidates_per_pass")
+    says(failure(graph), "D3POTrainStep", "Out of memory", "one candidate at a time")
     graph["train settings"]["inputs"]["candidates_per_pass"] = 1
     assert went_on(host.run(graph)) >= 3
     assert record_of(run_file(run))["step"] == 12
@@ -137,7 +137,7 @@ def test_after_too_little_memory_training_goes_on_with_fewer_candidates_per_pass
 def test_another_patch_on_the_model_begins_the_round_anew(host, run_file):
     run = unique("patched")
     graph = loop(run, LONG, seed=230)
-    graph["patch"] = node("TestTrapModel", model=["loader", 0], error="memory", call=100000)
+    graph["patch"] = node("TestTrapModel", model=["loader", 0], error="memory", call=100000, times=1)
     graph["train"]["inputs"]["model"] = ["patch", 0]
     watch(host, graph, Midway(host.interrupt, "train"))
     graph["patch"]["inputs"]["call"] = 100001

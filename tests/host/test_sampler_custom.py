@@ -5,6 +5,7 @@ import math
 import pytest
 
 from tests.host.graphs import found, node, probe, recording, says, train_nodes, unique
+from tests.host.support import refused, works
 
 SEED = 11
 GUIDERS = {
@@ -67,6 +68,7 @@ def test_it_gives_the_stock_samplers_latents_bit_for_bit(host, guider):
     assert len(set(found(entry, "ours")["candidates"])) == 3
 
 
+@works("guiders: " + ", ".join(dict.fromkeys(f"*{guider['class_type']}*" for guider in GUIDERS.values())))
 @pytest.mark.parametrize("guider", GUIDERS)
 def test_training_goes_through_the_same_guider(host, guider):
     """The recording's x0 is the policy's to the bit, and what is learned shows in it."""
@@ -84,24 +86,27 @@ def test_a_leash_samples_its_pictures_with_the_guider(host):
     assert 0 <= figures["pictures moved"] <= 0.5
 
 
-def test_custom_schedules_and_images_to_start_from_are_recorded(host):
-    graph = custom("cfg") | {
+@works("images to start from (denoise below 1, *Split Sigmas*), custom schedules and noise")
+def test_custom_schedules_and_images_to_start_from_are_trained_on(host):
+    graph = judged("cfg") | train_nodes() | {
         "picture": node("EmptyImage", width=32, height=32, batch_size=1, color=0x4080C0),
         "encoded": node("VAEEncode", pixels=["picture", 0], vae=["loader", 2]),
         "split": node("SplitSigmas", sigmas=["sigmas", 0], step=1),
-        "look": probe("Steps", "custom"),
+        "look": probe("Steps", "custom"), "losses": probe("LossMap", "train", 2),
     }  # fmt: skip
     graph["custom"]["inputs"] |= {"sigmas": ["split", 1], "latent_image": ["encoded", 0]}
-    look = found(host.run(graph), "look")
+    entry = host.run(graph)
+    look, losses = found(entry, "look"), found(entry, "losses")
+    assert losses["winner_log-ratio"] == losses["KL_to_reference"] == [0.0] and losses["gradient_norm"][0] > 0
     assert look["states"][0] == 4 and look["start_shared"] and look["end_is_denoised"]
     windowed = custom("basic", window_steps=1, window_start=1) | {"look": probe("Steps", "custom")}
     assert found(host.run(windowed), "look")["states"][0] == 2
 
 
-@pytest.mark.parametrize("guider", ["basic", "cfg"])
-def test_plain_guiders_go_through_a_dataset(host, guider):
+@pytest.mark.parametrize("guider, sampler", [("basic", "lcm"), ("cfg", "euler_ancestral_cfg_pp")])
+def test_plain_guiders_go_through_a_dataset(host, guider, sampler):
     name = unique("custom")
-    graph = judged(guider) | train_nodes() | {"losses": probe("LossMap", "train", 2)}
+    graph = judged(guider, sampler_name=sampler) | train_nodes() | {"losses": probe("LossMap", "train", 2)}
     graph["keep"] = node("D3POSaveToDataset", trajectory=["custom", 0], images=["decode", 0], dataset=name,
                          annotator="me")  # fmt: skip
     graph["judge"]["inputs"] |= {"dataset": ["keep", 2]}
@@ -118,6 +123,9 @@ def test_plain_guiders_go_through_a_dataset(host, guider):
 # --- what is refused ---
 
 
+@refused(
+    "recordings with guiders other than *BasicGuider* and *CFGGuider* in a dataset", "train on them at once"
+)
 def test_other_guiders_cannot_be_kept_in_a_dataset(failure):
     graph = judged("dual")
     graph["keep"] = node("D3POSaveToDataset", trajectory=["custom", 0], images=["decode", 0],
@@ -125,6 +133,7 @@ def test_other_guiders_cannot_be_kept_in_a_dataset(failure):
     says(failure(graph), "D3POSaveToDataset", "trajectory", "Guider_DualCFG", "CFG Guider")
 
 
+@refused("guiders that sample in their own way (*Dual Model Guider*)", "use one of those above")
 def test_a_guider_with_a_second_model_is_refused(failure):
     graph = custom("cfg") | {"look": probe("Steps", "custom")}
     graph["guider"] = node(
@@ -133,6 +142,7 @@ def test_a_guider_with_a_second_model_is_refused(failure):
     says(failure(graph), "D3POSamplerCustom", "guider", "Guider_DualModel", "own way", "Dual CFG Guider")
 
 
+@refused("sigmas that rise, or do not end at 0", "of *Split Sigmas* take the low part")
 @pytest.mark.parametrize("wrong", ["not to 0", "rising", "one step"])
 def test_noise_levels_that_do_not_fall_to_0_are_refused(failure, wrong):
     graph = custom("cfg") | {"look": probe("Steps", "custom")}
@@ -144,3 +154,10 @@ def test_noise_levels_that_do_not_fall_to_0_are_refused(failure, wrong):
         graph["wrong"] = node("BasicScheduler", model=["loader", 0], scheduler="normal", steps=1, denoise=1.0)
     graph["custom"]["inputs"]["sigmas"] = ["wrong", 0]
     says(failure(graph), "D3POSamplerCustom", "sigmas", "fall from step to step", "end at 0")
+
+
+@refused("*euler_ancestral_cfg_pp* without a *CFGGuider* of two prompts", "use one, or *euler_ancestral*")
+@pytest.mark.parametrize("guider", ["basic", "dual"])
+def test_cfg_plus_plus_wants_a_guider_with_two_prompts(failure, guider):
+    graph = custom(guider, sampler_name="euler_ancestral_cfg_pp") | {"look": probe("Steps", "custom")}
+    says(failure(graph), "D3POSamplerCustom", "sampler_name", "negative prompt alone", "CFG Guider")

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -37,6 +38,7 @@ def tiny(name, object_info, run, **named):
     changes = {
         "D3POKSampler": {"steps": 3, "candidates": 2},
         "D3POPrompts": {"count": 2},
+        "KSampler": {"steps": 3},
         "EmptyLatentImage": {"width": 32, "height": 32},
         "D3POTrainStep": {"epochs": 1, "rank": 2},
         "D3POLoadRun": {"run": run},
@@ -151,13 +153,23 @@ def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_
     entry = host.run(prompt)
     (again,) = entry["outputs"][picker]["d3po"]
     assert again["judged"] is True and again["set"] == told["set"]
-    assert {sampler, one(prompt, "VAEDecode")} <= cached_nodes(entry)
+    assert {sampler, prompt[picker]["inputs"]["images"][0]} <= cached_nodes(entry)
     assert train not in cached_nodes(entry) and "1 pairs in 1 sets" in entry["outputs"][train]["text"][0]
-    assert run_file(run).exists()
+    assert run_file(run).exists() and len(looked_at(host, prompt, entry)) == 4
 
     entry = host.run(prompt)  # the run has a LoRA now, so these are other candidates, without picks
     (after,) = entry["outputs"][picker]["d3po"]
     assert not after["judged"] and after["set"] != told["set"] and sampler not in cached_nodes(entry)
+
+
+def looked_at(host, prompt, entry):
+    """The pairs that a workflow ends with: the same noise, moved by the LoRA but still the same picture."""
+    pairs = [
+        [np.asarray(host.image(image)).astype(float) for image in pair]
+        for pair in entry["outputs"][one(prompt, "D3POCompare")]["compared"]
+    ]
+    assert all(0 < np.abs(base - lora).mean() < 60 for base, lora in pairs)
+    return pairs
 
 
 def all_of(prompt, class_type):
@@ -231,9 +243,11 @@ def test_a_taste_learned_from_picks_judges_what_nobody_looks_at(host, object_inf
     prompt[picker]["inputs"]["picks"] = json.dumps(
         {"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}}
     )
-    outputs = host.run(prompt)["outputs"]
+    entry = host.run(prompt)
+    outputs = entry["outputs"]
     assert "4 judged candidates in 2 sets" in outputs[one(prompt, "D3POTastePreference")]["text"][0]
     assert "updates" in outputs[train]["text"][0] and run_file(run).exists()
+    assert len(looked_at(host, prompt, entry)) == 2
 
 
 def test_no_example_changes_what_is_recommended(workflow):

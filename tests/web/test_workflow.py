@@ -275,6 +275,7 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
             for name, value in {
                 "D3POKSampler": {"steps": 3, "candidates": 2},
                 "D3POTrainStep": {"epochs": 1, "rank": 2},
+                "KSampler": {"steps": 3},
                 "EmptyLatentImage": {"width": 32, "height": 32},
             }.get(node["type"], {}).items():
                 widgets = [n for n in names if not isinstance(prompt[str(node["id"])]["inputs"][n], list)]

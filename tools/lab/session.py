@@ -10,7 +10,7 @@ import torch
 
 from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
-from d3po_core.taste.features import features
+from d3po_core.taste.features import Eye
 from d3po_core.taste.head import best_over_worst, clearest, learned
 from d3po_core.taste.movement import Pictures, View, held_back, length
 from d3po_core.training import metrics
@@ -124,6 +124,7 @@ class Evenings:
         seen = (self.trained * SEEN)[:SEEN]
         self.measure = Measure(studio, namer, [*seen, *others], plan.taste, plan.measured)
         self.judged, self.labels, self.answers, self._seen = [], 0, 0, {}
+        self.eye = Eye(studio.network, per_pass=FURTHER)
 
     def settings(self, sets):
         plan = self.plan
@@ -236,7 +237,7 @@ class Evenings:
         if id(candidates) not in self._seen:
             images = self.studio.finished(candidates)
             denoise = self.studio.denoiser(images.settings["prompt"])
-            found = features(images, denoise, self.studio.network, per_pass=FURTHER)
+            found = self.eye.features(images, denoise)
             self._seen[id(candidates)] = candidates, found
         return self._seen[id(candidates)][1]
 

@@ -18,10 +18,13 @@ from .adapters import AdapterMerge, ForeignLora
 from .candidates import Candidates
 from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
-from .families import Family
+from .families import Family, Inpainting
 from .files import files
 from .loras import Begun, ProbeApart, ProbeTargets, SomeLora
+from .masks import ProbeMasked, ProbePictures
 from .naming import Lora, fingerprints, policies, training
+from .samplers import SharedNoise, replayed, ways
+from .shapes import Shapes
 
 
 class ProbeModel(Probe):
@@ -220,6 +223,18 @@ class ProbeFiles(Probe):
         return files(of_pack("host").set_name)
 
 
+class ProbeSamplers(Probe):
+    def look(self, value):
+        return ways()
+
+
+class ProbeReplay(Probe):
+    KIND, BESIDE = "D3PO_TRAJECTORY", {"model": ("MODEL",)}
+
+    def look(self, t, model):
+        return replayed(t, model)
+
+
 class ProbePreferences(Probe):
     KIND = "D3PO_PREFERENCES"
 
@@ -252,28 +267,6 @@ class ProbeLossMap(Probe):
         return losses
 
 
-class SharedNoise:
-    """A NOISE for the host's own custom sampling: one noise for the whole batch."""
-
-    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("NOISE",), "make"
-
-    class Noise:
-        def __init__(self, seed):
-            self.seed = seed
-
-        def generate_noise(self, latent):
-            samples = latent["samples"]
-            one = torch.randn(samples[:1].shape, generator=torch.manual_seed(self.seed), device="cpu")
-            return one.repeat_interleave(len(samples), 0)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0, "max": 2**64 - 1})}}
-
-    def make(self, seed):
-        return (self.Noise(seed),)
-
-
 class SpoilTrajectory:
     """A recording with something changed."""
 
@@ -293,7 +286,8 @@ class SpoilTrajectory:
 
 
 class TrapModel:
-    """A MODEL that raises once, at the given call, when it is trained through. Sampling is as ever."""
+    """A MODEL that raises at the given call, and so many times in a row, when it is trained through. Sampling
+    is as ever."""
 
     CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "set"
 
@@ -304,16 +298,17 @@ class TrapModel:
                 "model": ("MODEL",),
                 "error": (["memory", "error"],),
                 "call": ("INT", {"default": 3}),
+                "times": ("INT", {"default": 100}),
             }
         }
 
-    def set(self, model, error, call):
+    def set(self, model, error, call, times):
         calls = []
 
         def wrapper(apply, arguments):
             if comfy.model_management.in_training:
                 calls.append(1)
-                if len(calls) == call:
+                if call <= len(calls) < call + times:
                     raise (
                         comfy.model_management.OOM_EXCEPTION("out of memory, as a test")
                         if error == "memory"
@@ -332,7 +327,11 @@ NODE_CLASS_MAPPINGS = {
         ProbeModel,
         ProbeTrajectory,
         ProbeSteps,
+        ProbeMasked,
+        ProbePictures,
         ProbeFinished,
+        ProbeSamplers,
+        ProbeReplay,
         ProbePrompts,
         ProbePreferences,
         ProbeLatent,
@@ -343,6 +342,8 @@ NODE_CLASS_MAPPINGS = {
         ForeignLora,
         Candidates,
         Family,
+        Shapes,
+        Inpainting,
         AdapterMerge,
         ControlNet,
         ProbeControl,

@@ -1,4 +1,4 @@
-"""What the probes know of the pack, and names of what they see by its content."""
+"""What all probes are, what they know of the pack, and names of what they see by its content."""
 
 import hashlib
 import json

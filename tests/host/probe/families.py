@@ -23,9 +23,12 @@ UNET = dict(
 LUMINA = dict(
     image_model="lumina2", patch_size=2, in_channels=16, cap_feat_dim=TEXT, n_layers=1, n_refiner_layers=1,
     qk_norm=True, n_heads=1, n_kv_heads=1)  # fmt: skip
+# a weight by which the host tells the SD2 that predicts v from the one that predicts epsilon
+TOLD = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.linspace(-1, 1, 8)}
 # name -> (class, configuration of its network, latent's shape without channels)
 FAMILIES = {
     "SD2": ("SD20", UNET, (8, 8)),
+    "SD2 inpainting": ("SD20", UNET | dict(in_channels=9), (8, 8)),
     "SDXL": ("SDXL", UNET | dict(adm_in_channels=6 * 256 + POOLED, num_classes="sequential"), (8, 8)),
     "Flux": ("Flux", DIT | dict(image_model="flux", vec_in_dim=POOLED, guidance_embed=True, yak_mlp=False,
                                 txt_norm=False), (8, 8)),
@@ -56,14 +59,13 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def model_of(name):
-    """A MODEL of the family; the same weights each time."""
-    kind, config, _ = FAMILIES[name]
+def model_of(kind, config):
+    """A MODEL of a family; the same weights each time."""
     family = getattr(families, kind)(dict(config))
     family.unet_config = dict(config)
     family.set_inference_dtype(torch.float32, None)
     with torch.inference_mode(False):
-        model = family.get_model({}, "", device="cpu")
+        model = family.get_model(TOLD, "", device="cpu")
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for path, weight in model.diffusion_model.named_parameters():
@@ -89,7 +91,8 @@ class Family:
         return {"required": {"name": (list(FAMILIES),)}}
 
     def make(self, name):
-        model, shape = model_of(name), FAMILIES[name][2]
+        kind, config, shape = FAMILIES[name]
+        model = model_of(kind, config)
         generator = torch.Generator().manual_seed(1)
 
         def text(tokens):
@@ -103,3 +106,19 @@ class Family:
         channels = model.get_model_object("latent_format").latent_channels
         latent = {"samples": torch.zeros(1, channels, *shape)}
         return model, text(7), text(5), latent
+
+
+class Inpainting:
+    """A MODEL that takes a mask and the image around it beside the latent, and conditionings."""
+
+    CATEGORY, FUNCTION = "test", "make"
+    RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        generator = torch.Generator().manual_seed(1)
+        texts = ([[torch.randn(1, tokens, TEXT, generator=generator), {}]] for tokens in (7, 5))
+        return model_of("SD20", UNET | dict(in_channels=9)), *texts
