@@ -1,5 +1,6 @@
 """Runs and LoRA files on disk."""
 
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
 from ..d3po_core.runs.undo import undo_round
-from ..d3po_core.training.lora_files import load_lora, to_parts, to_state_dict
+from ..d3po_core.training.lora_files import joined, load_lora, to_parts, to_state_dict
 from . import host
 from .lora_files import metadata, remove_lora, write_lora
+from .lora_names import layer_of
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
 NOTHING = "nothing"  # to start from
@@ -199,24 +201,14 @@ def begin_from(model, name):
         raise ValueError(
             f"start_from: {name} has nothing for this model. Choose a LoRA for models of its family"
         )
-    initial, read = {}, set()
+    parts = {}
     for key, patch in patches.items():
-        plain = isinstance(patch, comfy.weight_adapter.LoRAAdapter) and isinstance(key, str)
-        if not plain or any(part is not None for part in patch.weights[3:]):
-            raise ValueError(
-                f"start_from: {name} is not a plain LoRA; it has weights of another kind, such as DoRA's or "
-                "LyCORIS'. Choose another file"
-            )
-        up, down, alpha = patch.weights[:3]
-        if len(up) * down[0].numel() != comfy.utils.get_attr(model.model, key).numel() or up[
-            0
-        ].numel() != len(down):
-            raise ValueError(
-                f"start_from: {name} is for another base model, as its layers have another size. Choose a "
-                "LoRA for models of this one's family"
-            )
-        initial[key.removeprefix("diffusion_model.").removesuffix(".weight")] = up, down, alpha
-        read |= patch.loaded_keys
+        path, rows, change = layer_of(key)
+        shape = comfy.utils.get_attr(model.model, key if isinstance(key, str) else key[0]).shape
+        plain = _plain_lora(name, patch, (rows[1], *shape[1:]) if rows else shape)
+        parts.setdefault((path, shape[0]), []).append((*plain, rows, change))
+    initial = {path: joined(of_layer, outputs) for (path, outputs), of_layer in parts.items()}
+    read = set().union(*(patch.loaded_keys for patch in patches.values()))
     tuned = model.clone()
     tuned.add_patches(patches, 1.0)
     host.carry(tuned, content_name({part: tensors[part] for part in read}))
@@ -228,6 +220,24 @@ def begin_from(model, name):
             f"for layers that this model does not have: {left[0]} and others"
         )
     return tuned, initial, lines
+
+
+def _plain_lora(name, patch, shape):
+    """(up, down, alpha) of what the host made of a file for a weight, or rows of one, of this shape."""
+    if not isinstance(patch, comfy.weight_adapter.LoRAAdapter) or any(
+        part is not None for part in patch.weights[3:]
+    ):
+        raise ValueError(
+            f"start_from: {name} is not a plain LoRA; it has weights of another kind, such as DoRA's or "
+            "LyCORIS'. Choose another file"
+        )
+    up, down, alpha = patch.weights[:3]
+    if len(up) * down[0].numel() != math.prod(shape) or up[0].numel() != len(down):
+        raise ValueError(
+            f"start_from: {name} is for another base model, as its layers have another size. Choose a "
+            "LoRA for models of this one's family"
+        )
+    return up, down, alpha
 
 
 class D3POSaveRun(io.ComfyNode):

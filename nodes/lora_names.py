@@ -66,10 +66,15 @@ def diffusers_parts(model):
     parts = {}
     for name, target in comfy.lora.model_lora_keys_unet(model.model, {}).items():
         if name.startswith(prefix) and not others.search(name):
-            weight, rows, change = (*([target] if isinstance(target, str) else target), None, None)[:3]
-            path = weight.removeprefix("diffusion_model.").removesuffix(".weight")
-            parts.setdefault(path, []).append(Part(*_in_file(name), rows and rows[1:], change))
+            path, rows, change = layer_of(target)
+            parts.setdefault(path, []).append(Part(*_in_file(name), rows, change))
     return parts
+
+
+def layer_of(target):
+    """(layer's path, rows, change), as Part's, of what the host's tables of names lead to."""
+    weight, rows, change = (*([target] if isinstance(target, str) else target), None, None)[:3]
+    return weight.removeprefix("diffusion_model.").removesuffix(".weight"), rows and rows[1:], change
 
 
 def require_names(names, layers, naming):

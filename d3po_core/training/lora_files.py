@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,19 +45,23 @@ def to_state_dict(
     return out
 
 
+Change: TypeAlias = Callable[[Tensor], Tensor]
+PartOfLora: TypeAlias = tuple[Tensor, Tensor, float | None, tuple[int, int] | None, Change | None]
+
+
 @dataclass(frozen=True)
 class Part:
     """What another program has as a layer of its own, of a layer that is fused here (as q, k and v are).
 
     down, up   the names of its two weights in a file
     rows       which of our layer's outputs are its own: the first of them, and how many; None for all
-    change     what becomes of those rows, where the other program has them in another order
+    change     what becomes of those rows, where the other program has them in another order; twice, nothing
     """
 
     down: str
     up: str
     rows: tuple[int, int] | None = None
-    change: Callable[[Tensor], Tensor] | None = None
+    change: Change | None = None
 
     def of(self, rows: Tensor) -> Tensor:
         """Its part of something that has all rows of our layer."""
@@ -78,11 +83,36 @@ def to_parts(
         B = B * (file_alpha(alpha, len(A), adapter) / len(A))
         rows = torch.arange(len(B))
         if not torch.equal(torch.cat([part.of(rows) for part in parts[path]]).sort().values, rows):
-            raise ValueError(f"the parts of {path} are not all of its {len(B)} rows, each once")
+            raise ValueError(
+                f"naming: the parts of {path} are not all of its {len(B)} rows, each once, as this network "
+                "is not as others of its family. Choose another naming"
+            )
         for part in parts[path]:
             out[part.down] = A.clone()  # files hold no tensor twice
             out[part.up] = part.of(B)
     return out
+
+
+def joined(parts: Iterable[PartOfLora], outputs: int) -> tuple[Tensor, Tensor, float | None]:
+    """(up, down, alpha) of a layer with so many outputs, of what its parts have: to_parts' way back.
+
+    parts  (up, down, alpha, rows, change), the last two as Part's; without an alpha the scale is 1. Parts
+           with the same A share its rank, and those of others are added up.
+    """
+    parts = list(parts)
+    if len(parts) == 1 and parts[0][3:] == (None, None):
+        return parts[0][:3]
+    downs: list[Tensor] = []
+    for _, A, *_ in parts:
+        if not any(torch.equal(A, down) for down in downs):
+            downs.append(A)
+    up = parts[0][0].new_zeros(outputs, sum(map(len, downs)))
+    for B, A, alpha, rows, change in parts:
+        at = next(i for i, down in enumerate(downs) if torch.equal(A, down))
+        first, (start, count) = sum(map(len, downs[:at])), rows or (0, outputs)
+        own = change(B) if change else B
+        up[start : start + count, first : first + len(A)] += own * (1.0 if alpha is None else alpha / len(A))
+    return up, torch.cat(downs), None
 
 
 def file_alpha(alpha: float, rank: int, adapter: str) -> float:

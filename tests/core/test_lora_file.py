@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from d3po_core.training.adapter import Adapter
-from d3po_core.training.lora_files import Part, load_lora, save_lora, to_parts, to_state_dict
+from d3po_core.training.lora_files import Part, joined, load_lora, save_lora, to_parts, to_state_dict
 
 WIDEST = "all linear and convolutions"
 
@@ -68,6 +68,20 @@ def test_the_parts_of_a_layer_have_their_rows_of_its_update(tmp_path, adapter, s
     torch.testing.assert_close(loaded["q.B"] @ loaded["q.A"], update[:2])
     torch.testing.assert_close(loaded["k.B"] @ loaded["k.A"], update[[4, 5, 2, 3]])
     assert set(file) == {"q.A", "q.B", "k.A", "k.B"}
+    up, down, alpha = joined(
+        [(file[part.up], file[part.down], None, part.rows, part.change) for part in parts["qkv"]], 6
+    )
+    torch.testing.assert_close(up @ down, update)
+    assert len(down) == 2 and alpha is None
+
+
+def test_parts_of_several_loras_add_up_their_ranks():
+    q, k = (torch.randn(2, 1), torch.randn(1, 5)), (torch.randn(4, 2), torch.randn(2, 5))
+    up, down, alpha = joined([(*q, None, (0, 2), None), (*k, 3.0, (2, 4), swapped)], 6)
+    expected = torch.cat([q[0] @ q[1], 1.5 * (k[0] @ k[1])[[2, 3, 0, 1]]])
+    torch.testing.assert_close(up @ down, expected)
+    assert len(down) == 3 and alpha is None
+    assert joined([(*q, 4.0, None, None)], 2) == (*q, 4.0)
 
 
 @pytest.mark.parametrize("rows", [[(0, 2)], [(0, 4), (2, 4)], [(2, 4)]])

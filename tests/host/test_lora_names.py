@@ -181,6 +181,25 @@ def test_what_a_naming_cannot_express_is_refused_before_anything_is_written(
     assert not list((host.base / "output" / "loras").glob(f"{prefix}*"))
 
 
+def test_a_run_starts_from_a_file_whose_layers_are_parts_of_the_models(host, saved):
+    targets = BLOCKS if (saved.name, DIFFUSERS) in REFUSED_BEYOND_BLOCKS else WIDE
+    ours, theirs = saved.paths[targets, COMFYUI], saved.paths.get((targets, DIFFUSERS))
+    if theirs:
+        ours, theirs = (
+            path.relative_to(host.base / "output" / "loras").as_posix() for path in (ours, theirs)
+        )
+        graph = family(saved.name) | {
+            "run": node("D3POLoadRun", model=["family", 0], run=unique("from"), start_from=theirs),
+            "begun": node("TestBegun", model=["family", 0], lora=["run", 1]),
+            "ours": node("LoraLoaderModelOnly", model=["family", 0], lora_name=ours, strength_model=1.0),
+            "look": probe("Apart", "ours"),
+        }
+        graph["look"]["inputs"] |= dict(other=["begun", 0], base=["family", 0])
+        entry = host.run(graph)
+        assert entry["outputs"]["run"]["text"] == [f"{theirs}: {len(saved.targets[targets])} layers"]
+        assert found(entry, "look")["apart"] < 1e-5
+
+
 @pytest.mark.parametrize("adapter", ["DoRA", "LoHa", "LoKr"])
 def test_diffusers_gets_no_adapter_that_it_does_not_load(host, failure, adapter):
     prefix = unique("refused")

@@ -20,7 +20,7 @@ from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
 from .families import Family, Inpainting
 from .files import files
-from .loras import ProbeApart, ProbeTargets, SomeLora
+from .loras import Begun, ProbeApart, ProbeTargets, SomeLora
 from .masks import ProbeMasked, ProbePictures
 from .naming import Lora, fingerprints, policies, training
 from .samplers import SharedNoise, replayed, ways
@@ -354,6 +354,7 @@ NODE_CLASS_MAPPINGS = {
         ProbeTargets,
         ProbeApart,
         SomeLora,
+        Begun,
         Lora,
         PatchWithModel,
     )

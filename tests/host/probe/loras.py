@@ -34,6 +34,19 @@ class SomeLora:
         return (of_nodes("types").TrainedLora(of_nodes("library").file_of(state), state),)
 
 
+class Begun:
+    """A MODEL with the weights that training begins from."""
+
+    CATEGORY, RETURN_TYPES, FUNCTION = "test", ("MODEL",), "begin"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "lora": ("LORA_MODEL",)}}
+
+    def begin(self, model, lora):
+        return (of_nodes("library").with_lora(model, lora.training),)
+
+
 def patched(model):
     """The weights of a MODEL that have patches, with them."""
     return {
