@@ -3,6 +3,10 @@
 CHECKPOINT, FLOW_CHECKPOINT = "d3po-emoji.safetensors", "emoji-flow.safetensors"
 
 
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
 def stock_prompt(
     texts,
     seeds,
@@ -21,49 +25,25 @@ def stock_prompt(
     flow  by the flow model
     """
     nodes = {
-        "loader": {
-            "class_type": "CheckpointLoaderSimple",
-            "inputs": {"ckpt_name": FLOW_CHECKPOINT if flow else CHECKPOINT},
-        },
-        "latent": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": size, "height": size, "batch_size": batch},
-        },
-        "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": ""}},
+        "loader": node("CheckpointLoaderSimple", ckpt_name=FLOW_CHECKPOINT if flow else CHECKPOINT),
+        "latent": node("EmptyLatentImage", width=size, height=size, batch_size=batch),
+        "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
     }
     model = ["loader", 0]
     if flow:
-        nodes["flow"] = {"class_type": "ModelSamplingSD3", "inputs": {"model": model, "shift": 1.0}}
+        nodes["flow"] = node("ModelSamplingSD3", model=model, shift=1.0)
         model = ["flow", 0]
     if lora:
-        nodes["lora"] = {
-            "class_type": "LoraLoaderModelOnly",
-            "inputs": {"model": model, "lora_name": lora, "strength_model": 1.0},
-        }
+        nodes["lora"] = node("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=1.0)
         model = ["lora", 0]
+    sampling = dict(steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler, denoise=1.0)
     for i, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
+        wires = dict(positive=[f"text{i}", 0], negative=["negative", 0], latent_image=["latent", 0])
         nodes |= {
-            f"text{i}": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": text}},
-            f"sample{i}": {
-                "class_type": "KSampler",
-                "inputs": {
-                    "model": model,
-                    "seed": seed,
-                    "steps": steps,
-                    "cfg": cfg,
-                    "sampler_name": sampler_name,
-                    "scheduler": scheduler,
-                    "positive": [f"text{i}", 0],
-                    "negative": ["negative", 0],
-                    "latent_image": ["latent", 0],
-                    "denoise": 1.0,
-                },
-            },
-            f"decode{i}": {
-                "class_type": "VAEDecode",
-                "inputs": {"samples": [f"sample{i}", 0], "vae": ["loader", 2]},
-            },
-            f"image{i}": {"class_type": "PreviewImage", "inputs": {"images": [f"decode{i}", 0]}},
+            f"text{i}": node("CLIPTextEncode", clip=["loader", 1], text=text),
+            f"sample{i}": node("KSampler", model=model, seed=seed, **sampling, **wires),
+            f"decode{i}": node("VAEDecode", samples=[f"sample{i}", 0], vae=["loader", 2]),
+            f"image{i}": node("PreviewImage", images=[f"decode{i}", 0]),
         }
     return nodes
 
