@@ -15,7 +15,7 @@ from .picking import are_there, finished, sets_in
 from .stored import ImageSet
 from .types import CATEGORY
 
-IMAGES_A = dict(tooltip="The base model's pictures, from VAE Decode: or those of any one side.")
+IMAGES_A = dict(tooltip="The base model's pictures, from VAE Decode, or those of any other first side.")
 IMAGES_B = dict(
     tooltip="The LoRA's pictures, or the other side's: the same prompts and seeds in the same order."
 )
@@ -26,7 +26,6 @@ SAME = (
     "The two sides' pictures are the same throughout. Is the LoRA on the model that the second side is "
     "sampled with, and trained?"
 )
-
 OPEN = "The result comes when all {} pairs are judged, or before if it is clear: until then it would sway you"
 
 _files = {}  # a pair's name -> its two pictures as files for the page
@@ -168,12 +167,10 @@ def size_of(picture):
 def name_of(pair):
     """The name of a pair, by what is to be seen: the same pictures keep it, and with it their answer, in a
     longer session too. A LoRA that has learned more makes others."""
-    digest = hashlib.sha256(b"pair")
+    digest = hashlib.sha256()
     for picture in pair:
         digest.update(f"{tuple(picture.shape)}".encode())
-        digest.update(
-            (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous().cpu().numpy().tobytes()
-        )
+        digest.update(bits(picture).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -204,13 +201,8 @@ def grid_of(pairs):
     columns = max(1, round(math.sqrt(len(pairs) * (height + gap) / (2 * width + gap))))
     places = [torch.cat([fitted(picture, height, width) for picture in pair], 1) for pair in pairs]
     places += [torch.zeros_like(places[0])] * (-len(places) % columns)
-    rows = [
-        F.pad(
-            torch.cat([F.pad(place, (0, 0, 0, gap)) for place in places[i : i + columns]], 1),
-            (0, 0, 0, 0, 0, gap),
-        )
-        for i in range(0, len(places), columns)
-    ]
+    places = [F.pad(place, (0, 0, 0, gap, 0, gap)) for place in places]
+    rows = [torch.cat(places[i : i + columns], 1) for i in range(0, len(places), columns)]
     return torch.cat(rows)[None, :-gap, :-gap]
 
 
@@ -239,6 +231,5 @@ def report(rate, verdict, name_a, name_b):
         "better": f"Enough answers: you prefer {name_b}, beyond chance",
         "worse": f"Enough answers: you prefer {name_a}, beyond chance",
         "same": "Enough answers: there is no difference to be seen, at most 10 points either way",
-        "open": "Not beyond chance: 50% lies in the interval. More pairs make it narrower; about 100 tell "
-        "a small difference from none",
+        "open": "Not beyond chance: 50% lies in the interval. More pairs make it narrower",
     }[verdict]

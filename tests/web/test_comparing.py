@@ -88,6 +88,7 @@ def is_like(one, other):
     return one.shape == other.shape and np.abs(one - other).mean() < 3
 
 
+@pytest.mark.frontend
 def test_a_pair_is_seen_apart_under_a_line_in_one_place_and_as_its_difference(compare, renderer):
     one = compare(sets=4, renderer=renderer, size=256)
     assert "Press Run" in one.text
@@ -167,6 +168,7 @@ def test_the_flip_button_flips_while_it_is_held_and_keys_stay_in_the_node(compar
     one.until(lambda: one.shows("side"))
 
 
+@pytest.mark.frontend
 def test_a_view_is_kept_with_the_workflow_and_the_widget_is_none_of_its_values(compare):
     one = compare(sets=2)
     one.run()
@@ -180,6 +182,7 @@ def test_a_view_is_kept_with_the_workflow_and_the_widget_is_none_of_its_values(c
     assert {*sent} == {"images_a", "images_b", "name_a", "name_b"}
 
 
+@pytest.mark.frontend
 def test_after_an_undo_the_node_shows_what_runs_give(compare, renderer):
     one = compare(sets=2, renderer=renderer)
     one.run()
@@ -211,6 +214,7 @@ def session(page, host):
     assert not complaints(page)
 
 
+@pytest.mark.frontend
 def test_a_session_is_blind_ends_when_it_is_clear_and_then_tells(session, host, renderer):
     one = session(renderer=renderer, size=256, name_a="first", name_b="second")
     one.run()
