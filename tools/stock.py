@@ -1,10 +1,8 @@
 """Sampling with ComfyUI's own nodes only: Load Checkpoint, CLIP Text Encode, KSampler, VAE Decode."""
 
+from tools.workflow import node
+
 CHECKPOINT, FLOW_CHECKPOINT = "d3po-emoji.safetensors", "emoji-flow.safetensors"
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def stock_prompt(
