@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from .low_rank import LowRankUpdate
 from .randomness import Device, forked
 from .randomness import seed as seed_draws
 
@@ -139,11 +140,12 @@ class Adapter:
             seed_draws(seed % 2**63, self._place)
             _peft().inject_adapter_in_model(config, self.root, adapter_name=name)
         for parameter in self.parameters(name):
-            parameter.data = parameter.data.to(
-                self._device, torch.promote_types(parameter.dtype, torch.float32)
-            )
-        for layer in self.layers.values() if self.adapter == "LoKr" else ():
-            if name in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
+            wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+            parameter.data = parameter.data.to(self._device, wide)
+        for layer in self.layers.values():
+            if self.adapter in ("LoRA", "rsLoRA"):
+                layer.cast_input_dtype_enabled, layer.lora_variant[name] = False, LowRankUpdate
+            elif self.adapter == "LoKr" and name in layer.lokr_w2:  # LyCORIS scales factors of low rank alone
                 layer.scaling[name] = 1.0
 
     def _measure_again(self) -> None:

@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import comfy.model_sampling
 import torch
-from comfy.k_diffusion import sampling
+from comfy.k_diffusion.sampling import (
+    sample_ddpm,
+    sample_euler_ancestral,
+    sample_euler_ancestral_cfg_pp,
+    sample_lcm,
+)
 
 from ...d3po_core.candidates.kernels import (
     Ancestral,
@@ -38,21 +43,21 @@ RECORDABLE = {
     EULER_ANCESTRAL: Recordable(
         lambda eta, sigmas: Ancestral(eta),
         lambda eta, sigmas: FlowAncestral(eta),
-        sampling.sample_euler_ancestral,
+        sample_euler_ancestral,
     ),
     "flow_sde": Recordable(None, lambda eta, sigmas: FlowSDE(FlowSDE.a * eta, float(sigmas[1]))),
     "flow_cps": Recordable(None, lambda eta, sigmas: FlowCPS(FlowCPS.a * eta)),
-    "ddpm": Recordable(lambda eta, sigmas: Ancestral(), None, sampling.sample_ddpm, with_eta=False),
+    "ddpm": Recordable(lambda eta, sigmas: Ancestral(), None, sample_ddpm, with_eta=False),
     "lcm": Recordable(
         lambda eta, sigmas: Consistency(),
         lambda eta, sigmas: FlowCPS(1.0),
-        sampling.sample_lcm,
+        sample_lcm,
         with_eta=False,
     ),
     CFG_PP: Recordable(
         lambda eta, sigmas: Ancestral(eta),
         lambda eta, sigmas: FlowDDIM(eta),
-        sampling.sample_euler_ancestral_cfg_pp,
+        sample_euler_ancestral_cfg_pp,
     ),
 }
 SAMPLERS = list(RECORDABLE)

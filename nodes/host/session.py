@@ -110,7 +110,8 @@ class Session(comfy.samplers.Sampler):
         levels = prompt.options["transformer_options"]["sample_sigmas"]
         model = comfy.samplers.KSamplerX0Inpaint(prompt.guider, levels)
         model.latent_image, model.noise = prompt.image, prompt.noise
-        return model(x, sigma, prompt.mask, model_options=prompt.options, seed=prompt.seed).float()
+        extra = {"denoise_mask": prompt.mask, "model_options": prompt.options, "seed": prompt.seed}
+        return model(x, sigma, **extra).float()
 
     def _prompt(self, candidates):
         """The Prompt of a set, as the host's sampling prepares it. The newest few are kept."""
@@ -129,7 +130,7 @@ class Session(comfy.samplers.Sampler):
                 conds,
                 self.device,
                 latent,
-                # finished images are noised as a whole: beside a mask networks for inpainting alone take that
+                # finished images are noised as a whole, and only networks for inpainting still take it
                 mask if candidates.recorded or model.concat_keys else None,
                 conditioning.seed,
             )

@@ -11,6 +11,7 @@ from tests.host.graphs import (
     Once,
     cached_nodes,
     found,
+    judged,
     loop,
     node,
     probe,
@@ -18,6 +19,7 @@ from tests.host.graphs import (
     same_tensors,
     stage,
     stock_image,
+    train_nodes,
     trained,
     unique,
     watch,  # fmt: skip
@@ -92,6 +94,21 @@ def test_candidates_that_go_through_one_by_one_train_alike(host):
     single = found(host.run(trained(dict(epochs=3, candidates_per_pass=1), seed=67, candidates=3)), "losses")
     for name in ("loss", "margin", "gradient_norm"):
         assert single[name] == pytest.approx(whole[name], rel=1e-2, abs=1e-5)
+
+
+def test_a_model_in_fp8_trains_with_checkpointing_or_without(host):
+    graph = judged(model=("eight", 0), seed=68) | {
+        "eight": node("UNETLoader", unet_name="other.safetensors", weight_dtype="fp8_e4m3fn")
+    }
+    for name, checkpointing in (("kept", "off"), ("again", "on")):
+        graph |= train_nodes(
+            name, model=("eight", 0), epochs=3, learning_rate=1e-2, checkpointing=checkpointing
+        )
+        graph[f"{name} losses"] = probe("LossMap", name, 2)
+    entry = host.run(graph)
+    kept = found(entry, "kept losses")
+    assert kept["winner_log-ratio"][0] == 0 and kept["margin"][-1] > 0 < kept["gradient_norm"][0]
+    assert found(entry, "again losses") == kept
 
 
 # --- repeatability ---

@@ -89,6 +89,8 @@ def next_entry(page, host, before, timeout=60):
 class Picker:
     """One picker node on a page. `node` is its execution id."""
 
+    ROOT = ".d3po-root:not(.d3po-compare)"
+
     def __init__(self, page, host, node, **others):
         self.page, self.host, self.node = page, host, node
         self.others = others
@@ -187,7 +189,7 @@ class Picker:
 
     @property
     def root(self):
-        return self.page.locator(".d3po-root").first
+        return self.page.locator(self.ROOT).first
 
     def part(self, name):
         return self.root.locator(f".d3po-{name}")
@@ -201,13 +203,16 @@ class Picker:
 
     def question(self):
         """Wait until a question can be answered; the candidates on screen, from left to right."""
-        self.page.wait_for_selector(".d3po-root")
-        self.page.wait_for_function("""() => {
-            const root = document.querySelector(".d3po-root"),
+        self.page.wait_for_selector(self.ROOT)
+        self.page.wait_for_function(
+            """(selector) => {
+            const root = document.querySelector(selector),
               images = [...root.querySelectorAll(".d3po-pane img")]
             return ["pair", "best", "star", "thumb"].includes(root.dataset.kind) && images.length
               && images.every((i) => i.complete && i.naturalWidth) && !root.querySelector(".d3po-loading")
-        }""")
+        }""",
+            arg=self.ROOT,
+        )
         self.drawn()
         return self.shown()
 
