@@ -8,13 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.host import in_diffusers
-from tests.host.graphs import found, node, probe, says, stage, unique
-from tests.host.test_families import FAMILIES as SMALL
+from tests.host import in_diffusers, test_families
+from tests.host.graphs import found, node, probe, says, unique
+from tests.host.support import FAMILIES
 from tests.host.test_lora_files import COMFYUI, KOHYA
 
 DIFFUSERS = "diffusers"
-FAMILIES = ("SD1.5", "SD3", *SMALL)
 ATTENTION, BLOCKS, LINEAR, WIDE = TARGETS = (
     "attention",
     "attention and feed-forward",
@@ -51,12 +50,9 @@ REFUSED_BEYOND_BLOCKS = {
 
 
 def family(name):
-    """Nodes whose "family" is a small MODEL of it."""
-    if name == "SD1.5":
-        return {"family": stage()["loader"]}
-    if name == "SD3":
-        return {"family": node("UNETLoader", unet_name="flow.safetensors", weight_dtype="default")}
-    return {"family": node("TestFamily", name=name)}
+    """Nodes, whose "family" gives a small MODEL of it."""
+    nodes, links = test_families.family(name)
+    return nodes | {"family": nodes[links["model"][0]]}
 
 
 def exported(name, targets, naming, prefix, adapter="LoRA"):
