@@ -13,8 +13,9 @@ import { hearing } from "./told.js"
 /** @type {Record<ViewName, string>} */
 const VIEWS = { side: "side by side", line: "slider", same: "same place", difference: "difference" }
 const NAMES = /** @type {ViewName[]} */ (Object.keys(VIEWS))
-/** What the slider at the bottom sets in a view, with its bounds, and its first value.
- *  @type {{ [view in ViewName]?: { label: string, property: string, min: number, max: number, first: number } }} */
+/** @typedef {{ label: string, property: string, min: number, max: number, first: number }} Slider */
+/** What the slider at the bottom sets in a view, with its bounds and its first value.
+ *  @type {{ [view in ViewName]?: Slider }} */
 const SLIDERS = {
   line: { label: "Line between the sides", property: "--d3po-split", min: 0, max: 1, first: 0.5 },
   difference: { label: "Brightness of the difference", property: "--d3po-gain", min: 1, max: 16, first: 4 }

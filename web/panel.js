@@ -148,8 +148,8 @@ export class Panel {
   /** Show the settings and what is on screen: a kind of question, "done" or "empty".
    *  @param {Settings} settings
    *  @param {Kind | "done" | "empty"} kind
-   *  @param {{ waiting: boolean, enough: boolean }} state whether a run waits for the picks; whether there are
-   *    enough answers, though more could be given */
+   *  @param {{ waiting: boolean, enough: boolean }} state whether a run waits for the picks; whether there
+   *    are enough answers, though more could be given */
   show(settings, kind, { waiting, enough }) {
     this.mode.value = settings.mode
     this.carryOn.checked = settings.continue_when_done

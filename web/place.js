@@ -1,5 +1,5 @@
-// An element that stands in a node and opens in an expanded view; the keys it hears, and what it leaves to the
-// canvas around it.
+// An element that stands in a node and opens in an expanded view; the keys it hears, and what it leaves to
+// the canvas around it.
 
 import { app } from "../../scripts/app.js"
 import { find, h } from "./stage.js"
