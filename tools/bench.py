@@ -9,6 +9,7 @@ largest.
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
     python dev.py bench schedules   how the paper's weighting shares the gradient over each schedule's steps
     python dev.py bench windows     what training on a window of the steps costs, and what it does to learning
+    python dev.py bench memory      what a train pass of full-size models keeps, counted without a GPU
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -171,7 +172,7 @@ def main():
         "what",
         nargs="?",
         default="speed",
-        choices=["speed", "picker", "dataset", "methods", "schedules", "windows", "learning"],
+        choices=["speed", "picker", "dataset", "methods", "schedules", "windows", "memory", "learning"],
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
@@ -182,8 +183,11 @@ def main():
         "--only", default="", help="methods: only those with this in their name; the others stay as measured"
     )
     parser.add_argument(
-        "--write", action="store_true", help="methods, schedules, windows: put the table into docs/methods.md"
+        "--write",
+        action="store_true",
+        help="methods, schedules, windows: put the table into docs/methods.md; memory: into docs/memory.md",
     )
+    parser.add_argument("--json", metavar="FILE", help="memory: write the rows to this file too")
     arguments = parser.parse_args()
     if arguments.what == "picker":
         from tools.bench_picker import measure as measure_picker
@@ -205,6 +209,10 @@ def main():
         from tools.bench_windows import main as measure_windows
 
         return measure_windows(arguments.seeds, arguments.write)
+    if arguments.what == "memory":
+        from tools.bench_memory import main as count_memory
+
+        return count_memory(arguments.json, arguments.write)
     with Host(make_base(BASE)) as host:
         prompt = on_recorded_steps(to_api(load(WORKFLOW), host.object_info()))
         if arguments.what == "speed":

@@ -388,7 +388,7 @@ class Settings:
     checkpointing: str = setting(
         AUTOMATIC,
         "Whether the network's blocks are gone through again in the backward pass, in place of keeping all "
-        "that it needs: about a third more time, a small part of the memory, the same result. automatic: "
+        "that it needs: about half more work, a small part of the memory, the same result. automatic: "
         "where it would not fit otherwise.",
         options=CHECKPOINTING,
         advanced=True,
