@@ -15,16 +15,11 @@ def stock_prompt(
     batch=1,
     flow=False,
 ):
-    """An API prompt that makes `batch` images for each text and seed.
-
-    lora  a name in Load LoRA's list
-    flow  by the flow model
-    """
+    """An API prompt that makes `batch` images for each text and seed, by the flow model if `flow`. `lora`: a
+    name in Load LoRA's list."""
+    checkpoint = FLOW_CHECKPOINT if flow else CHECKPOINT
     nodes = {
-        "loader": {
-            "class_type": "CheckpointLoaderSimple",
-            "inputs": {"ckpt_name": FLOW_CHECKPOINT if flow else CHECKPOINT},
-        },
+        "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "latent": {
             "class_type": "EmptyLatentImage",
             "inputs": {"width": size, "height": size, "batch_size": batch},
