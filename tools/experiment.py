@@ -3,19 +3,27 @@
 python dev.py experiment templates [--only NAME] [--seeds N]    what two rounds of each example workflow leave
 python dev.py experiment artists [--taste T] [--labels N] [--seeds K]    what simulated artists end up with
 python dev.py experiment sessions [--count N]    sessions drawn at random: does any break the model?
+python dev.py experiment flow [--seeds N]    what an objective gains on a flow model, and on an epsilon model
 python dev.py experiment same FILE    hashes of what the pack makes, held against FILE where that is there
 
-The first three are slow.
+The first four are slow.
 """
 
 import sys
 
-from tools import experiment_artists, experiment_same, experiment_sessions, experiment_templates
+from tools import (
+    experiment_artists,
+    experiment_flow,
+    experiment_same,
+    experiment_sessions,
+    experiment_templates,
+)
 
 EXPERIMENTS = {
     "templates": experiment_templates.main,
     "artists": experiment_artists.main,
     "sessions": experiment_sessions.main,
+    "flow": experiment_flow.main,
     "same": experiment_same.main,
 }
 

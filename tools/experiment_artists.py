@@ -69,13 +69,13 @@ def recipe(name, smoke=False):
     return SMOKE | own | {"settings": own.get("settings", {}) | SMOKE["settings"]} if smoke else own
 
 
-def laboratory(out, smoke=False):
+def laboratory(out, smoke=False, flow=False):
     """A function that gives (studio, namer), made when they are first wanted."""
     made = []
 
     def of():
         if not made:
-            studio = Studio()
+            studio = Studio(flow=flow)
             small = [Path(out).with_name("smoke_namer.pt"), 8, 2]
             made.extend([studio, Namer(studio, *(small if smoke else [OUT / "namer.pt"]))])
         return made

@@ -60,6 +60,14 @@ def interval(hits):
     return f"{p:.3f} [{centre - half:.3f}, {centre + half:.3f}]"
 
 
+def draw(images, path, quality=92):
+    """256 images on a sheet."""
+    sheet = Image.new("RGB", (16 * 66, 16 * 66), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image.convert("RGB"), (i % 16 * 66 + 1, i // 16 * 66 + 1))
+    sheet.save(path, quality=quality)
+
+
 def main():
     work = Path(sys.argv[2])
     names, colours = list(model_pictures.OBJECTS), list(model_pictures.COLOURS)
@@ -83,10 +91,7 @@ def main():
     print(json.dumps(report, indent=2))
     per_object = right_object.reshape(len(names), -1).mean(1)
     print({name: round(float(share), 2) for name, share in zip(names, per_object)})
-    sheet = Image.new("RGB", (16 * 66, 16 * 66), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image.convert("RGB"), (i % 16 * 66 + 1, i // 16 * 66 + 1))
-    sheet.save(MODEL_DIR / "samples.jpg", quality=92)
+    draw(images, MODEL_DIR / "samples.jpg")
 
 
 if __name__ == "__main__":

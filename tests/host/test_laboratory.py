@@ -68,30 +68,34 @@ def test_what_hardly_differs_is_a_tie():
 CODE = """
 import sys
 from d3po_core.taste import movement
-from tools import experiment_artists as artists, experiment_sessions as sessions
+from tools import experiment_artists as artists, experiment_flow as flow, experiment_sessions as sessions
 from tools.lab import hero, session
 session.STEPS = movement.STEPS = 3
-session.SEEN, session.HELD_OUT = 1, 2
+session.SEEN, session.HELD_OUT, flow.OBJECTIVES = 1, 2, ("bright",)
 movement.PICTURES, hero.EPOCHS = 4, 3
-out = sys.argv[1]
-rooms = artists.laboratory(out, smoke=True)
+out, flow_out = sys.argv[1:]
+made = artists.laboratory
+rooms = made(out, smoke=True)
 artists.laboratory = sessions.laboratory = lambda *_, **__: rooms
+flow.laboratory = lambda out, smoke, of_flow: made(out, smoke, of_flow) if of_flow else rooms
 arguments = ["--taste", "bright", "--seeds", "1", "--smoke", "--out", out]
 artists.main([*arguments, "--labels", "1"])
 artists.main([*arguments, "--labels", "96", "--recipe", "HERO"])
 sessions.main(["--count", "1", "--first", "1", "--smoke", "--out", out])
+flow.main(["--seeds", "1", "--smoke", "--out", flow_out])
 def again():
     raise AssertionError("it is there already")
-artists.laboratory = lambda *_, **__: again
+artists.laboratory = flow.laboratory = lambda *_, **__: again
 artists.main([*arguments, "--labels", "1"])
+flow.main(["--seeds", "1", "--smoke", "--out", flow_out])
 """
 
 
 def test_the_least_sessions_leave_rows_and_are_not_run_again(tmp_path):
-    """Of the recommended recipe, of its rival in two rounds, and one that is drawn."""
-    out = tmp_path / "artists.json"
+    """Of the recommended recipe, of its rival in two rounds, one that is drawn, and a flow model's."""
+    out, flow_out = tmp_path / "artists.json", tmp_path / "flow.json"
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", CODE, out, flow_out], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (row,), rounds, (drawn,) = json.loads(out.read_text()).values()
@@ -105,3 +109,7 @@ def test_the_least_sessions_leave_rows_and_are_not_run_again(tmp_path):
     assert rounds[1]["updates"] == 8 and rounds[1]["answers"] == 2 * (6 + 2)
     assert drawn["seed"] == 1 and "1 sessions: mean gain" in done.stdout
     assert done.stdout.count("recommended, bright: gain") == 2
+    by_model = [row for (row,) in json.loads(flow_out.read_text()).values()]
+    assert [row["recipe"] for row in by_model] == ["objective loop, epsilon", "objective loop, flow"]
+    assert all(0 <= row["moved"] <= 0.01 and row["method"] == "Diffusion-DPO" for row in by_model)
+    assert done.stdout.count("bright, flow less epsilon: gain") == 2

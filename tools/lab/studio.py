@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from d3po_core.candidates.images import CleanCandidates
-from d3po_core.candidates.kernels import Ancestral
+from d3po_core.candidates.kernels import Ancestral, FlowAncestral
 from d3po_core.candidates.trajectory import Trajectory
-from tools.host import CHECKPOINT, comfyui_folder
+from tools.host import CHECKPOINT, FLOW_CHECKPOINT, comfyui_folder
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 LATENT = (4, 8, 8)
 PER_PASS = 96  # latents that go through the network together
-MODEL = "emoji"
 
 
 @cache
@@ -46,20 +45,27 @@ class Studio:
     """The model, its prompts and its pictures.
 
     dtype  what the network computes in
+    flow   the flow model in place of the epsilon model
     """
 
-    def __init__(self, dtype=torch.bfloat16):
+    def __init__(self, dtype=torch.bfloat16, flow=False):
+        self.prediction, self.kernel = ("flow", FlowAncestral) if flow else ("epsilon", Ancestral)
+        self.scheduler = "simple" if flow else "normal"
+        self.name = (FLOW_CHECKPOINT if flow else CHECKPOINT).stem
         host = comfy()
         cast = host.model_management.unet_manual_cast
         host.model_management.unet_manual_cast = lambda *arguments, **options: None  # compute in dtype itself
         try:
             with torch.inference_mode(False):
                 patcher, self.clip, self.vae, _ = host.sd.load_checkpoint_guess_config(
-                    str(CHECKPOINT), model_options={"dtype": dtype}
+                    str(FLOW_CHECKPOINT if flow else CHECKPOINT), model_options={"dtype": dtype}
                 )
         finally:
             host.model_management.unet_manual_cast = cast
         self.model, self.patcher = patcher.model, patcher
+        if flow:  # as the stock ModelSamplingSD3 node at shift 1
+            kinds = host.model_base
+            self.model.model_sampling = kinds.model_sampling(self.model.model_config, kinds.ModelType.FLOW)
         self.network = self.model.diffusion_model.requires_grad_(False)
         self.levels = self.model.model_sampling.sigmas.float()
         self._texts = {}
@@ -89,9 +95,9 @@ class Studio:
 
         return denoise
 
-    def sigmas(self, steps, scheduler="normal"):
+    def sigmas(self, steps):
         """The host's schedule, [steps + 1]."""
-        return comfy().samplers.calculate_sigmas(self.model.model_sampling, scheduler, steps).float()
+        return comfy().samplers.calculate_sigmas(self.model.model_sampling, self.scheduler, steps).float()
 
     @torch.no_grad()
     def record(
@@ -103,7 +109,7 @@ class Studio:
         first   noises [candidates, C, H, W] of each prompt to begin with; else its candidates share one
         window  (first step, steps) that are random and recorded; None: all
         """
-        kernel, sigmas = Ancestral(eta), self.sigmas(steps)
+        kernel, sigmas = self.kernel(eta), self.sigmas(steps)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         first = torch.cat(
             first or [torch.randn(1, *LATENT, generator=g).repeat(candidates, 1, 1, 1) for g in generators]
@@ -132,7 +138,7 @@ class Studio:
                 sigmas=sigmas[begin : begin + count + 1].clone(),
                 kernel=kernel,
                 set_id=f"{prompt} {seed}",
-                model=MODEL,
+                model=self.name,
                 policy=policy,
                 settings={"seed": seed, "cfg": cfg, "prompt": prompt},
                 schedule=window and sigmas,
@@ -158,7 +164,7 @@ class Studio:
         return CleanCandidates(
             trajectory.finished,
             self.levels,
-            "epsilon",
+            self.prediction,
             trajectory.set_id,
             trajectory.model,
             trajectory.settings,
