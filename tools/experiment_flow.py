@@ -22,7 +22,7 @@ FIGURES = ("gain", "gain seen", *KEPT, "moved", "left")
 def mean(values):
     """In words, with its 95% interval."""
     half = interval(values)
-    return f"{statistics.fmean(values):+.2f}" + (f" ± {half:.2f}" if half else "")
+    return f"{statistics.fmean(values):.2f}" + (f" ± {half:.2f}" if half else "")
 
 
 def summary(rows):
