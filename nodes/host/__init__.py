@@ -5,7 +5,7 @@ from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
 from .patches import require_plain, require_repeatable, require_steps
 from .recording import clean_candidates, finished, mask_of, record
-from .samplers import EULER_ANCESTRAL, SAMPLERS, sampler_problem
+from .samplers import EULER_ANCESTRAL, SAMPLERS, is_flow, sampler_problem
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "fingerprint",
     "finished",
     "is_empty_text",
+    "is_flow",
     "largest_pass",
     "mask_of",
     "policy_name",

@@ -23,9 +23,9 @@ class Plan:
     save_every: int
 
     @classmethod
-    def of(cls, preferences, strength=PAPER, settings=None, **widgets):
-        """A plan for judged sets of a preset's name, of values that go before it, and of the train step's
-        widgets.
+    def of(cls, preferences, flow, strength=PAPER, settings=None, **widgets):
+        """A plan for judged sets, of a flow model or another, of a preset's name, of values that go before
+        it, and of the train step's widgets.
 
         Among the widgets may be any setting, also as "method.NAME": prompts from before D3PO Train Settings
         have them all there.
@@ -35,7 +35,7 @@ class Plan:
             widgets.pop("epochs", None)
         method = widgets.get("method", Settings().method)
         sets = len(preferences) - len(passed_over(preferences, method))
-        settings, step = resolved(sized(strength, sets) | widgets | (settings or {}))
+        settings, step = resolved(sized(strength, sets, flow) | widgets | (settings or {}))
         own = asdict(step)
         shape = {name: own.pop(name) for name in SHAPE}
         guidance = None if own.pop("guidance") == GUIDANCE[0] else 1.0

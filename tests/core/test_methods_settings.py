@@ -118,4 +118,9 @@ def test_as_recommended_a_round_is_as_long_with_few_sets_as_with_many(sets, toge
     settings, step = resolved(sized("recommended", sets))
     assert (settings.sets_per_update, settings.draws_per_set, settings.epochs) == (together, draws, epochs)
     assert (settings.method, step.learn_from, settings.leash) == ("Diffusion-DPO", NOISED, 0.85)
-    assert sized("paper", sets) == PRESETS["paper"] == {}
+    assert sized("paper", sets) == sized("paper", sets, flow=True) == PRESETS["paper"] == {}
+
+
+def test_as_recommended_flow_models_learn_by_larger_steps_of_smaller_margins():
+    (usual, _), (flow, _) = (resolved(sized("recommended", 12, flow)) for flow in (False, True))
+    assert flow == replace(usual, learning_rate=9e-3, dpo_beta=300.0)

@@ -128,7 +128,7 @@ class Evenings:
 
     def settings(self, sets):
         plan = self.plan
-        return resolved({"seed": plan.seed} | sized(plan.strength, sets) | plan.settings)
+        return resolved({"seed": plan.seed} | sized(plan.strength, sets, self.studio.flow) | plan.settings)
 
     def run(self):
         settings, self.step = self.settings(1)

@@ -49,6 +49,7 @@ class Studio:
     """
 
     def __init__(self, dtype=torch.bfloat16, flow=False):
+        self.flow = flow
         self.prediction, self.kernel = ("flow", FlowAncestral) if flow else ("epsilon", Ancestral)
         self.scheduler = "simple" if flow else "normal"
         self.name = (FLOW_CHECKPOINT if flow else CHECKPOINT).stem
