@@ -20,7 +20,8 @@ class Shapes:
         return {"required": {"name": (list(FAMILIES),)}}
 
     def make(self, name):
-        model = model_of(name)
+        kind, config, _ = FAMILIES[name]
+        model = model_of(kind, config)
         channels = model.get_model_object("latent_format").latent_channels
         generator = torch.Generator().manual_seed(1)
 
