@@ -1,4 +1,5 @@
-"""Pictures of different shapes and prompts of different lengths in one train step."""
+"""Pictures of different shapes, videos of different lengths and prompts of different lengths in one train
+step."""
 
 import math
 
@@ -10,7 +11,7 @@ from tests.host.test_families import CANDIDATES
 SETS = 3
 
 
-@pytest.mark.parametrize("name", ["SDXL", "Flux", "Z-Image"])
+@pytest.mark.parametrize("name", ["SDXL", "Flux", "Z-Image", "Wan"])
 def test_sets_of_other_shapes_and_lengths_train_together(host, name):
     graph = {
         "family": node("TestShapes", name=name),

@@ -1,4 +1,5 @@
-"""Prompts of different lengths and latents of different shapes, for a model of a family."""
+"""Prompts of different lengths and latents of different shapes, for a model of a family: of video, of
+different numbers of frames too."""
 
 import torch
 
@@ -6,6 +7,7 @@ from .families import FAMILIES, POOLED, TEXT, model_of
 
 TOKENS = (77, 154, 512)
 SHAPES = ((8, 8), (4, 12), (12, 4))  # square, wide and tall
+FRAMES = (1, 3, 2)
 
 
 class Shapes:
@@ -20,7 +22,7 @@ class Shapes:
         return {"required": {"name": (list(FAMILIES),)}}
 
     def make(self, name):
-        kind, config, _ = FAMILIES[name]
+        kind, config, usual = FAMILIES[name]
         model = model_of(kind, config)
         channels = model.get_model_object("latent_format").latent_channels
         generator = torch.Generator().manual_seed(1)
@@ -29,5 +31,7 @@ class Shapes:
             pooled = torch.randn(1, POOLED, generator=generator)
             return [[torch.randn(1, tokens, TEXT, generator=generator), {"pooled_output": pooled}]]
 
-        latents = [{"samples": torch.zeros(1, channels, *shape)} for shape in SHAPES]
+        is_video = len(usual) == 3
+        shapes = [(frames, *shape) if is_video else shape for frames, shape in zip(FRAMES, SHAPES)]
+        latents = [{"samples": torch.zeros(1, channels, *shape)} for shape in shapes]
         return model, [text(tokens) for tokens in TOKENS], text(77), latents
