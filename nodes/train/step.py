@@ -95,8 +95,7 @@ class D3POTrainStep(io.ComfyNode):
     @classmethod
     def execute(cls, model, preferences, lora=None, held_out=None, **widgets):
         model, lora, began = model[0], (lora or [None])[0], time.monotonic()
-        given = {name: value[0] for name, value in widgets.items()}
-        plan = Plan.of(preferences, host.is_flow(model), **given)
+        plan = Plan.of(preferences, host.is_flow(model), **{name: own[0] for name, own in widgets.items()})
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")
         plan.require_held_out(held_out)
