@@ -1,18 +1,15 @@
 """The implicit reward: a tuned model as the judge of images, and how well it agrees with people."""
 
-from dataclasses import replace
-
 import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.training import implicit, metrics
 from ..d3po_core.training.randomness import generator_of
 from . import host
 from .judging import preferred_and_rejected, require_one_image_each
-from .stored import DatasetType, ImageSet, nothing, record_judgement
+from .stored import DatasetType, ImageSet, nothing, record_pairs
 from .train.report import as_data
 from .train.rounds import require_same_model
 from .types import CATEGORY, PreferencesType, Trajectories
@@ -210,13 +207,7 @@ class D3POImplicitPreference(io.ComfyNode):
                 Preferences(candidates, tuple(pairs), source=JUDGE, scores=tuple(rewards.mean(0).tolist()))
             )
             texts.append(report(rewards, "candidate"))
-            if dataset:
-                record_judgement(
-                    replace(dataset, annotator=JUDGE),
-                    candidates.set_id,
-                    Judgement.of_pairs(pairs, candidates.count),
-                    JUDGE,
-                )
+            record_pairs(dataset, judged[-1], JUDGE)
         best, worst = zip(*(preferred_and_rejected(p, batch) for p, batch in zip(judged, images)))
         return io.NodeOutput(
             judged,

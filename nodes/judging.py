@@ -1,14 +1,12 @@
 """Judges that are rules: objectives measured on the images."""
 
-from dataclasses import replace
-
 import numpy as np
 from comfy_api.latest import io
 
 from ..d3po_core.candidates import objectives
-from ..d3po_core.candidates.judgement import Judgement, pairs_from_scores
+from ..d3po_core.candidates.judgement import pairs_from_scores
 from ..d3po_core.candidates.preferences import Preferences
-from .stored import DatasetType, record_judgement
+from .stored import DatasetType, record_pairs
 from .types import CATEGORY, PreferencesType, Trajectories
 
 # name in the node -> (measure of images and target colour, +1 where more is better)
@@ -39,6 +37,13 @@ def preferred_and_rejected(preferences, images):
         standing = np.array([{True: 1, None: 0, False: -1}[liked] for liked in preferences.liked])
     best, worst = int(standing.argmax()), int(standing.argmin())
     return images[best : best + 1], images[worst : worst + 1]
+
+
+def said_of(values):
+    """What was measured of each candidate [N, K], a line each."""
+    for number, own in enumerate(values, 1):
+        missing = "" if np.isfinite(own).all() else " (a score is missing: it is compared with none)"
+        yield f"candidate {number}: {', '.join(f'{value:.4g}' for value in own)}{missing}"
 
 
 def require_one_image_each(trajectory, images):
@@ -135,15 +140,9 @@ class D3POObjectivePreference(io.ComfyNode):
         # of two objectives neither is the score: wins against losses are
         single = scores[:, 0].tolist() if len(names) == 1 else ()
         preferences = Preferences(trajectory, tuple(pairs), source=" and ".join(names), scores=tuple(single))
-        if dataset:
-            judgement = Judgement.of_pairs(pairs, trajectory.count)
-            record_judgement(
-                replace(dataset, annotator=preferences.source), trajectory.set_id, judgement, "objective"
-            )
+        record_pairs(dataset, preferences, "objective")
         best, worst = preferred_and_rejected(preferences, images)
-        text = "\n".join(
-            f"candidate {i + 1}: " + ", ".join(f"{v:.4g}" for v in row) for i, row in enumerate(measured)
-        )
+        text = "\n".join(said_of(measured))
         return io.NodeOutput(
             preferences,
             best,

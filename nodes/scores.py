@@ -2,7 +2,6 @@
 
 import math
 import re
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +9,9 @@ import torch
 from comfy_api.latest import io
 
 from ..d3po_core.candidates.joining import JOININGS, PARETO, SUM, joined, sums
-from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
-from .judging import judged_outputs, preferred_and_rejected, require_one_image_each
-from .stored import DatasetType, record_judgement
+from .judging import judged_outputs, preferred_and_rejected, require_one_image_each, said_of
+from .stored import DatasetType, record_pairs
 from .types import CATEGORY, Trajectories
 
 MOST = 4  # scores of a candidate
@@ -107,19 +105,11 @@ def judged(candidates, pictures, values, rule, judge, dataset):
     has_single = values.shape[1] == 1 or rule.joined_by == SUM
     kept = tuple(float(one) if np.isfinite(one) else None for one in single) if has_single else ()
     preferences = Preferences(candidates, tuple(pairs), source=judge, scores=kept)
-    if dataset:
-        said = Judgement.of_pairs(pairs, candidates.count)
-        record_judgement(replace(dataset, annotator=judge), candidates.set_id, said, "score")
+    record_pairs(dataset, preferences, "score")
     best, worst = preferred_and_rejected(preferences, pictures)
     known = values[np.isfinite(values[:, 0]), 0]
     mean = float(known.mean()) if len(known) else float("nan")
     return preferences, best, worst, len(pairs), mean, list(said_of(values))
-
-
-def said_of(values):
-    for number, own in enumerate(values, 1):
-        missing = "" if np.isfinite(own).all() else " (a score is missing: it is compared with none)"
-        yield f"candidate {number}: {', '.join(f'{value:.4g}' for value in own)}{missing}"
 
 
 def numbers(values, place, count):

@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
+from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
 from ..d3po_core.dataset.index import DatasetError
@@ -109,6 +110,14 @@ def require_sets(store, name, set_ids):
 def record_judgement(handle, set_id, judgement, tool):
     """Keep a Judgement in a dataset, unless its annotator's last one says the same."""
     record_judgements(handle, {set_id: judgement}, tool)
+
+
+def record_pairs(handle, preferences, tool):
+    """Keep the pairs of Preferences as the judgement of their source, where there is a dataset."""
+    if handle:
+        candidates = preferences.candidates
+        said = Judgement.of_pairs(preferences.pairs, candidates.count)
+        record_judgement(replace(handle, annotator=preferences.source), candidates.set_id, said, tool)
 
 
 def record_judgements(handle, judgements, tool):

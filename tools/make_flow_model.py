@@ -11,11 +11,8 @@ models are asked for. Nothing but the shipped weights is needed:
 Training saves as it goes and resumes where it stopped. COMFYUI and WORK as in make_model.py.
 """
 
-import argparse
 import lzma
 import random
-import sys
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -31,6 +28,7 @@ from tools.make_model import (
     convolve_by_product,
     new_unet,
     save_report,
+    stage_wanted,
     tokenize,
     train,
 )
@@ -156,20 +154,7 @@ def pack(work, largest=3):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("comfyui", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("stage", choices=["train", "pack"])
-    parser.add_argument("--minutes", type=float, default=40)
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    sys.path.insert(0, str(arguments.comfyui))
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()
-    args.use_pytorch_cross_attention = True
+    arguments = stage_wanted(__doc__, ["train", "pack"], minutes=40)
     if arguments.stage == "train":
         train_flow(arguments.work, arguments.minutes)
     elif arguments.stage == "pack":

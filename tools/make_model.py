@@ -299,14 +299,13 @@ def save_report(work, **figures):
     print(figures)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def stage_wanted(about, stages, minutes):
+    """The command line's arguments, with ComfyUI ready to be imported and the folder of the work made."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("stage", choices=["autoencoder", "unet", "pack"])
-    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("stage", choices=stages)
+    parser.add_argument("--minutes", type=float, default=minutes)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(arguments.comfyui))
@@ -314,6 +313,11 @@ def main():
 
     args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
+    return arguments
+
+
+def main():
+    arguments = stage_wanted(__doc__, ["autoencoder", "unet", "pack"], minutes=15)
     if arguments.stage == "autoencoder":
         train_autoencoder(arguments.work, arguments.minutes)
     elif arguments.stage == "unet":

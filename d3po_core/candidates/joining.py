@@ -9,9 +9,9 @@ from itertools import permutations
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .judgement import Pair
+from .judgement import Pair, dominates
 from .objectives import Numbers
 
 Joining: TypeAlias = Callable[[Numbers, Numbers], bool]
@@ -19,7 +19,7 @@ Joining: TypeAlias = Callable[[Numbers, Numbers], bool]
 
 def no_worse_in_any(difference: Numbers, weights: Numbers) -> bool:
     """Pareto dominance (arXiv 2311.13231, section 5), of a winner's scores [K] less a loser's."""
-    return bool((difference >= 0).all() and (difference > 0).any())
+    return dominates(difference, np.zeros_like(difference))
 
 
 def better_in_sum(difference: Numbers, weights: Numbers) -> bool:
@@ -52,15 +52,20 @@ def joined(name: str, scores: ArrayLike, least: ArrayLike, weights: ArrayLike) -
         difference[np.abs(difference) <= least] = 0
         return JOININGS[name](difference, weighed)
 
-    known = [i for i in range(len(scores)) if np.isfinite(scores[i]).all()]
+    known = complete(scores).nonzero()[0].tolist()
     return [(a, b) for a, b in permutations(known, 2) if beats(a, b)]
+
+
+def complete(scores: Numbers) -> NDArray[np.bool_]:
+    """Which candidates have all of their scores, [N]."""
+    return np.asarray(np.isfinite(scores).all(1))
 
 
 def sums(scores: ArrayLike, weights: ArrayLike) -> Numbers:
     """Each candidate's weighted sum, [N], in standard deviations from the candidates' mean; NaN for one that
     lacks a score."""
     scores = np.asarray(scores, np.float64)
-    known = np.isfinite(scores).all(1)
+    known = complete(scores)
     made = np.full(len(scores), np.nan)
     if known.any():
         apart = scores[known] - scores[known].mean(0)
@@ -71,7 +76,7 @@ def sums(scores: ArrayLike, weights: ArrayLike) -> Numbers:
 def spread(scores: Numbers) -> Numbers:
     """Standard deviation of each score among the candidates that have all of them, [K]; 1 where these are
     equal."""
-    known = scores[np.isfinite(scores).all(1)]
+    known = scores[complete(scores)]
     if not len(known):
         return np.ones(scores.shape[1])
     own: Numbers = np.where((known == known[0]).all(0), 1.0, known.std(0))
