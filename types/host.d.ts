@@ -139,6 +139,7 @@ type Prompt = Record<string, { class_type: string; inputs: Record<string, unknow
 interface ServerEvents {
   "d3po.waiting": import("../web/inbox.js").Shown
   "d3po.closed": import("../web/inbox.js").Closed
+  "d3po.learning": import("../web/learning.js").Learning
   executed: { prompt_id: string; node: string; output?: NodeOutput }
   execution_cached: { prompt_id?: string; nodes: string[] }
   reconnected: unknown

@@ -12,6 +12,7 @@ from ...d3po_core.training import monitor
 from ...d3po_core.training.lora_files import to_state_dict
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
+from ..routes import workflow_id
 from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
@@ -89,7 +90,7 @@ class D3POTrainStep(io.ComfyNode):
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
                 io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -121,12 +122,12 @@ class D3POTrainStep(io.ComfyNode):
         seen_by_leash = spaced(preferences) if plan.settings.leash else []
         views = [host.finished(model, p.candidates) for p in seen_by_leash]
         leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_))
-        judged, policy = (preferences, held_out), host.policy_name(model)
-
+        rest = (before["kl"], preferences, held_out, host.policy_name(model), progress, leash)
+        page = workflow_id(cls.hidden.extra_pnginfo)
         out = host.train_inside(
             model,
             [p.candidates for p in [*preferences, *held_out]],
-            lambda session: train(session, plan, start, before["kl"], *judged, policy, progress, leash),
+            lambda session: train(session, plan, start, *rest, page),
             plan.settings.candidates_per_pass,
         )
 

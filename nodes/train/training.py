@@ -17,6 +17,7 @@ from .. import host
 from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
 from .agreement import require_repeatable, sampled_otherwise
+from .live import LOOKING, learning
 from .schema import RECORDED_NOISE
 
 PER_PASS = 4  # pictures that go through the network together
@@ -73,9 +74,9 @@ class Policies(NamedTuple):
         return name != self.start and self.known(name) is not None and name.partition(" ")[2] == self.beside
 
 
-def train(session, plan, start, before, preferences, held_out, policy, progress, leash):
+def train(session, plan, start, before, preferences, held_out, policy, progress, leash, workflow):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model;
-    before is earlier history whose KL is to the same reference."""
+    before is earlier history whose KL is to the same reference; workflow's page is told."""
     _, space, beside = policy.partition(" ")
     began = weights_of(start.policy) + space + beside if start.step or start.initial else policy
     policies = Policies(policy, began, session.dtype == torch.float32, plan.guidance is None)
@@ -94,15 +95,18 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
             [_example(session, p, plan.guidance, policies) for p in judged]
             for judged in (preferences, held_out)
         )
-        made, resumed, lines = _fit(trainer, plan, start, before, examples, unseen, progress)
-        history = progress.back_to_best(trainer, made)
-        if len(history) < len(made):
-            lines.append(
-                f"Went back to update {len(history)} of this round, which ranks held_out best: "
-                "the figures above and the LoRA are of that"
-            )
-        lines += _fitted(trainer.passes, plan.settings)
-        lines += _held(session, plan, trainer, history, leash)
+        with learning(workflow, plan.settings.leash) as live:
+            made, resumed, lines = _fit(trainer, plan, start, before, examples, unseen, progress, live)
+            history = progress.back_to_best(trainer, made)
+            if len(history) < len(made):
+                lines.append(
+                    f"Went back to update {len(history)} of this round, which ranks held_out best: "
+                    "the figures above and the LoRA are of that"
+                )
+            lines += _fitted(trainer.passes, plan.settings)
+            if leash.whole:
+                live.tell(LOOKING)
+            lines += _held(session, plan, trainer, history, leash)
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
@@ -124,7 +128,7 @@ def _trainer(session, plan, adapter, policies):
     )
 
 
-def _fit(trainer, plan, start, before, examples, held_out, progress):
+def _fit(trainer, plan, start, before, examples, held_out, progress, live):
     """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to
     tell)."""
     total = trainer.steps_in(examples)
@@ -132,19 +136,24 @@ def _fit(trainer, plan, start, before, examples, held_out, progress):
 
     def stop(made):
         nonlocal stopped
-        stopped = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
+        reason = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
+        stopped = reason or (f"ended after update {len(made)}, as you asked" if live.enough else "")
         return stopped
+
+    def begin(done):
+        bar.update(total - trainer.steps_in(examples, done))
+        live.begin(trainer.updates_in(examples), done)
 
     with Events(start.run and events_folder(start.run.name)) as events:
         made, resumed, warning = progress.fit(
             trainer,
             examples,
-            lambda done: bar.update(total - trainer.steps_in(examples, done)),
+            begin,
             on_step=lambda: bar.update(1),
             held_out=held_out,
             evaluate_every=plan.evaluate_every,
             stop=stop,
-            on_update=lambda made: events.write(trainer.step, made[-1]),
+            on_update=lambda made: (events.write(trainer.step, made[-1]), live.updated(made)),
         )
         if not plan.evaluate_every or len(made) % plan.evaluate_every:
             last = made[-1]

@@ -1,5 +1,8 @@
 """What a browser sees while the pack's nodes work."""
 
+import json
+import urllib.error
+
 from tests.host.graphs import TEXT, found, judged, probe, recording, trained, watch, with_prompts
 
 
@@ -26,10 +29,52 @@ def test_the_sampler_tells_its_progress_over_all_prompts(host):
     assert grows(values) and values[-1] == (8, 8)
 
 
-def test_the_train_step_tells_its_progress_to_the_end(host):
-    _, seen = watch(host, trained(dict(epochs=4), seed=91, steps=4))
-    values = progress(seen, "train")
+def learning(seen):
+    return [m["data"] for m in seen if m["type"] == "d3po.learning"]
+
+
+def test_the_train_step_tells_its_progress_and_its_curves_to_the_end(host):
+    entry, seen = watch(host, trained(dict(epochs=4), seed=91, steps=4))
+    values, told = progress(seen, "train"), learning(seen)
     assert grows(values) and values[-1][0] == values[-1][1]
+    losses = found(entry, "losses")
+    updates = len(losses["margin"])
+    assert [one["stage"] for one in told] == ["learning"] * updates + ["done"]
+    assert told[0]["words"].startswith(f"update 1 of {updates}, ") and told[0]["words"].endswith(" left")
+    assert told[updates - 1]["words"] == f"update {updates} of {updates}"
+    for number, one in enumerate(told[:-1], 1):
+        assert one["node"] == "train"
+        for name in ("margin", "implicit accuracy"):
+            assert one["curves"][name] == losses[name.replace(" ", "_")][:number]
+
+
+def enough(host, body):
+    """The status of the answer to a wish to end."""
+    try:
+        host.post("/d3po/enough", body)
+    except urllib.error.HTTPError as error:
+        with error:
+            assert "error" in json.load(error)
+            return error.code
+    return 200
+
+
+def test_training_ends_when_it_is_enough_and_what_was_learned_is_kept(host):
+    answers = []
+
+    def act(message):
+        if message["type"] == "d3po.learning" and not answers:
+            node = {key: message["data"][key] for key in ("prompt_id", "node")}
+            answers.extend([enough(host, node | {"node": "judge"}), enough(host, node), node])
+
+    graph = trained(dict(epochs=500), seed=92, steps=3)
+    entry, _ = watch(host, graph, act)
+    assert answers[:2] == [404, 200] and enough(host, answers[2]) == 404
+    updates = len(found(entry, "losses")["margin"])
+    assert 1 <= updates < 100
+    assert f"ended after update {updates}, as you asked" in entry["outputs"]["train"]["text"][0]
+    for body in ({}, {"node": "train"}, {"prompt_id": 1, "node": "train"}, answers[2] | {"more": 1}):
+        assert enough(host, body) == 400
 
 
 def test_a_set_without_a_strict_preference_does_not_stop_the_progress_short(host):

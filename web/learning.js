@@ -1,0 +1,157 @@
+// How a train step learns, while it does: where it is, its curves, and a button that ends it.
+
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+import { button } from "./answers.js"
+import { nodeOf, root } from "./inbox.js"
+import { leaveToCanvas } from "./place.js"
+import { h } from "./stage.js"
+import { tell } from "./told.js"
+
+/**
+ * @typedef {object} Learning what the server tells of a train step
+ * @property {string} prompt_id
+ * @property {string} node an execution id
+ * @property {string | null} workflow
+ * @property {"learning" | "looking" | "done"} stage
+ * @property {string} words where it is
+ * @property {Record<string, (number | null)[]>} curves
+ */
+
+const NAME = "learning"
+const TITLES = /** @type {Record<string, string>} */ ({
+  "implicit accuracy": "agrees with picks",
+  "held-out accuracy": "with held-out picks",
+  "KL to reference": "KL to base",
+  "share of the leash": "of its leash used"
+})
+const SHARES = ["implicit accuracy", "held-out accuracy", "share of the leash"] // drawn from 0 to 1
+const [WIDTH, HEIGHT] = [100, 32] // of a curve, in units of its own
+const HEAD = 60 // pixels of the widget without curves
+const ROW = 78 // of two curves side by side
+
+/** By the node that learns.
+ *  @type {WeakMap<HostNode, Curves>} */
+const shown = new WeakMap()
+
+/** @param {number} value */
+const short = (value) => String(Number(value.toPrecision(3)))
+
+/** The points of a curve, as SVG has them, in pieces where values are missing.
+ *  @param {(number | null)[]} values
+ *  @param {number} low
+ *  @param {number} high */
+export function path(values, low, high) {
+  const step = WIDTH / Math.max(1, values.length - 1)
+  const span = high - low || 1
+  let pen = "M"
+  return values
+    .flatMap((value, i) => {
+      if (value === null) return []
+      const point = `${pen}${(i * step).toFixed(1)} ${((1 - (value - low) / span) * HEIGHT).toFixed(1)}`
+      pen = "L"
+      return [point]
+    })
+    .join("")
+}
+
+/** One metric: its title, its last value and its curve.
+ *  @param {string} name
+ *  @param {(number | null)[]} values */
+function curve(name, values) {
+  const known = values.filter((value) => value !== null)
+  const [low, high] = SHARES.includes(name) ? [0, 1] : [Math.min(0, ...known), Math.max(...known)]
+  const last = known[known.length - 1]
+  const title = TITLES[name] ?? name
+  return h(
+    "figure",
+    { "data-metric": name, "aria-label": `${title}: ${short(last)}` },
+    h("figcaption", { textContent: title }),
+    h("output", { textContent: SHARES.includes(name) ? `${Math.round(100 * last)}%` : short(last) }),
+    h("span", {
+      "aria-hidden": "true",
+      innerHTML: `<svg viewBox="-1 -2 ${WIDTH + 2} ${HEIGHT + 4}" preserveAspectRatio="none"><path
+        d="${path(values, low, high)}" fill="none" stroke="currentColor" stroke-width="1.5"
+        vector-effect="non-scaling-stroke"/></svg>`
+    })
+  )
+}
+
+class Curves {
+  /** @type {Learning | null} */
+  #told = null
+
+  constructor() {
+    this.words = h("span", { class: "d3po-count", role: "status" })
+    this.enough = button("enough", "", "stop and keep", () => this.#end())
+    this.enough.title = "End training after this update, and keep what was learned"
+    this.curves = h("div", { class: "d3po-curves" })
+    this.element = h(
+      "div",
+      { class: "d3po-root d3po-learning" },
+      h("div", { class: "d3po-head" }, this.words, h("span", { class: "d3po-space" }), this.enough),
+      this.curves
+    )
+    leaveToCanvas(this.element)
+  }
+
+  get height() {
+    return HEAD + ROW * Math.ceil(this.curves.childElementCount / 2)
+  }
+
+  /** @param {Learning} told */
+  take(told) {
+    if (told.prompt_id !== this.#told?.prompt_id) this.enough.disabled = false
+    this.#told = told
+    this.words.textContent = told.words
+    this.enough.hidden = told.stage !== "learning"
+    this.curves.replaceChildren(...Object.entries(told.curves).map(([name, values]) => curve(name, values)))
+  }
+
+  async #end() {
+    if (!this.#told) return
+    this.enough.disabled = true
+    const { prompt_id, node } = this.#told
+    const body = JSON.stringify({ prompt_id, node })
+    const headers = { "Content-Type": "application/json" }
+    const reply = await api.fetchApi("/d3po/enough", { method: "POST", headers, body }).catch(() => null)
+    if (reply?.ok || reply?.status === 404) return // it has ended by itself
+    this.enough.disabled = false
+    tell("D3PO", "warn", (await reply?.json().catch(() => null))?.error ?? "The server does not answer.")
+  }
+}
+
+/** A node's curves, made when it first learns. They are not saved.
+ *  @param {HostNode} node */
+function curvesOf(node) {
+  const there = shown.get(node)
+  if (there) return there
+  const curves = new Curves()
+  const widget = node.addDOMWidget(NAME, "D3PO_LEARNING", curves.element, {
+    hideOnZoom: false,
+    serialize: false,
+    getMinHeight: () => curves.height
+  })
+  widget.serialize = false
+  shown.set(node, curves)
+  return curves
+}
+
+/** @param {Learning} told */
+function hear(told) {
+  if (told.workflow && told.workflow !== root().id) return
+  const node = nodeOf(told.node)
+  if (node?.constructor.comfyClass !== "D3POTrainStep") return
+  const curves = curvesOf(node)
+  curves.take(told)
+  const [width, height] = node.size
+  node.setSize([width, Math.max(height, node.computeSize()[1])])
+  node.setDirtyCanvas(true, true)
+}
+
+app.registerExtension({
+  name: "D3PO.Learning",
+  setup() {
+    api.addEventListener("d3po.learning", ({ detail }) => hear(detail))
+  }
+})
