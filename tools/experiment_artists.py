@@ -19,7 +19,7 @@ from pathlib import Path
 
 from d3po_core.training.presets import PAPER
 from tools.host import ROOT
-from tools.lab import hero
+from tools.lab import hero, page
 from tools.lab.artists import MODES, Artist
 from tools.lab.namer import Namer
 from tools.lab.results import Results, summary
@@ -60,6 +60,7 @@ def parsed(arguments):
     parser.add_argument("--mode", choices=MODES, default="ranking")
     parser.add_argument("--smoke", action="store_true", help="the least of everything, to see that it runs")
     parser.add_argument("--out", default=OUT / "artists.json")
+    parser.add_argument("--write", action="store_true", help="put all rows there are into docs/learning.md")
     return parser.parse_args(arguments)
 
 
@@ -98,4 +99,6 @@ def main(arguments):
             )
             rows.append(results.session(rooms, given.recipe, plan)[-1])
     print(summary(rows))
+    if given.write:
+        page.write(results.rows)
     print(f"{time.monotonic() - began:.0f} s")

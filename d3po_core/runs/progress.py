@@ -6,9 +6,11 @@ Other train steps leave it aside.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,14 @@ from ..training.monitor import best_update
 from .files import NotOurs, content_name, name_of, read, read_record, write
 from .locks import held
 from .record import JudgedSet, Metrics, Record, Tensors
+from .writing import Writing
 
 if TYPE_CHECKING:
     from ..training.loop import Trainer
 
 FORMAT = "d3po.progress/2"
+BRIEF = 0.25  # seconds of writing that nobody minds after every update
+LOST = 60.0  # seconds of training that may be lost where writing takes longer
 FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 
 
@@ -76,6 +81,9 @@ class Progress:
     folder     None: nothing is kept
     every      a state is kept after so many updates; 0: none is kept
     keep_best  remember the state after the update with the best held-out figures, for `back_to_best`
+
+    States are written while training goes on. Where that takes longer than BRIEF, at most LOST seconds pass
+    between two of them, and one more is written where training is stopped.
     """
 
     folder: Path | None
@@ -83,6 +91,9 @@ class Progress:
     every: int = 1
     keep_best: bool = False
     _best: Best | None = None
+    _put_off: bool = False  # whether a state should have been kept
+    _copied: float = 0.0  # when the last one was copied
+    _writing: Writing | None = None
 
     def fit(
         self,
@@ -101,16 +112,48 @@ class Progress:
         (before, warning), total = self._take_up(trainer), trainer.updates_in(examples)
         begin(len(before))
 
+        made, step = before, trainer.step
+        self._copied = time.monotonic()
+
         def keep(history: list[Metrics]) -> None:
+            nonlocal made, step
+            made, step = list(history), trainer.step
             on_update(history)
             if self.keep_best and best_update(history) == len(history):
-                tensors, step = trainer.state()
+                tensors, _ = trainer.state()
                 self._best = Best(len(history), step, tensors, written=False)
             if self.every and (len(history) % self.every == 0 or len(history) == total):
-                self.save(trainer, history)
+                self._put_off = True
+            if self._put_off and self._due():
+                self.save(trainer, made)
 
-        history = trainer.fit(examples, history=before, round_start=round_start, after_update=keep, **options)
+        try:
+            history = trainer.fit(
+                examples, history=before, round_start=round_start, after_update=keep, **options
+            )
+        except Exception:
+            with suppress(OSError):  # what stopped training is told instead
+                if self._put_off and trainer.step == step:
+                    self.save(trainer, made)
+                self._settle()
+            raise
+        if self._put_off:
+            self.save(trainer, made)
+        self._settle()
         return history, len(before), warning
+
+    def _due(self) -> bool:
+        """Whether to write now what has been put off."""
+        brief = self._writing is None or self._writing.took <= BRIEF
+        return brief or time.monotonic() - self._copied >= LOST
+
+    def _settle(self) -> None:
+        """Wait until what is being written is on disk. Raises what writing raised."""
+        if self._writing:
+            self._writing.join()
+            error, self._writing.error = self._writing.error, None
+            if error:
+                raise error
 
     def back_to_best(self, trainer: "Trainer", history: list[Metrics]) -> list[Metrics]:
         """Put the trainer back to where it was after the best update, and return the metrics up to it.
@@ -161,12 +204,17 @@ class Progress:
         return path.exists() and read_record(path, FORMAT).get("key") == self.key
 
     def save(self, trainer: "Trainer", history: list[Metrics]) -> None:
-        """Write the trainer's state into the run's folder, and the best one if it is not there yet."""
-        if not (folder := self.folder):
-            return
-        tensors, step = trainer.state()
+        """Begin to write the trainer's state into the run's folder, and the best one if it is not there yet.
+        Waits for the state before to be on disk, and raises what writing that raised."""
+        self._settle()
+        self._put_off, self._copied = False, time.monotonic()
+        if self.folder:
+            self._writing = Writing(partial(self._write, *trainer.state(), history, self._best))
+
+    def _write(self, tensors: Tensors, step: int, history: list[Metrics], best: Best | None) -> None:
+        assert self.folder
+        folder = self.folder
         with held(folder):
-            best = self._best
             if best and not best.written:  # first, so that no progress is past a best that is not on disk
                 figures: Record = {"key": self.key, "step": best.step, "update": best.update}
                 write(folder / BEST_FILE, FORMAT, best.tensors, figures)

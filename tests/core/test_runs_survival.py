@@ -1,9 +1,11 @@
 """Training that is stopped and goes on, and training that is killed."""
 
 import dataclasses
+import math
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -44,6 +46,40 @@ def test_progress_is_kept_as_often_as_asked_for(begin, tmp_path, every, start):
     stop_after(8, begin(tmp_path, every=every))
     assert begin(tmp_path, every=every).fit()[0] == start
     assert (tmp_path / progress.FILE).exists() == (every > 0)
+
+
+@pytest.mark.parametrize(
+    "lost, stopped, ended", [(math.inf, [1, 8], [1, UPDATES]), (0.0, [*range(1, 9)], None)]
+)
+def test_where_writing_is_slow_it_is_seldom_and_what_was_put_off_is_written_where_training_stops(
+    begin, tmp_path, monkeypatch, lost, stopped, ended
+):
+    monkeypatch.setattr(progress, "BRIEF", -1.0)
+    monkeypatch.setattr(progress, "LOST", lost)
+    steps, write = [], progress.write
+    monkeypatch.setattr(progress, "write", lambda *told: (steps.append(told[3]["step"]), write(*told)))
+    stop_after(8, begin(tmp_path / "stopped"))
+    assert steps == stopped and begin(tmp_path / "stopped").fit()[0] == 8
+    steps.clear()
+    begin(tmp_path / "whole").fit()
+    assert steps == (ended or [*range(1, UPDATES + 1)])
+
+
+def test_training_goes_on_while_a_state_is_written_and_a_failure_to_write_is_told(
+    begin, tmp_path, monkeypatch
+):
+    one, seen = begin(tmp_path), threading.Event()
+
+    def slow(*_):
+        assert seen.wait(60), "training waits for the disk"
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(progress, "BRIEF", -1.0)
+    monkeypatch.setattr(progress, "write", slow)
+    on_step = lambda: seen.set() if one.trainer.step == 5 else None
+    with pytest.raises(OSError, match="the disk is full"):
+        one.progress.fit(one.trainer, one.examples, on_step=on_step)
+    assert one.trainer.step >= 5
 
 
 def test_without_a_run_nothing_is_kept(begin, tmp_path, monkeypatch):
@@ -133,7 +169,7 @@ def test_saving_removes_the_progress_of_this_train_step_only(begin, tmp_path):
 
 @needs_fork
 def test_training_survives_kills_at_random_moments(begin, tmp_path):
-    """Each child trains on for as long as it lives and tells every update before it is kept."""
+    """Each child trains on for as long as it lives and tells every update as it begins to be kept."""
     straight, folder = whole(begin, tmp_path / "straight", ROUNDS), tmp_path / "killed"
     chance, kills, resumed, halves, told = random.Random(0), 0, 0, 0, [0]
     while kills < KILLS or step_on_disk(folder) < ROUNDS * UPDATES:
@@ -176,8 +212,8 @@ def train_on(begin, folder, tell):
 
     class Telling(Progress):
         def save(self, trainer, history):
+            super().save(trainer, history)  # the one before is on disk then
             tell(b"%d\n" % trainer.step)
-            super().save(trainer, history)
 
     while step_on_disk(folder) < ROUNDS * UPDATES:
         one = begin(folder)
