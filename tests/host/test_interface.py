@@ -17,6 +17,7 @@ NODES = [
     "D3POPairPreference",
     "D3POObjectivePreference",
     "D3POScorePreference",
+    "D3POObjectiveScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
     "D3POTastePreference",
@@ -53,6 +54,7 @@ SOCKETS = {
     "D3PO_TRAJECTORY",
     "D3PO_PREFERENCES",
     "D3PO_SETTINGS",
+    "D3PO_SCORER",
 }
 
 
