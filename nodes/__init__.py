@@ -18,6 +18,7 @@ from .sampling_custom import D3POSamplerCustom
 from .scorers import D3POObjectiveScorer
 from .scores import D3POScorePreference
 from .taste import D3POTastePreference
+from .train.rewards import D3PORewardTrainStep
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
 
@@ -36,6 +37,7 @@ class D3POExtension(ComfyExtension):
             D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,
+            D3PORewardTrainStep,
             D3POLoadRun,
             D3POSaveRun,
             D3POSaveLoRA,

@@ -20,6 +20,7 @@ NODES = [
     "D3POObjectiveScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
+    "D3PORewardTrainStep",
     "D3POTastePreference",
     "D3POLoadRun",
     "D3POSaveRun",
