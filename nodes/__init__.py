@@ -15,8 +15,10 @@ from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
+from .scorers import D3POObjectiveScorer
 from .scores import D3POScorePreference
 from .taste import D3POTastePreference
+from .train.rewards import D3PORewardTrainStep
 from .train.settings import D3POTrainSettings
 from .train.step import D3POTrainStep
 
@@ -31,9 +33,11 @@ class D3POExtension(ComfyExtension):
             D3POPairPreference,
             D3POObjectivePreference,
             D3POScorePreference,
+            D3POObjectiveScorer,
             D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,
+            D3PORewardTrainStep,
             D3POLoadRun,
             D3POSaveRun,
             D3POSaveLoRA,

@@ -1,4 +1,4 @@
-"""A judge of numbers that other nodes give: scorers, raters, detectors."""
+"""A judge of numbers that other nodes give, or scorers: raters, reward models, detectors."""
 
 import math
 import re
@@ -10,6 +10,8 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.joining import JOININGS, PARETO, SUM, joined, sums
 from ..d3po_core.candidates.preferences import Preferences
+from ..d3po_core.candidates.scorers import Scorer
+from . import host
 from .judging import judged_outputs, preferred_and_rejected, require_one_image_each, said_of
 from .stored import DatasetType, record_pairs
 from .types import CATEGORY, Trajectories
@@ -57,18 +59,30 @@ class D3POScorePreference(io.ComfyNode):
                     tooltip="Where the judgements are kept as well, under the judge's name: from D3PO Save "
                     "to Dataset or D3PO Load Sets.",
                 ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The prompts, from D3PO Prompts, for scorers that want them. Without it they get "
+                    "the text of a CLIP Text Encode above the sampler.",
+                ),
             ],
             outputs=judged_outputs("The first score's mean over the candidates.", is_list=True),
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, trajectory, images, scores_1, joined_by, judge, dataset=(None,), **further):
+    def execute(cls, trajectory, images, scores_1, joined_by, judge, dataset=(None,), prompt=(), **further):
         given = [scores_1, *(further[f"scores_{n}"] for n in range(2, MOST + 1) if f"scores_{n}" in further)]
-        counts = [candidates.count for candidates in trajectory]
-        measured = np.stack([numbers(values, n, sum(counts)) for n, values in enumerate(given, 1)], 1)
+        for candidates, pictures in zip(trajectory, images, strict=True):
+            require_one_image_each(candidates, pictures)
+        written = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id)
+        prompts = list(prompt) or [written.get("prompt")]
+        prompts += prompts[-1:] * (len(images) - len(prompts))
+        measured = np.stack([column(values, n, images, prompts) for n, values in enumerate(given, 1)], 1)
         rule = Rule.of(joined_by[0], len(given), further)
-        by_set = np.split(measured, np.cumsum(counts)[:-1])
+        by_set = np.split(measured, np.cumsum([candidates.count for candidates in trajectory])[:-1])
         made = [
             judged(candidates, pictures, values, rule, judge[0], dataset[0])
             for candidates, pictures, values in zip(trajectory, images, by_set, strict=True)
@@ -97,7 +111,6 @@ class Rule(NamedTuple):
 
 def judged(candidates, pictures, values, rule, judge, dataset):
     """What the node gives of one set with its candidates' values [N, K], and lines about it."""
-    require_one_image_each(candidates, pictures)
     scores = values * rule.signs
     pairs = joined(rule.joined_by, scores, rule.least, rule.weights)
     # of several that are not summed up none is the score: wins against losses are
@@ -110,6 +123,17 @@ def judged(candidates, pictures, values, rule, judge, dataset):
     known = values[np.isfinite(values[:, 0]), 0]
     mean = float(known.mean()) if len(known) else float("nan")
     return preferences, best, worst, len(pairs), mean, list(said_of(values))
+
+
+def column(values, place, images, prompts):
+    """[candidates of all sets] float64 of what a wire brings: a scorer of their images, or numbers. Raises
+    ValueError as numbers, and where a scorer cannot judge."""
+    if not isinstance(values[0], Scorer):
+        return numbers(values, place, sum(map(len, images)))
+    try:
+        return np.concatenate([values[0].known(*each) for each in zip(images, prompts)])
+    except ValueError as error:
+        raise ValueError(f"scores_{place}: {error}") from error
 
 
 def numbers(values, place, count):
@@ -144,9 +168,10 @@ def scores_input(number):
     return io.AnyType.Input(
         f"scores_{number}",
         optional=number > 1,
-        tooltip="A number for each candidate, in the images' order, from any node that rates images."
+        tooltip="A scorer, or a number for each candidate, in the images' order, from any node that rates "
+        "images."
         if number == 1
-        else "Another number for each candidate, from another node.",
+        else "Another scorer, or another number for each candidate.",
     )
 
 

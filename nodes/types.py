@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 Trajectories = io.Custom("D3PO_TRAJECTORY")
 PreferencesType = io.Custom("D3PO_PREFERENCES")
+ScorerType = io.Custom("D3PO_SCORER")  # a d3po_core.candidates.scorers.Scorer
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 CATEGORY = "D3PO"

@@ -24,7 +24,7 @@ from .record import JudgedSet, Metrics, Record, Tensors
 from .writing import Writing
 
 if TYPE_CHECKING:
-    from ..training.loop import Trainer
+    from ..training.learner import Learner
 
 FORMAT = "d3po.progress/2"
 BRIEF = 0.25  # seconds of writing that nobody minds after every update
@@ -97,13 +97,13 @@ class Progress:
 
     def fit(
         self,
-        trainer: "Trainer",
+        trainer: "Learner",
         examples: Sequence[Any],
         begin: Callable[[int], object] = lambda start: None,
         on_update: Callable[[list[Metrics]], object] = lambda history: None,
         **options: Any,
     ) -> tuple[list[Metrics], int, str]:
-        """`Trainer.fit` from where this train step was stopped; options are fit's.
+        """`Learner.fit` from where this train step was stopped; options are fit's.
 
         Returns every update's metrics, how many of these updates had been made before, and a warning or "".
         begin(how many) is called first, and on_update(metrics of all updates so far) after each update.
@@ -155,7 +155,7 @@ class Progress:
             if error:
                 raise error
 
-    def back_to_best(self, trainer: "Trainer", history: list[Metrics]) -> list[Metrics]:
+    def back_to_best(self, trainer: "Learner", history: list[Metrics]) -> list[Metrics]:
         """Put the trainer back to where it was after the best update, and return the metrics up to it.
 
         Where nothing was measured, or the last update is the best, the trainer stays as it is and all are
@@ -167,7 +167,7 @@ class Progress:
         trainer.load_state(best.tensors, best.step)
         return history[: best.update]
 
-    def _take_up(self, trainer: "Trainer") -> tuple[list[Metrics], str]:
+    def _take_up(self, trainer: "Learner") -> tuple[list[Metrics], str]:
         """Load what is on disk of this train step: the metrics of its updates so far, and a warning or ""."""
         try:
             stopped = self.find()
@@ -203,7 +203,7 @@ class Progress:
     def _is_ours(self, path: Path) -> bool:
         return path.exists() and read_record(path, FORMAT).get("key") == self.key
 
-    def save(self, trainer: "Trainer", history: list[Metrics]) -> None:
+    def save(self, trainer: "Learner", history: list[Metrics]) -> None:
         """Begin to write the trainer's state into the run's folder, and the best one if it is not there yet.
         Waits for the state before to be on disk, and raises what writing that raised."""
         self._settle()

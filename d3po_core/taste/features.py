@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import Module, ModuleList, Sequential
 
 from ..candidates.images import CleanCandidates
+from ..candidates.ode import Denoise
 from ..training.randomness import Device, generator_of
-from ..training.terms import Denoise
 
 MOST_BLOCKS = 8  # evenly among all, from the first to the last
 CELLS = 4  # a side, of the grid whose means tell where something is

@@ -5,7 +5,8 @@ The measure is of what pictures have in common. That all become brighter by as m
 brightness is a long way; that each becomes another picture of its prompt is none, as it is the same lottery.
 
 Pictures are sampled and measured as a whole. Candidates inside a mask differ by less than pictures of a
-prompt do, so where there are no others, the reference's own pictures of a prompt take their place.
+prompt do, and a single one from none, so where there are no others, the reference's own pictures of a prompt
+take their place.
 """
 
 import math
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..candidates.images import CleanCandidates
+from ..candidates.ode import Denoise, euler
 from ..training.evaluation import TRAINED
-from ..training.loop import Trainer
+from ..training.learner import Learner
 from ..training.randomness import forked, generator_of
-from ..training.terms import Denoise
 from .features import Eye, T, evenly
 from .head import LEAST_SPREAD
 
@@ -46,13 +47,13 @@ class Pictures:
     views    judged sets; of pictures there are PICTURES over all their prompts
     per_pass how many go through the network together
 
-    What the reference makes of them is sampled when this is made.
+    What the reference makes of them, `before`, is sampled when this is made.
     """
 
-    def __init__(self, trainer: Trainer, views: Sequence[View], per_pass: int = 4) -> None:
+    def __init__(self, trainer: Learner, views: Sequence[View], per_pass: int = 4) -> None:
         self.trainer, self.per_pass = trainer, per_pass
         self.eye = Eye(trainer.adapter.root, trainer.device, per_pass)
-        whole = spaced([view for view in views if view.candidates.mask is None])
+        whole = spaced([view for view in views if view.candidates.mask is None and view.candidates.count > 1])
         self.views = spaced(views) if whole else evenly(views, PICTURES // APART)
         each = max(1, PICTURES // len(self.views))
         self.noises = [
@@ -60,8 +61,8 @@ class Pictures:
             for i, view in enumerate(self.views)
         ]
         with self.trainer.reference.acting():
-            latents = self._sampled()
-        seen = self._seen(latents)
+            self.before = self._sampled()
+        seen = self._seen(self.before)
         apart = [self._features(view, view.candidates.latents[:]) for view in whole] or seen
         self.spread = [spread(of_part) for of_part in zip(*apart)]
         self.base = joined(seen)
@@ -69,10 +70,17 @@ class Pictures:
     def moved(self) -> float:
         """How far what has been learned moves pictures from the reference's, in standard deviations among
         candidates of a prompt: root mean square over features, each part with the same weight."""
+        return self.movement_of(self.now())
+
+    def now(self) -> list[Tensor]:
+        """Latents of the pictures by what has been learned, [n, C, H, W] of each prompt."""
         adapter = self.trainer.adapter
         adapter.hold(TRAINED, self.trainer.trained())
         with forked(self.trainer.device), torch.no_grad(), adapter.acting(TRAINED):
-            latents = self._sampled()
+            return self._sampled()
+
+    def movement_of(self, latents: Sequence[Tensor]) -> float:
+        """`moved` of pictures that `now` has given."""
         return movement(self.base, joined(self._seen(latents)), self.spread)
 
     def _sampled(self) -> list[Tensor]:
@@ -107,13 +115,9 @@ def sampled(denoise: Denoise, candidates: CleanCandidates, noise: Tensor) -> Ten
     """Latents [n, C, H, W] sampled from noise by STEPS of Euler's along the probability-flow ODE."""
     levels = candidates.sigmas
     places = torch.linspace(len(levels) - 1, 0, STEPS).round().long()
-    sigmas = [*levels[places], torch.zeros(())]
-    x = candidates.noised(torch.zeros_like(noise), sigmas[0], noise)
+    sigmas = torch.cat([levels[places], torch.zeros(1)])
     with torch.no_grad():
-        for sigma, following in zip(sigmas, sigmas[1:]):
-            x0 = denoise(x, sigma.to(x).expand(len(x)))
-            x = x + (x - x0) / sigma.to(x) * (following - sigma).to(x)
-    return x
+        return euler(denoise, candidates.noised(torch.zeros_like(noise), sigmas[0], noise), sigmas)
 
 
 def spread(sets: Sequence[Tensor]) -> Tensor:
@@ -142,7 +146,7 @@ def length(leash: float, labels: float) -> float:
     return leash * math.sqrt(min(1.0, labels / ENOUGH))
 
 
-def held_back(trainer: Trainer, moved: Callable[[], float], limit: float) -> tuple[float, float]:
+def held_back(trainer: Learner, moved: Callable[[], float], limit: float) -> tuple[float, float]:
     """Pull a LoRA back until its pictures have moved no further than limit: (how far they have now, how much
     is left of what it learned, 1: all).
 

@@ -11,13 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from ..candidates.images import CleanCandidates
+from ..candidates.ode import Denoise
 from ..candidates.preferences import Candidates, Preferences
 from ..candidates.trajectory import Trajectory
 from .methods import LIKED, METHODS, NOISED, PAIRS, RECORDED, Method
 from .randomness import generator_of
 from .reference import Reference
 from .settings import Settings
-from .terms import Denoise, NoisedDraw, Term, TrajectoryStep
+from .terms import NoisedDraw, Term, TrajectoryStep
 
 
 @dataclass(frozen=True)

@@ -3,52 +3,29 @@ denoiser, on a LoRA adapter."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .adapter import Adapter
-from .evaluation import TRAINED, evaluate
+from .evaluation import evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
+from .learner import SHIFT_OF_LEASH, Figures, Learner, NonFiniteLoss, Weights  # noqa: F401 (as below)
 from .losses import moving_average
-from .memory import Passes, Room, empty_cache
+from .memory import Room
 from .methods import METHODS, Method
-from .metrics import GRADIENT_NORM, HELD_OUT_PAIRS, LOSS, MARGIN, SHIFT
-from .optimizers import (
-    Ema,
-    averages,
-    learning_rate_factor,
-    load_state_tensors,
-    make_optimizer,
-    state_tensors,
-    trained_weights,
-)
+from .metrics import HELD_OUT_PAIRS, MARGIN
 from .randomness import Device, forked, generator_of, seed
-from .reference import HELD, Reference
+from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import Term, Values
 
-SHIFT_OF_LEASH = 0.01  # the shift of predictions at which pictures hardly ever have moved by less than 1
-Figures: TypeAlias = dict[str, float]  # metrics of one update by name
-Weights: TypeAlias = dict[str, Tensor]  # of a LoRA, by name
 
+class Trainer(Learner):
+    """A Learner of judged examples.
 
-class NonFiniteLoss(ValueError):
-    """The loss or its gradient is not finite. The update was not made: the LoRA is as it was before it."""
-
-
-class Trainer:
-    """An optimizer on an adapter's parameters; one `update` is one of its steps.
-
-    reference_policy names the reference's weights: a trajectory whose policy has this name was sampled by the
-    reference, and its recorded x0 is used in place of a reference pass. start_policy does so for the LoRA as
-    it is when training begins.
-
-    loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they
-    overflow.
-
-    room(bytes) makes room on the device and tells what is free, so that passes are made to fit (memory.py).
+    start_policy names the LoRA as it is when training begins, as reference_policy the reference.
 
     Wherever examples are asked for, a sequence will do that makes an example when it is indexed: they are
     used one update at a time, and none is kept.
@@ -64,16 +41,8 @@ class Trainer:
         start_policy: str | None = None,
         room: Room | None = None,
     ) -> None:
-        self.adapter, self.settings, self.device = adapter, settings, device
-        self.method = METHODS[settings.method]
-        self.loss_scale = self._first_loss_scale = loss_scale
-        self.step, self.usual_margin = 0, 0.0
-        self.optimizer = make_optimizer(
-            settings.optimizer, adapter.parameters(), settings.learning_rate, settings.weight_decay
-        )
-        self.ema = Ema(settings.ema) if settings.ema else None
-        self.passes = Passes(adapter, device, settings.checkpointing, settings.candidates_per_pass, room)
-        self.reference = Reference(adapter, reference_policy, self.passes)
+        super().__init__(adapter, settings, reference_policy, device, loss_scale, room)
+        self.method, self.usual_margin = METHODS[settings.method], 0.0
         # held against the round's start, they are one
         at_start = settings.reference == "round start"
         self.sampler = self.reference if at_start else Reference(adapter, start_policy, self.passes)
@@ -133,69 +102,16 @@ class Trainer:
         trajectory. terms.py says what the log-ratios and the KL of examples without one are; none of these is
         clipped.
         """
-        measured, norm = self._gradient(batch, on_step)
-        while (
-            torch.isfinite(measured[LOSS]) and not torch.isfinite(norm) and self.loss_scale > 1
-        ):  # half precision overflowed
-            self.loss_scale /= 2
-            measured, norm = self._gradient(batch, lambda: None)
-        metrics = {name: float(value) for name, value in measured.items()} | {GRADIENT_NORM: float(norm)}
-        if not all(torch.isfinite(torch.tensor([metrics[LOSS], metrics[GRADIENT_NORM]]))):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteLoss(
-                f"update {self.step + 1}: the loss is {metrics[LOSS]:g} and its gradient "
-                f"{metrics[GRADIENT_NORM]:g}. Training stopped before this update and kept the LoRA as it "
-                "was. Lower learning_rate or beta, or run the model in bf16 or fp32"
-            )
-        self.optimizer.step()
-        self._pull_back(metrics.get(SHIFT, 0.0))
-        self.step += 1
-        if self.ema:
-            self.ema.update(trained_weights(self.optimizer, self.adapter.named_parameters()).items())
+        metrics = super().update(batch, on_step)
         self.usual_margin = moving_average(self.usual_margin, metrics.get(MARGIN, 0.0))
         return metrics
 
-    def pull_back(self, share: float) -> None:
-        """Leave this share of what the LoRA has learned since the reference."""
-        towards = HELD if self.reference.weights else None
-        names = dict(self.adapter.named_parameters())
-        averages = {name: self.optimizer.state.get(p, {}).get("z") for name, p in names.items()}
-        self.adapter.pull_back(share, towards, names)
-        self.adapter.pull_back(share, towards, {n: z for n, z in averages.items() if z is not None})
-        if self.ema:
-            self.ema.change(lambda weights: self.adapter.pull_back(share, towards, weights))
-
-    def _pull_back(self, shift: float) -> None:
-        """Hold an update on the leash: to first order predictions move with the weights, and the shift with
-        their square."""
-        limit = SHIFT_OF_LEASH * self.settings.leash**2
-        if limit and shift > limit:
-            self.pull_back((limit / shift) ** 0.5)
-
-    def _set_learning_rate(self, done: int, total: int) -> None:
-        factor = learning_rate_factor(self.settings.schedule, self.step, self.settings.warmup, done, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * self.settings.learning_rate
-
-    def _gradient(
-        self, batch: Sequence[Example], on_step: Callable[[], None]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Leave the clipped gradient of a batch's mean loss in the parameters: (metrics, its norm before
-        clipping). Where memory does not suffice it is begun again, with less at a time."""
+    def _prepared(self, batch: Sequence[Example]) -> tuple[list[JudgedSet], int]:
         sets = [self.judged(example) for example in batch]
         self.passes.begin(sets)
-        while True:
-            try:
-                return self._gradient_of(sets, on_step)
-            except torch.cuda.OutOfMemoryError:
-                if not self.passes.lessen(sets):
-                    raise
-            empty_cache(self.device)  # not before the error is gone: it holds what that pass had kept
+        return sets, max(len(judged.members) for judged in sets)
 
-    def _gradient_of(
-        self, sets: Sequence[JudgedSet], on_step: Callable[[], None]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
+    def _accumulated(self, sets: Sequence[JudgedSet], on_step: Callable[[], None]) -> dict[str, Tensor]:
         settings = self.settings
         sums: dict[str, Any] = defaultdict(float)
         shares: dict[str, float] = defaultdict(float)
@@ -209,11 +125,7 @@ class Trainer:
                         sums[name] += share * value
                         shares[name] += share
                     on_step()
-        for parameter in self.adapter.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= self.loss_scale
-        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), settings.max_grad_norm)
-        return {name: sums[name] / shares[name] for name in sums}, norm
+        return {name: sums[name] / shares[name] for name in sums}
 
     def _accumulate(self, term: Term, share: float) -> dict[str, Tensor]:
         """Add share * d loss / d LoRA of one term; its metrics as 0-d tensors."""
@@ -320,52 +232,11 @@ class Trainer:
     def _needs_round_start(self) -> bool:
         return self.method.sampler or self.settings.reference == "round start"
 
-    def trained(self) -> dict[str, Tensor]:
-        """The LoRA that training has arrived at, by name: its weights, or their average where there is
-        one."""
-        average = self.ema.weights() if self.ema else {}
-        if not average and averages(self.optimizer):
-            average = trained_weights(self.optimizer, self.adapter.named_parameters())
-        if not average:
-            return self.adapter.weights()
-        self.adapter.hold(TRAINED, average)
-        return self.adapter.weights(TRAINED)
-
     def state(self) -> tuple[dict[str, Tensor], int]:
-        """Tensors by name and the step: with the settings, all that a run needs to go on exactly as it would
-        have.
-
-        "lora.NAME" is the LoRA that training has arrived at, whatever else it goes on from.
-        """
-        tensors = {f"lora.{name}": tensor for name, tensor in self.trained().items()}
-        tensors |= state_tensors(self.optimizer, self.adapter.named_parameters())
-        if self.ema:
-            tensors |= {
-                f"raw.{name}": tensor for name, tensor in self.adapter.weights().items()
-            } | self.ema.state_tensors()
-        if self._first_loss_scale > 1:
-            tensors["loss scale"] = torch.tensor(self.loss_scale)
-        tensors["usual margin"] = torch.tensor(self.usual_margin, dtype=torch.float64)
-        return tensors, self.step
+        tensors, step = super().state()
+        return tensors | {"usual margin": torch.tensor(self.usual_margin, dtype=torch.float64)}, step
 
     def load_state(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Take up what `state` returned. Raises ValueError if it belongs to a LoRA of another shape."""
-        self.adapter.load(_of("lora.", tensors))
-        if self.ema:
-            self.ema.load_state_tensors(tensors)
-            self.adapter.load(_of("raw.", tensors) or self.adapter.weights())
-        load_state_tensors(self.optimizer, self.adapter.named_parameters(), tensors)
-        if self._first_loss_scale > 1 and "loss scale" in tensors:
-            self.loss_scale = float(tensors["loss scale"])
+        super().load_state(tensors, step)
         self.usual_margin = float(tensors.get("usual margin", 0.0))
-        self.step = step
         self.begin_round()
-
-    # --- helpers ---
-
-    def _seed(self, step: int) -> int:
-        return (self.settings.seed * 1_000_003 + step) % 2**63
-
-
-def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}

@@ -77,10 +77,10 @@ class Passes:
         if free < together * each:
             self.per_pass = max(1, int(free / each))
 
-    def lessen(self, sets: Sequence["JudgedSet"]) -> bool:
-        """After memory did not suffice for an update of judged sets: take less at a time. False where that
-        cannot be."""
-        together = self._together(sets)
+    def lessen(self, most: int) -> bool:
+        """After memory did not suffice for an update, of which so many candidates at most go through
+        together: take less at a time. False where that cannot be."""
+        together = min(self.per_pass or most, most)
         if self.room:
             self.room(ALL)
         if self.automatic and not self.checkpointed:

@@ -8,6 +8,11 @@ LOSER = "loser log-ratio"
 KL = "KL to reference"
 SHIFT = "shift of predictions"  # half their mean square distance to the reference's
 MOVED = "pictures moved"  # from the reference's, in what candidates of a prompt differ by (taste/movement.py)
+SCORE = "score"  # of the pictures that an update sampled, by the scorer that is trained by
+# what pictures that are only looked at gained over the reference's, in standard deviations among these
+GAIN = "score gain"
+FIDELITY = "second score gain"  # by a scorer that is not trained by
+FIDELITY_ERROR = "second score gain, standard error"
 CLIP_FRACTION = "clip fraction"
 GRADIENT_NORM = "gradient norm"
 

@@ -17,6 +17,7 @@ History: TypeAlias = Sequence[Mapping[str, float]]
 SMOOTH = 5  # updates whose mean is the present KL to the reference
 ENOUGH = 8  # updates that a warning needs at least
 WINDOW = 100  # updates that a warning looks back at most
+SURE = 2.0  # standard errors that a score falls by where pictures really are worse
 SIGMAS = 4.0  # standard errors that chance rarely reaches: for eight numbers in 0.4 % of all cases
 QUARTERS = [metrics.of_quarter(metrics.MARGIN, k) for k in metrics.QUARTERS]
 
@@ -66,6 +67,29 @@ def kl_above(stop_kl: float, history: History) -> float | None:
     """
     kl = _values(history, metrics.KL)[-SMOOTH:]
     return fmean(kl) if stop_kl > 0 and len(kl) == SMOOTH and fmean(kl) > stop_kl else None
+
+
+def hacked(history: History, leash: float) -> str:
+    """Why training by a scorer should end after the last update, as stop_reason; "" where pictures were not
+    looked at after it, or are sound.
+
+    leash  how far pictures may move; 0: as far as they like
+    """
+    last = history[-1]
+    moved = last.get(metrics.MOVED, 0.0)
+    if leash and moved > leash:
+        return (
+            f"stopped after update {len(history)}: pictures have moved by {moved:.2g}, beyond the leash of "
+            f"{leash:g}"
+        )
+    gain, second = last.get(metrics.GAIN, 0.0), last.get(metrics.FIDELITY, 0.0)
+    if gain > 0 and second < -SURE * last.get(metrics.FIDELITY_ERROR, 0.0):
+        return (
+            f"stopped after update {len(history)}: the objective rises and fidelity falls (score "
+            f"{gain:+.2g}, second_scorer {second:+.2g} standard deviations): the LoRA finds a way around "
+            "what the scorer is for (reward hacking)"
+        )
+    return ""
 
 
 def warnings(history: History, before: int = 0) -> list[str]:

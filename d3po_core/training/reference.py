@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ..candidates.ode import Denoise
     from ..candidates.trajectory import Trajectory
     from .adapter import Adapter
     from .judged import Example
     from .memory import Passes
-    from .terms import Denoise
 
 KEPT_BYTES = 256 * 2**20
 TOLERANCE, IN_HALF = 1e-4, 2e-3  # of x0's norm: a network rounds otherwise in batches of another size

@@ -10,7 +10,7 @@ Of candidates with a mask all these are means over its elements. What lies outsi
 no log-prob.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
+from ..candidates.ode import Denoise
 from . import losses, metrics
 from .randomness import seed
 
 if TYPE_CHECKING:
     from .judged import JudgedSet, NoisedSet, RecordedSet
 
-Denoise: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, H, W], sigma [B]) -> x0
 Chunk: TypeAlias = Tensor | slice  # places of some members
 Asked: TypeAlias = Any  # a Tensor; None where the method does not ask for it
 

@@ -2,9 +2,10 @@
 inside it."""
 
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
+from .decoding import decoding
 from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
 from .patches import require_plain, require_repeatable, require_steps
-from .recording import clean_candidates, finished, mask_of, record
+from .recording import clean_candidates, finished, mask_of, record, to_sample
 from .samplers import EULER_ANCESTRAL, SAMPLERS, is_flow, sampler_problem
 from .session import evaluate_inside, largest_pass, train_inside
 
@@ -16,6 +17,7 @@ __all__ = [
     "carry",
     "clean_candidates",
     "conditioning_of",
+    "decoding",
     "evaluate_inside",
     "fingerprint",
     "finished",
@@ -32,5 +34,6 @@ __all__ = [
     "sampling_name",
     "set_name",
     "texts_above",
+    "to_sample",
     "train_inside",
 ]

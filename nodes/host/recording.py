@@ -186,6 +186,20 @@ def clean_candidates(model, latents, name, fingerprint, conditioning, mask=None)
     )
 
 
+def to_sample(model, name, conditioning):
+    """What stands for pictures of a prompt that are still to be sampled: CleanCandidates with one latent, of
+    no matter. Raises ValueError as prediction_of."""
+    return CleanCandidates(
+        torch.zeros_like(conditioning.latent_image[:1], dtype=torch.float32, device="cpu"),
+        noise_levels(model),
+        prediction_of(model),
+        name,
+        fingerprint(model),
+        {"sampling": sampling_name(model)},
+        conditioning,
+    )
+
+
 def finished(model, candidates, recorded_noise=False):
     """A recording's final images as CleanCandidates, under its name, settings and conditioning; with
     recorded_noise they keep the noise that they were sampled from. Images alone are what they are. Raises

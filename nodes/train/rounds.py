@@ -13,11 +13,6 @@ def round_of(start, settings, preferences):
     indifferent = {"checkpointing"} | (set() if settings["dropout"] else {"candidates_per_pass"})
     decisive = {name: value for name, value in settings.items() if name not in indifferent}
     sets = trained_on(preferences)
-    before = start.tensors or {
-        f"{path} {part} {alpha}": tensor
-        for path, (up, down, alpha) in start.initial.items()
-        for part, tensor in (("up", up), ("down", down))
-    }
     # of picks it can be told later whether they were changed
     noted = [
         entry
@@ -25,11 +20,17 @@ def round_of(start, settings, preferences):
         | ({"labels": p.candidates.count} if p.source != TASTE else {})
         for entry, p in zip(sets, preferences)
     ]
-    return {
-        "start": start.step,
-        "key": key_of(start.step, before, decisive, start.model, sets),
-        "sets": noted,
+    return round_on(start, decisive, sets) | {"sets": noted}
+
+
+def round_on(start, decisive, sets):
+    """The same of settings that all matter, and of sets as a run notes them."""
+    before = start.tensors or {
+        f"{path} {part} {alpha}": tensor
+        for path, (up, down, alpha) in start.initial.items()
+        for part, tensor in (("up", up), ("down", down))
     }
+    return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
 
 
 def labels(*rounds):

@@ -17,8 +17,10 @@ NODES = [
     "D3POPairPreference",
     "D3POObjectivePreference",
     "D3POScorePreference",
+    "D3POObjectiveScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
+    "D3PORewardTrainStep",
     "D3POTastePreference",
     "D3POLoadRun",
     "D3POSaveRun",
@@ -53,6 +55,7 @@ SOCKETS = {
     "D3PO_TRAJECTORY",
     "D3PO_PREFERENCES",
     "D3PO_SETTINGS",
+    "D3PO_SCORER",
 }
 
 

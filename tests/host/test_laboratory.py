@@ -69,11 +69,13 @@ CODE = """
 import sys
 from d3po_core.taste import movement
 from tools import experiment_artists as artists, experiment_flow as flow, experiment_sessions as sessions
+from tools import experiment_rewards as rewards
 from tools.lab import hero, session
 session.STEPS = movement.STEPS = 3
 session.SEEN, session.HELD_OUT, flow.OBJECTIVES = 1, 2, ("bright",)
+rewards.STEPS, rewards.SEEN, rewards.HELD_OUT, rewards.TRAINED = 3, 1, 2, 2
 movement.PICTURES, hero.EPOCHS = 4, 3
-out, flow_out = sys.argv[1:]
+out, flow_out, rewards_out = sys.argv[1:]
 made = artists.laboratory
 rooms = made(out, smoke=True)
 artists.laboratory = sessions.laboratory = lambda *_, **__: rooms
@@ -83,20 +85,25 @@ artists.main([*arguments, "--labels", "1"])
 artists.main([*arguments, "--labels", "96", "--recipe", "HERO"])
 sessions.main(["--count", "1", "--first", "1", "--smoke", "--out", out])
 flow.main(["--seeds", "1", "--smoke", "--out", flow_out])
+along = ["--smoke", "--measured", "2", "--method", "DRaFT-K", "--objective", "bright", "--out", rewards_out]
+rewards.laboratory = lambda *_: rooms()
+rewards.main(along)
 def again():
     raise AssertionError("it is there already")
 artists.laboratory = flow.laboratory = lambda *_, **__: again
+rewards.laboratory = lambda *_: again()
+rewards.main(along)
 artists.main([*arguments, "--labels", "1"])
 flow.main(["--seeds", "1", "--smoke", "--out", flow_out])
 """
 
 
 def test_the_least_sessions_leave_rows_and_are_not_run_again(tmp_path):
-    """Of the recommended recipe, of its rival in two rounds, one that is drawn, and a flow model's."""
-    out, flow_out = tmp_path / "artists.json", tmp_path / "flow.json"
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, out, flow_out], cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
+    """Of the recommended recipe, of its rival in two rounds, one that is drawn, a flow model's, and one along
+    a gradient."""
+    out, flow_out, rewards_out = (tmp_path / f"{name}.json" for name in ("artists", "flow", "rewards"))
+    arguments = [sys.executable, "-c", CODE, out, flow_out, rewards_out]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     (row,), rounds, (drawn,) = json.loads(out.read_text()).values()
     assert row["taste"] == "bright" and row["labels"] == 6 and row["answers"] >= 4
@@ -113,3 +120,7 @@ def test_the_least_sessions_leave_rows_and_are_not_run_again(tmp_path):
     assert [row["recipe"] for row in by_model] == ["objective loop, epsilon", "objective loop, flow"]
     assert all(0 <= row["moved"] <= 0.01 and row["method"] == "Diffusion-DPO" for row in by_model)
     assert done.stdout.count("bright, flow less epsilon: gain") == 2
+    (row,) = json.loads(rewards_out.read_text()).values()
+    assert row["updates"] == 2 and row.keys() >= {"gain", "objects kept", "moved", "told"}
+    assert done.stdout.count("DRaFT-K, bright: gain") == 2
+    assert rewards_out.with_name("rewards_DRaFT-K_bright_0.png").exists()

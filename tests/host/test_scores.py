@@ -1,5 +1,7 @@
 """Numbers of other nodes as the judge."""
 
+import json
+
 import pytest
 
 from tests.host.graphs import found, judged, node, probe, says, train_nodes
@@ -58,6 +60,33 @@ def test_a_candidate_without_a_number_is_compared_with_none_and_the_node_says_so
 @pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "", "1, 2, 3, 4, 5, good"])
 def test_numbers_that_do_not_fit_are_told(failure, text):
     says(failure(scored({1: text})), "D3POScorePreference", "scores_1: ", "numbers")
+
+
+def with_scorer(numbers):
+    graph = scored({}, scores_1=["scorer", 0], prompt=["prompts", 0])
+    return graph | {
+        "scorer": node("TestScorer", numbers=json.dumps(numbers)),
+        "prompts": node("D3POPrompts", prompts="a\nb", count=2, seed=0),
+    }
+
+
+def test_a_scorer_judges_by_prompt_and_beside_numbers(host):
+    graph = with_scorer({"a": [1, 2, 3], "b": [1, "nan", 0]})
+    assert sorted(pairs_of(host, graph)) == [[(0, 2)], [(1, 0), (2, 0), (2, 1)]]
+    graph = scored({2: "3 2 1 1 2 3"}, scores_1=["rule", 0], joined_by="first that differs", weight_2=0.0)
+    graph["rule"] = node("D3POObjectiveScorer", objective="contrast (weaker)", target_colour="")
+    wires = {"trajectory": ["candidates", 0], "images": ["candidates", 1]}
+    graph["alone"] = node(
+        "D3POObjectivePreference", **wires, objective="contrast (weaker)", second_objective="none",
+        target_colour="", least_difference=0.0)  # fmt: skip
+    graph["look_alone"] = probe("Preferences", "alone")
+    entry = host.run(graph)
+    by_scorer, alone = ([one["pairs"] for one in found(entry, name)] for name in ("look", "look_alone"))
+    assert by_scorer == alone and len(alone[0]) == 3
+
+
+def test_a_scorer_of_too_few_numbers_is_named(failure):
+    says(failure(with_scorer({"a": [1], "b": [1]})), "D3POScorePreference", "scores_1: ", "of numbers gave 1")
 
 
 def test_a_loras_implicit_reward_and_a_rule_train_together(host):

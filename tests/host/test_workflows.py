@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host.graphs import cached_nodes, unique
+from tests.host import graphs
+from tests.host.graphs import cached_nodes, found, probe, unique
 from tests.host.test_interface import flat
 from tools.host import ROOT
 from tools.workflow import Level, load, to_api
@@ -16,6 +17,7 @@ FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")
 OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
 RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators", "d3po_train_on_pairs"
 JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
+REWARDS = "d3po_reward_gradients"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -41,6 +43,7 @@ def tiny(name, object_info, run, **named):
         "KSampler": {"steps": 3},
         "EmptyLatentImage": {"width": 32, "height": 32},
         "D3POTrainStep": {"epochs": 1, "rank": 2},
+        "D3PORewardTrainStep": {"steps": 3, "updates": 5, "pictures": 2, "rank": 2},
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
     }
@@ -57,7 +60,7 @@ def workflow(request):
 
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
-    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE} == set(FILES)
+    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE, REWARDS} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -266,3 +269,24 @@ def test_thumbs_train_without_a_comparison(host, object_info, run_file):
     prompt[picker]["inputs"]["picks"] = json.dumps({"sets": {told["set"]: {"good": [0, 1]}}})
     report = host.run(prompt)["outputs"][train]["text"][0]
     assert "winner log-ratio" in report and "loser log-ratio" not in report and run_file(run).exists()
+
+
+def test_two_rounds_along_a_gradient_raise_the_score_and_leave_the_model(host, object_info, run_file):
+    run = unique("rewards")
+    prompt = tiny(REWARDS, object_info, run)
+    train, loader = one(prompt, "D3PORewardTrainStep"), one(prompt, "CheckpointLoaderSimple")
+    prompt["watching"] = graphs.node(
+        "D3POObjectiveScorer", objective="brightness (brighter)", target_colour=""
+    )
+    prompt[train]["inputs"]["second_scorer"] = ["watching", 0]
+    figures = []
+    for updates in (5, 10):
+        before, after = (host.run({loader: prompt[loader], "look": probe("Model", loader)}), host.run(prompt))
+        (own,) = after["outputs"][train]["figures"]
+        assert own["step"] == updates and own["second score gain"] == own["score gain"]
+        figures.append(own)
+        looked = host.run({loader: prompt[loader], "look": probe("Model", loader)})
+        assert found(looked, "look") == found(before, "look")
+    assert 0 < figures[0]["score gain"] < figures[1]["score gain"]
+    assert 0 <= figures[1]["pictures moved"] <= 0.85 and run_file(run).exists()
+    assert len(looked_at(host, prompt, after)) == 4

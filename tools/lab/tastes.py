@@ -70,8 +70,8 @@ def random(images):
 TASTES = {
     "compressible": lambda images: -jpeg_size(images),
     "incompressible": jpeg_size,
-    "bright": brightness,
-    "orange": lambda images: -colour_distance(images, ORANGE),
+    "bright": lambda images: brightness(images).numpy(),
+    "orange": lambda images: -colour_distance(images, ORANGE).numpy(),
     "large": size,
     "left": left,
     "warm ground": warmth,

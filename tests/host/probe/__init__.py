@@ -15,7 +15,7 @@ from comfy.k_diffusion.sampling import get_ancestral_step
 from server import PromptServer
 
 from .adapters import AdapterMerge, ForeignLora
-from .candidates import Candidates
+from .candidates import Candidates, Scorer
 from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
 from .families import Family, Inpainting
@@ -341,6 +341,7 @@ NODE_CLASS_MAPPINGS = {
         TrapModel,
         ForeignLora,
         Candidates,
+        Scorer,
         Family,
         Shapes,
         Inpainting,

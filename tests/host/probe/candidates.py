@@ -1,6 +1,7 @@
-"""Candidates without a model, for the tests of judging."""
+"""Candidates and a scorer without a model, for the tests of judging."""
 
 import colorsys
+import json
 import math
 
 import torch
@@ -59,3 +60,17 @@ class Candidates:
             size, size, 1, generator=torch.Generator().manual_seed(seed + index)
         )  # files as large as photos'
         return 0.12 + 0.8 * wave[..., None] * colour + 0.08 * grain
+
+
+class Scorer:
+    """A scorer of the numbers that a JSON object has for each prompt."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("D3PO_SCORER",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"numbers": ("STRING", {"default": "{}"})}}
+
+    def make(self, numbers):
+        judge = lambda images, prompt: [float(number) for number in json.loads(numbers)[prompt]]
+        return (of_pack("candidates.scorers").Scorer("of numbers", judge),)
