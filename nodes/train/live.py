@@ -18,7 +18,7 @@ from server import PromptServer
 
 from ...d3po_core.taste.features import evenly
 from ...d3po_core.training import metrics
-from ...d3po_core.training.loop import SHIFT_OF_LEASH
+from ...d3po_core.training.learner import SHIFT_OF_LEASH
 from .. import routes
 from .report import as_data
 

@@ -32,12 +32,11 @@ CLEAR_PAIRS = (0.08, 4, 64)
 ONE_OF_A_KIND = [
     ("D3PO", {}, PAIRS),
     ("Diffusion-DPO", {}, PAIRS),
-    ("Diffusion-KTO", {}, PAIRS),
     ("DDPO", {"ratio_clip": 0.1}, PAIRS),
-    ("supervised", {}, CLEAR_PAIRS),
 ]
 OTHERS = [
     ("Diffusion-DPO", {"learn_from": "noised images, recorded noise"}, PAIRS),
+    ("Diffusion-KTO", {}, PAIRS),
     ("IPO", {}, PAIRS),
     ("DPO with label smoothing", {}, PAIRS),
     ("DPO with winner anchor", {}, PAIRS),
@@ -46,6 +45,7 @@ OTHERS = [
     ("MaPO", {}, PAIRS),
     ("DPOK", {"ratio_clip": 0.1}, PAIRS),
     ("reward-weighted", {"reward_beta": 50.0}, CLEAR_PAIRS),
+    ("supervised", {}, CLEAR_PAIRS),
 ]
 # each of the others learns from what one of a kind learns from, by another loss: all of them take 5 minutes
 LEARNING_METHODS = ONE_OF_A_KIND + (OTHERS if EVERY else [])
