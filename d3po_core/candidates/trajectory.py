@@ -150,6 +150,7 @@ class Trajectory:
     noise: Tensor | None = None
 
     def __post_init__(self) -> None:
+        _require_levels(self.sigmas)
         steps = len(self.sigmas) - 1
         if len(self.states) != steps + 1 or len(self.denoised) != steps:
             raise ValueError(
@@ -160,14 +161,17 @@ class Trajectory:
             raise ValueError(
                 f"states {list(self.states.shape)} and denoised {list(self.denoised.shape)} differ"
             )
+        if self.states.ndim < 3 or not self.count:
+            raise ValueError(f"states {list(self.states.shape)} are of no candidates")
         if (self.schedule is None) != (self.final is None):
             raise ValueError("a window of steps has both the schedule that it is part of and final latents")
         if self.final is not None and self.final.shape != self.latent_shape:
             raise ValueError(f"final latents {list(self.final.shape)} are not {list(self.latent_shape)}")
         if (self.mask is None) != (self.noise is None):
             raise ValueError("what was sampled inside a mask has both the mask and the noise outside of it")
-        if self.mask is not None:
+        if self.mask is not None and self.noise is not None:
             require_mask(self.mask, self.latent_shape)
+            _require_noise(self.noise, self.mask)
         self.first = 0 if self.schedule is None else _place(self.sigmas, self.schedule)
 
     @property
@@ -297,12 +301,26 @@ class Trajectory:
 
 def require_mask(mask: Tensor, latent_shape: Sequence[int]) -> None:
     """Raise ValueError for what is no mask of latents [N, C, H, W]: [1, C, H, W], 0...1, of something."""
+    if not mask.is_floating_point():
+        raise ValueError(f"a mask of {mask.dtype} is none: it holds fractions")
     if tuple(mask.shape) != (1, *latent_shape[1:]):
         raise ValueError(f"a mask {list(mask.shape)} does not fit latents {list(latent_shape)}")
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError(f"a mask lies in 0...1, not in {mask.min():g}...{mask.max():g}")
     if not mask.any():
         raise ValueError("nothing lies inside the mask")
+
+
+def _require_levels(sigmas: Tensor) -> None:
+    """Raise ValueError for what no sampling goes by: noise levels [K] are finite, 0 or above, and fall."""
+    if sigmas.ndim != 1 or not sigmas.isfinite().all() or (sigmas < 0).any() or (sigmas.diff() > 0).any():
+        raise ValueError(f"its noise levels are {sigmas.tolist()!s:.80}, and not numbers that fall to 0")
+
+
+def _require_noise(noise: Tensor, mask: Tensor) -> None:
+    """Raise ValueError for what is no noise around a mask."""
+    if noise.shape != mask.shape or not noise.is_floating_point() or not noise.isfinite().all():
+        raise ValueError(f"the noise {list(noise.shape)} around a mask {list(mask.shape)} is not one of it")
 
 
 def _held(format: str, names: Container[str]) -> tuple[str, ...]:
