@@ -1,6 +1,7 @@
 """Recording: prompts in, candidates with their trajectories out."""
 
 import random
+from functools import partial
 
 import comfy.sample
 import comfy.samplers
@@ -318,7 +319,13 @@ def record_set(
     has them; `settings` are noted besides those that every recording has."""
     host.require_steps(model)
     mask, lora = mask_in(latent_image, conditioning.latent_image), model.get_attachment("d3po_lora")
-    name = host.set_name(node.hidden.dynprompt, node.hidden.unique_id, index, conditioning.seed, lora)
+    loaded = filter(None, [host.loras_name(model)])
+    name = host.set_name(
+        node.hidden.dynprompt,
+        node.hidden.unique_id,
+        *(index, conditioning.seed, lora, *loaded),
+        base=partial(host.fingerprint, model),
+    )
     settings |= {
         "seed": conditioning.seed,
         "cfg": conditioning.cfg,
