@@ -76,12 +76,13 @@ class LazyTensor:
         if self.checksums and checksum(step) != self.checksums[i]:
             raise ValueError(
                 f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
-                "file back, or delete its set"
+                "file back, or delete the file, and its set is left out"
             )
         if not step.isfinite().all():
             raise ValueError(
                 f"{self.path}: step {i} of {self.name} holds numbers that are not finite, so its candidates "
-                "cannot be trained on. Delete the set. Record them again with the model in bf16 or fp32"
+                "cannot be trained on. Delete the file, and its set is left out. Record them again with the "
+                "model in bf16 or fp32"
             )
 
     @classmethod
