@@ -75,6 +75,11 @@ def _array(images: ArrayLike) -> Numbers:
     images = np.asarray(images, dtype=np.float64)
     if images.ndim != 4 or images.shape[-1] not in (3, 4):
         raise ValueError(f"images must be [N, H, W, 3], got {list(images.shape)}")
+    if spoilt := [i for i, image in enumerate(images) if np.isnan(image).any()]:
+        raise ValueError(
+            f"images: candidate {spoilt[0] + 1} has pixels that are no numbers (NaN), as a VAE or a model in "
+            "half precision may make them. Start ComfyUI with --bf16-vae or --fp32-vae, or use another VAE"
+        )
     return images[..., :3].clip(0, 1)
 
 
