@@ -51,6 +51,8 @@ def _model_file(value, choices):
 def _input_file(value, choices, options):
     """The path where a text names a file of the input folder, or one anywhere by its whole path; of choices
     where all are such files or folders, or may be put there. value may end with [output] or [temp]."""
+    if choices is None and os.path.isabs(value):
+        return value if os.path.isfile(value) else None
     if not value or not folder_paths.exists_annotated_filepath(value):
         return None
     path = folder_paths.get_annotated_filepath(value)

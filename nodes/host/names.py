@@ -11,7 +11,6 @@ import weakref
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
-from comfy.weight_adapter.bypass import BypassInjectionManager
 
 import nodes as host_nodes
 
@@ -186,8 +185,9 @@ def loras_name(model):
     """A name of the LoRAs on a MODEL, by shapes and a few values of every layer; None without any.
 
     It is of what is loaded: a loader of ComfyUI keeps a LoRA that it has read, also where its file is
-    written over."""
-    digest, adapters = hashlib.sha256(), [*_patched(model), *_beside(model)]
+    written over. One that is computed beside the weights ("Load LoRA (Bypass)", for debugging) is not in it:
+    the host brings it to the network's type, which depends on the card."""
+    digest, adapters = hashlib.sha256(), [*_patched(model)]
     for name, strength, weights in sorted(adapters, key=lambda adapter: adapter[:2]):
         digest.update(f"{name} {strength} ".encode())
         for one in _leaves(weights):
@@ -204,15 +204,6 @@ def _patched(model):
         for strength, patch, *_ in patches:
             if not isinstance(patch, list):
                 yield key, strength, getattr(patch, "weights", patch)
-
-
-def _beside(model):
-    """The same of those that the host computes beside the weights ("Load LoRA (Bypass)")."""
-    for injection in (injection for several in model.injections.values() for injection in several):
-        for cell in injection.inject.__closure__ or ():
-            if isinstance(cell.cell_contents, BypassInjectionManager):
-                for key, (adapter, strength) in cell.cell_contents.adapters.items():
-                    yield key, strength, adapter.weights
 
 
 def _leaves(value):

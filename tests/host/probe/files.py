@@ -88,13 +88,15 @@ def write(path, content):
 def read_otherwise(set_name, inputs):
     """Whether a picture that is written over changes the names of what reads it by other ways than a list."""
     picture, names = inputs / "several" / "x.png", []
+    elsewhere = Path(folder_paths.get_temp_directory()) / "x.png"
     for content in (b"picture", b"another"):
         write(picture, content)
+        write(elsewhere, content)
         names.append(
             {
                 "picked of outputs": of(set_name, "LoadImageOutput", image="several/x.png"),
                 "painted": of(set_name, "Painter", mask="several/x.png", width=64, height=64),
-                "by its path": of(set_name, "PrimitiveString", value=str(picture)),
+                "by its path": of(set_name, "PrimitiveString", value=str(elsewhere)),
                 "in a folder": of(set_name, "LoadImageDataSetFromFolder", folder="several"),
             }
         )
