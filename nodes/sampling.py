@@ -1,6 +1,7 @@
 """Recording: prompts in, candidates with their trajectories out."""
 
 import random
+from functools import partial
 
 import comfy.sample
 import comfy.samplers
@@ -103,10 +104,10 @@ def schedule_inputs():
             options=comfy.samplers.KSampler.SCHEDULERS,
             default="normal",
             tooltip=(
-                "How noise falls over the steps. With the train step's weighting paper, one step "
-                "of 20 has 0.85 of the squared gradient with normal and 0.75 with ddim_uniform "
-                "(0.73 in D3PO's code), but at most 0.12 with sgm_uniform and 0.10 with karras. "
-                "With standardised all steps count alike."
+                "How noise falls over the steps: take what makes the best pictures. Only with the train "
+                "step's weighting paper does it decide which steps count. There take sgm_uniform, simple or "
+                "karras: one step of 20 has at most 0.13 of the squared gradient, but 0.85 with normal and "
+                "0.75 with ddim_uniform (0.73 in D3PO's code)."
             ),
         ),
     ]
@@ -318,7 +319,13 @@ def record_set(
     has them; `settings` are noted besides those that every recording has."""
     host.require_steps(model)
     mask, lora = mask_in(latent_image, conditioning.latent_image), model.get_attachment("d3po_lora")
-    name = host.set_name(node.hidden.dynprompt, node.hidden.unique_id, index, conditioning.seed, lora)
+    loaded = filter(None, [host.loras_name(model)])
+    name = host.set_name(
+        node.hidden.dynprompt,
+        node.hidden.unique_id,
+        *(index, conditioning.seed, lora, *loaded),
+        base=partial(host.fingerprint, model),
+    )
     settings |= {
         "seed": conditioning.seed,
         "cfg": conditioning.cfg,

@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..d3po_core.candidates.joining import JOININGS, PARETO, SUM, joined, sums
+from ..d3po_core.candidates.judgement import LARGEST_SCORE
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.candidates.scorers import Scorer
 from . import host
@@ -138,17 +139,18 @@ def column(values, place, images, prompts):
 
 def numbers(values, place, count):
     """[count] float64 of what a wire brings: numbers, or lists, tensors and texts of them; NaN for None and
-    for what is not finite. Raises ValueError for another count, or what is no number."""
+    for what is not finite or beyond LARGEST_SCORE. Raises ValueError for another count, or what is no
+    number."""
     try:
         found = np.array([one for value in values for one in flat(value)], np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"scores_{place}: what is wired here are not numbers ({error})") from error
     if len(found) != count:
         raise ValueError(
             f"scores_{place}: there are {len(found)} numbers for {count} candidates. Wire a node that gives "
             "one for each image; one that rates only the first of a batch needs the images one by one"
         )
-    return np.where(np.isfinite(found), found, np.nan)
+    return np.where(np.abs(found) <= LARGEST_SCORE, found, np.nan)
 
 
 def flat(value):

@@ -92,10 +92,12 @@ def open_dataset(name, create=False):
 
 
 def version(name):
-    """Changes whenever the dataset does; 0 while there is none. Without a name, when it comes over a wire,
-    which the host does not say, whenever any does."""
-    indices = datasets_root().glob(f"*/{INDEX}") if name is None else [dataset_folder(name) / INDEX]
-    return max((index.stat().st_mtime_ns for index in indices if index.exists()), default=0)
+    """Changes whenever the dataset does, or a file of it is taken away or put back; 0 while there is none.
+    Without a name, when it comes over a wire, which the host does not say, whenever any does."""
+    folders = datasets_root().glob("*") if name is None else [dataset_folder(name)]
+    there = [folder for folder in folders if (folder / INDEX).exists()]
+    parts = (part for folder in there for part in (folder / INDEX, *folder.glob("*/??")))
+    return max((part.stat().st_mtime_ns for part in parts), default=0)
 
 
 def require_sets(store, name, set_ids):
@@ -171,6 +173,7 @@ def loaded(name, store, row):
     trajectory = store.trajectory(row.id)
     if trajectory is None:
         return ImageSet(row.id, row.candidates)
+    store.require_conditioning(row.id)
     return replace(trajectory, conditioning=StoredConditioning(name, row.id))
 
 

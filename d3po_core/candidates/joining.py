@@ -75,9 +75,9 @@ def sums(scores: ArrayLike, weights: ArrayLike) -> Numbers:
 
 def spread(scores: Numbers) -> Numbers:
     """Standard deviation of each score among the candidates that have all of them, [K]; 1 where these are
-    equal."""
+    equal, or so near to one another that it is 0."""
     known = scores[complete(scores)]
     if not len(known):
         return np.ones(scores.shape[1])
-    own: Numbers = np.where((known == known[0]).all(0), 1.0, known.std(0))
-    return own
+    own = known.std(0)  # of equal numbers it may be a rounding error
+    return np.where((known == known[0]).all(0) | (own == 0), 1.0, own)

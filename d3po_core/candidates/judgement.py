@@ -18,6 +18,7 @@ Pair: TypeAlias = tuple[int, int]
 
 # the fields of a judgement that name candidates or score them
 LISTS = ("pairs", "ties", "ranking", "scores", "good", "bad")
+LARGEST_SCORE = 1e30  # training computes in float32, which ends at 3e38
 DEEPEST = 100  # lists and objects inside one another in a log: far from where Python's JSON gives up
 
 
@@ -117,11 +118,11 @@ def dominates(a: ArrayLike, b: ArrayLike) -> bool:
 def pairs_from_scores(scores: ArrayLike) -> list[Pair]:
     """All strict pairs of N scores (higher is better), [N] or [N, objectives] with Pareto dominance.
 
-    Raises ValueError for a score that is not finite.
+    Raises ValueError for a score that is not finite, or too large to learn from.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    if not np.isfinite(scores).all():
-        raise ValueError("a score is not a finite number")
+    if not (np.abs(scores) <= LARGEST_SCORE).all():
+        raise ValueError(f"a score is not a finite number up to {LARGEST_SCORE:.0e}")
     pairs = []
     for a, b in combinations(range(len(scores)), 2):
         if dominates(scores[a], scores[b]):

@@ -76,12 +76,13 @@ class LazyTensor:
         if self.checksums and checksum(step) != self.checksums[i]:
             raise ValueError(
                 f"{self.path} is damaged: step {i} of {self.name} is not what was written. Put a copy of the "
-                "file back, or delete its set"
+                "file back, or delete the file, and its set is left out"
             )
         if not step.isfinite().all():
             raise ValueError(
                 f"{self.path}: step {i} of {self.name} holds numbers that are not finite, so its candidates "
-                "cannot be trained on. Delete the set. Record them again with the model in bf16 or fp32"
+                "cannot be trained on. Delete the file, and its set is left out. Record them again with the "
+                "model in bf16 or fp32"
             )
 
     @classmethod
@@ -150,6 +151,7 @@ class Trajectory:
     noise: Tensor | None = None
 
     def __post_init__(self) -> None:
+        _require_levels(self.sigmas)
         steps = len(self.sigmas) - 1
         if len(self.states) != steps + 1 or len(self.denoised) != steps:
             raise ValueError(
@@ -160,14 +162,17 @@ class Trajectory:
             raise ValueError(
                 f"states {list(self.states.shape)} and denoised {list(self.denoised.shape)} differ"
             )
+        if self.states.ndim < 3 or not self.count:
+            raise ValueError(f"states {list(self.states.shape)} are of no candidates")
         if (self.schedule is None) != (self.final is None):
             raise ValueError("a window of steps has both the schedule that it is part of and final latents")
         if self.final is not None and self.final.shape != self.latent_shape:
             raise ValueError(f"final latents {list(self.final.shape)} are not {list(self.latent_shape)}")
         if (self.mask is None) != (self.noise is None):
             raise ValueError("what was sampled inside a mask has both the mask and the noise outside of it")
-        if self.mask is not None:
+        if self.mask is not None and self.noise is not None:
             require_mask(self.mask, self.latent_shape)
+            _require_noise(self.noise, self.mask)
         self.first = 0 if self.schedule is None else _place(self.sigmas, self.schedule)
 
     @property
@@ -297,12 +302,26 @@ class Trajectory:
 
 def require_mask(mask: Tensor, latent_shape: Sequence[int]) -> None:
     """Raise ValueError for what is no mask of latents [N, C, H, W]: [1, C, H, W], 0...1, of something."""
+    if not mask.is_floating_point():
+        raise ValueError(f"a mask of {mask.dtype} is none: it holds fractions")
     if tuple(mask.shape) != (1, *latent_shape[1:]):
         raise ValueError(f"a mask {list(mask.shape)} does not fit latents {list(latent_shape)}")
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError(f"a mask lies in 0...1, not in {mask.min():g}...{mask.max():g}")
     if not mask.any():
         raise ValueError("nothing lies inside the mask")
+
+
+def _require_levels(sigmas: Tensor) -> None:
+    """Raise ValueError for what no sampling goes by: noise levels [K] are finite, 0 or above, and fall."""
+    if sigmas.ndim != 1 or not sigmas.isfinite().all() or (sigmas < 0).any() or (sigmas.diff() > 0).any():
+        raise ValueError(f"its noise levels are {sigmas.tolist()!s:.80}, and not numbers that fall to 0")
+
+
+def _require_noise(noise: Tensor, mask: Tensor) -> None:
+    """Raise ValueError for what is no noise around a mask."""
+    if noise.shape != mask.shape or not noise.is_floating_point() or not noise.isfinite().all():
+        raise ValueError(f"the noise {list(noise.shape)} around a mask {list(mask.shape)} is not one of it")
 
 
 def _held(format: str, names: Container[str]) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Files:
         if not (NAMED.fullmatch(str(file)) or UNFINISHED.fullmatch(str(file))):
             raise DatasetError(
                 f"the index of {self.folder} names a file {file!r}, which is none of this pack's. "
-                "Another program altered it: put a copy of the index back, or delete the set"
+                "Another program altered it: put a copy of the index back"
             )
         return self.require_inside(self.folder / file)
 
@@ -77,7 +77,7 @@ class Files:
         except DAMAGE as error:
             raise DatasetError(
                 f"set {set_id!r}: {path} is missing or damaged ({error}). The other sets are not "
-                "affected: put a copy of the file back, or delete the set"
+                "affected: put a copy of the file back, or delete the file, and what needs it is left out"
             ) from error
 
     def remove(self, files: Iterable[str]) -> None:

@@ -16,7 +16,8 @@ APPLICATION_ID = 0x4433504F  # "D3PO"
 PAYLOAD = ("sets", "images", "conditioning")
 BUSY = 30  # seconds that SQLite itself waits for another process
 ATTEMPTS = 3
-SQL_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # its words about a damaged file may be damaged too
+# SQLite's words about a damaged file may be damaged too, and text that it is given may be no text
+SQL_ERRORS = (sqlite3.Error, UnicodeError)
 # What comes of reading values that another program made up.
 NONSENSE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
@@ -49,6 +50,11 @@ def failure(error: Exception, path: Path) -> DatasetError:
         return DatasetError(
             f"{path} is held by another program ({error}). Nothing was changed; close that program, "
             "then do this again"
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return DatasetError(
+            f"{path}: {error.object!r:.80} has half a character in it, which no file can keep. Nothing was "
+            "changed; write that text (a prompt, a name) again"
         )
     if type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
         return DatasetError(

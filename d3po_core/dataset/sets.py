@@ -241,17 +241,29 @@ class Sets:
 
     def conditioning(self, set_id: str) -> Any:
         """A set's conditioning as it was given to `add_set`, in main memory; None if it has none."""
+        name, *file = self._conditioning_row(set_id)
+        if name is None:
+            return None
+        with self._files.reading(set_id, *file) as path:
+            return tree.load_tree(path, name)
+
+    def require_conditioning(self, set_id: str) -> None:
+        """Raises DatasetError where the file of a set's conditioning is missing or cut off; it is not
+        read."""
+        name, *file = self._conditioning_row(set_id)
+        if name is not None:
+            with self._files.reading(set_id, *file):
+                pass
+
+    def _conditioning_row(self, set_id: str) -> Row:
+        """(hash, file, bytes) of a set's conditioning, each None if it has none."""
         rows = self._index.read(
             "SELECT hash, file, bytes FROM sets LEFT JOIN conditioning ON hash = conditioning WHERE id = ?",
             [set_id],
         )
         if not rows:
             raise self._unknown(set_id)
-        name, *file = rows[0]
-        if name is None:
-            return None
-        with self._files.reading(set_id, *file) as path:
-            return tree.load_tree(path, name)
+        return rows[0]
 
     def images(self, set_id: str) -> Tensor | None:
         """A set's candidates, a tensor [N, H, W, 3] of float32 in 0...1; None if it has no images."""
@@ -297,8 +309,7 @@ class Sets:
         except NONSENSE as error:
             raise DatasetError(
                 f"set {set_id!r}: what {self.folder / INDEX} says of it makes no sense ({error}), as another "
-                "program altered it. The other sets are not affected: put a copy of the index back, or "
-                "delete the set"
+                "program altered it. The other sets are not affected: put a copy of the index back"
             ) from error
 
     def _unknown(self, set_id: str) -> DatasetError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
+from ..candidates.judgement import is_text
 from .record import (
     IMAGE_SUFFIXES,
     ExchangeError,
@@ -81,7 +82,7 @@ class Folder:
             )
         if ".." in parts:
             raise ExchangeError(f"{quoted(name)} leads out of the imported folder")
-        if "\0" in name or any(DEVICES.match(part) for part in parts):
+        if "\0" in name or not is_text(name) or any(DEVICES.match(part) for part in parts):
             raise ExchangeError(f"{quoted(name)} is not a file name on every system")
         try:
             path = self.root.joinpath(sub, *parts).resolve()

@@ -3,7 +3,16 @@ inside it."""
 
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .decoding import decoding
-from .names import carry, fingerprint, is_empty_text, policy_name, sampling_name, set_name, texts_above
+from .names import (
+    carry,
+    fingerprint,
+    is_empty_text,
+    loras_name,
+    policy_name,
+    sampling_name,
+    set_name,
+    texts_above,
+)
 from .patches import require_plain, require_repeatable, require_steps
 from .recording import clean_candidates, finished, mask_of, record, to_sample
 from .samplers import EULER_ANCESTRAL, SAMPLERS, is_flow, sampler_problem
@@ -24,6 +33,7 @@ __all__ = [
     "is_empty_text",
     "is_flow",
     "largest_pass",
+    "loras_name",
     "mask_of",
     "policy_name",
     "record",

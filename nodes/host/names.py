@@ -15,7 +15,7 @@ from comfy.quant_ops import QuantizedTensor
 import nodes as host_nodes
 
 from ...d3po_core.runs.files import content_name
-from .input_files import content_of
+from .input_files import file_of
 
 IMMATERIAL = {
     "D3POLoadRun": ("run", "checkpoint", "start_from")
@@ -35,9 +35,14 @@ def fingerprint(model):
     for name, weight in sorted(_base_weights(model).items()):
         digest.update(f"{name} {tuple(weight.shape)} ".encode())
         for part in _parts(weight):
-            stride = max(1, part.numel() // 16)
-            digest.update(part.detach().flatten()[::stride][:16].float().cpu().numpy().tobytes())
+            digest.update(_some_of(part))
     return digest.hexdigest()[:16]
+
+
+def _some_of(tensor):
+    """A few values of a tensor, as bytes."""
+    stride = max(1, tensor.numel() // 16)
+    return tensor.detach().flatten()[::stride][:16].float().cpu().numpy().tobytes()
 
 
 def _base_weights(model):
@@ -173,6 +178,41 @@ def _identity(thing):
     return HERE, _known[key][1]
 
 
+# --- LoRAs ---
+
+
+def loras_name(model):
+    """A name of the LoRAs on a MODEL, by shapes and a few values of every layer; None without any.
+
+    It is of what is loaded: a loader of ComfyUI keeps a LoRA that it has read, also where its file is
+    written over. One that is computed beside the weights ("Load LoRA (Bypass)", for debugging) is not in it:
+    the host brings it to the network's type, which depends on the card."""
+    digest, adapters = hashlib.sha256(), [*_patched(model)]
+    for name, strength, weights in sorted(adapters, key=lambda adapter: adapter[:2]):
+        digest.update(f"{name} {strength} ".encode())
+        for one in _leaves(weights):
+            is_tensor = isinstance(one, torch.Tensor)
+            digest.update(repr(tuple(one.shape) if is_tensor else one).encode())
+            digest.update(_some_of(one) if is_tensor else b"")
+    return digest.hexdigest()[:16] if adapters else None
+
+
+def _patched(model):
+    """(layer, strength, weights) of each adapter in the patches of a MODEL's weights. The weights of another
+    model, in a merge, are none: the host loads these in a type that depends on the card."""
+    for key, patches in model.patches.items():
+        for strength, patch, *_ in patches:
+            if not isinstance(patch, list):
+                yield key, strength, getattr(patch, "weights", patch)
+
+
+def _leaves(value):
+    """What is in nested lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
+
+
 def carry(model, name):
     """Note on a MODEL which LoRA is on it, besides those that are already."""
     before = model.get_attachment("d3po_lora")
@@ -182,13 +222,14 @@ def carry(model, name):
 # --- sets of candidates ---
 
 
-def set_name(graph, node_id, *extra):
+def set_name(graph, node_id, *extra, base=lambda: None):
     """Name of what a node makes, from the graph above it: node types, their settings and how they are joined.
 
     The same on every machine, whatever the ids of the nodes. An input at its default counts as one that is
     not there, so that names stay when a later version of a node has more inputs. A file that an input names
-    counts by its content. What a run is called does not count either: its LoRA comes by its content, in
-    `extra`.
+    counts by its content; where weights were written over since this ComfyUI first named them, base() as
+    well, a name of the model that is loaded, as it may be the former one. What a run is called does not
+    count either: its LoRA comes by its content, in `extra`.
     """
     seen = {}
 
@@ -197,7 +238,7 @@ def set_name(graph, node_id, *extra):
             node = graph.get_node(node_id)
             specs = _specs(node)
             inputs = {
-                name: _counted(value, specs.get(name), digest)
+                name: _counted(value, specs.get(name), digest, base)
                 for name, value in sorted(node["inputs"].items())
                 if (
                     name not in specs or "default" not in specs[name][1] or specs[name][1]["default"] != value
@@ -210,12 +251,14 @@ def set_name(graph, node_id, *extra):
     return _sha(json.dumps([digest(node_id), *extra]))[:16]
 
 
-def _counted(value, spec, digest):
+def _counted(value, spec, digest, base):
     """What of an input's value counts for a name."""
     if _is_link(value):
         return [digest(value[0]), value[1]]
-    content = content_of(value, *spec) if spec else None
-    return value if content is None else {"file": content}
+    file = file_of(value, *spec) if spec else None
+    if file is None:
+        return value
+    return {"file": file.content} | ({"loaded": base()} if file.written_over else {})
 
 
 def texts_above(graph, node_id):

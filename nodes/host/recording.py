@@ -158,6 +158,7 @@ def mask_of(mask, latent_shape, name):
             "one mask"
         )
     mask = comfy.sampler_helpers.prepare_mask(mask, (1, *latent_shape[1:]), "cpu").float()
+    mask = mask.nan_to_num().clamp(0, 1)  # one that was scaled bicubically swings over
     if not mask.any():
         raise ValueError(
             f"{name}: nothing is inside the mask, or nothing is left of it in the latent, where 8 pixels or "

@@ -288,3 +288,19 @@ def test_a_judgement_of_another_number_of_candidates_is_refused_and_not_kept(dat
     with pytest.raises(ValueError, match="set 's' has 2 candidates, and 3 were judged"):
         dataset.judge("s", Judgement.of_pairs([(0, 1)], 3), "anna")
     assert dataset.judgements("s") == []
+
+
+def test_half_a_character_is_an_error_that_names_the_text_and_changes_nothing(dataset):
+    images, half = torch.zeros(2, 4, 4, 3), "x\ud800"
+    dataset.add_set("s", images=images)
+    before = files_of(dataset, "images")
+    for act in (
+        lambda: dataset.add_set("t", images=images, prompt=half),
+        lambda: dataset.add_set(half, images=images),
+        lambda: dataset.judge("s", Judgement.parse(WINNER_0, 2), half),
+        lambda: dataset.find(half),
+        lambda: dataset.sets(annotator=half),
+    ):
+        with pytest.raises(DatasetError, match=r"ud800' has half a character"):
+            act()
+    assert files_of(dataset, "images") == before and dataset.statistics()["judgements"] == 0

@@ -91,6 +91,19 @@ def test_changed_conditioning_is_noticed(folder):
             dataset.conditioning("set 7")
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])]
+)
+def test_conditioning_that_is_not_whole_is_noticed_without_reading_it(folder, damage):
+    with Dataset(folder) as dataset:
+        path = file_of_set_7(dataset, "conditioning")
+        dataset.require_conditioning("set 7")
+        damage(path)
+        with pytest.raises(DatasetError, match="delete the file, and what needs it is left out"):
+            dataset.require_conditioning("set 7")
+        dataset.require_conditioning("other")
+
+
 def test_the_trajectory_of_another_set_is_not_taken_for_this_one(folder, trajectory):
     other = dataclasses.replace(trajectory, set_id="set 8")
     with Dataset(folder) as dataset:

@@ -93,6 +93,7 @@ def test_a_folder_with_nothing_but_a_pickle_says_why_it_is_not_read(tmp_path):
         ("\\\\?\\C:\\secret.png", "absolute path"),
         ("https://example.org/a.png", "web address"),
         ("a.png\0.txt", "not a file name on every system"),
+        ("\ud800.png", "not a file name on every system"),
         ("con.png", "not a file name on every system"),
         ("x/NUL", "not a file name on every system"),
         ("", "not the name of a file"),

@@ -76,3 +76,10 @@ def test_equal_scores_make_no_pair_and_no_sum():
     scores = np.full((3, 2), 0.7)
     assert all(of(name, scores) == [] for name in JOININGS)
     assert sums(scores, [1, 2]) == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", JOININGS)
+def test_differences_whose_squares_are_0_still_count(name):
+    scores = [[1e-200], [3e-200], [2e-200]]
+    assert of(name, scores) == [(1, 0), (1, 2), (2, 0)]
+    assert np.isfinite(sums(scores, [1])).all()

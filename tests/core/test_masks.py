@@ -192,6 +192,7 @@ def test_a_mask_that_is_damaged_is_found(trajectory, tmp_path):
         (torch.full((1, 2, 4, 4), float("nan")), "lies in 0...1"),
         (torch.ones(1, 1, 4, 4), "does not fit"),
         (torch.ones(3, 2, 4, 4), "does not fit"),
+        (torch.ones(1, 2, 4, 4, dtype=torch.int64), "holds fractions"),
     ],
 )
 def test_what_is_no_mask_is_an_error(trajectory, mask, words):
@@ -204,3 +205,11 @@ def test_what_is_no_mask_is_an_error(trajectory, mask, words):
 def test_a_mask_without_the_noise_around_it_is_an_error(trajectory):
     with pytest.raises(ValueError, match="both the mask and the noise"):
         replace(trajectory, noise=None)
+
+
+@pytest.mark.parametrize(
+    "noise", [torch.ones(1, 2, 2, 2), torch.ones(3, 2, 4, 4), torch.full((1, 2, 4, 4), float("nan"))], ids=str
+)
+def test_what_is_no_noise_around_a_mask_is_an_error(trajectory, noise):
+    with pytest.raises(ValueError, match="noise .* around a mask"):
+        replace(trajectory, noise=noise)

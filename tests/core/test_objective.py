@@ -127,3 +127,11 @@ def test_asymmetry_is_the_difference_from_the_mirrored_image():
     assert objectives.asymmetry(mirrored) == pytest.approx([0])
     half = torch.cat([solid([1.0, 1, 1]), solid([0.0, 0, 0])], dim=2)
     assert objectives.asymmetry(half) == pytest.approx([1])
+
+
+@pytest.mark.parametrize("measure", [objectives.jpeg_size, objectives.brightness, objectives.sharpness])
+def test_pictures_of_no_numbers_are_refused_and_not_the_most_compressible(measure):
+    images = np.full((3, 8, 8, 3), 0.5)
+    images[1] = np.nan
+    with pytest.raises(ValueError, match="images: candidate 2 .*NaN.*--fp32-vae"):
+        measure(images)

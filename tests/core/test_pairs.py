@@ -30,8 +30,8 @@ def test_dominates_needs_no_worse_in_all_and_better_in_one():
     assert not dominates([1, 2], [1, 2]) and not dominates([2, 1], [1, 2]) and not dominates(1, 1)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_is_an_error(bad):
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, -1e308])
+def test_a_score_that_is_not_finite_in_float32_is_an_error(bad):
     with pytest.raises(ValueError, match="not a finite number"):
         pairs_from_scores([1.0, bad])
     with pytest.raises(ValueError, match="not a finite number"):

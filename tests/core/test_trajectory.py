@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import re
 from dataclasses import fields
@@ -112,6 +113,15 @@ def d3po_header(**changes):
             path,
             metadata=d3po_header(),
         ),
+        lambda path: save_file(
+            {
+                "states": torch.ones(3, 0, 2, 2, 2),
+                "denoised": torch.ones(2, 0, 2, 2, 2),
+                "sigmas": torch.zeros(3),
+            },
+            path,
+            metadata=d3po_header(),
+        ),
         lambda path: path.unlink(),
     ],
     ids=[
@@ -135,6 +145,7 @@ def d3po_header(**changes):
         "no policy",
         "tensors missing",
         "shapes differ",
+        "no candidates",
         "missing",
     ],
 )
@@ -273,6 +284,18 @@ def test_tensors_whose_shapes_do_not_fit_are_errors(trajectory):
         make(denoised=trajectory.denoised[:, :2])
     with pytest.raises(ValueError, match="differ"):
         make(states=trajectory.states[..., :2])
+
+
+@pytest.mark.parametrize(
+    "sigmas", [[1, 2, 3], [3, 2, -1], [3, math.nan, 0], [math.inf, 1, 0], [[3], [1], [0]]]
+)
+def test_noise_levels_that_no_sampling_goes_by_are_errors(trajectory, saved, sigmas):
+    """Also in a file without checksums, which is otherwise whole."""
+    tensors = load_file(saved)
+    tensors = {"states": tensors["states"][:3], "denoised": tensors["denoised"][:2]}
+    save_file(tensors | {"sigmas": torch.tensor(sigmas).float()}, saved, metadata=d3po_header())
+    with pytest.raises(ValueError, match=f"{re.escape(str(saved))}.*noise levels"):
+        Trajectory.open(saved)
 
 
 def test_actions_leave_out_the_deterministic_last_step(toy):

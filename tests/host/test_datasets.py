@@ -250,13 +250,13 @@ def test_a_damaged_set_is_left_out_and_the_others_go_on(host, base, dataset):
     graph["judge"] = judged()["judge"]
     graph["judge"]["inputs"]["dataset"] = ["save", 2]
     host.run(graph)
+    dataset_folder = base / "output/d3po/datasets" / dataset
     with dataset.open() as store:
         first, second, _ = (row.id for row in store.sets())
         store.image_files(second)[0].write_bytes(b"x")
+        (dataset_folder / store._conditioning_row(second)["file"]).unlink()
     with (
-        contextlib.closing(
-            sqlite3.connect(base / "output/d3po/datasets" / dataset / "index.sqlite")
-        ) as index,
+        contextlib.closing(sqlite3.connect(dataset_folder / "index.sqlite")) as index,
         index,
     ):
         index.execute(
@@ -289,8 +289,9 @@ def test_a_damaged_set_is_left_out_and_the_others_go_on(host, base, dataset):
     )["outputs"]
     texts = {name: outputs[name]["text"][0] for name in ("preferences", "sets", "figures", "out", "encode")}
     assert (
-        f"{dataset}: 2 pairs in 2 sets" in texts["preferences"]
+        f"{dataset}: 1 pairs in 1 sets" in texts["preferences"]
         and f"left out: set '{first}'" in texts["preferences"]
+        and f"left out: set '{second}'" in texts["preferences"]
     )
     assert f"{dataset}: 2 sets to judge" in texts["sets"] and f"left out: set '{second}'" in texts["sets"]
     assert "3 sets, 3 judged" in texts["figures"]

@@ -257,6 +257,19 @@ def test_a_mask_over_finished_pictures_is_refused_for_a_model_for_inpainting(fai
     says(failure(graph), "D3POEncodePairs", "mask", "inpainting model", "D3PO KSampler")
 
 
+def test_a_mask_that_was_scaled_beyond_its_range_is_taken_as_one(host):
+    graph = inpainting(recording(steps=2)) | {
+        "picture of it": node("MaskToImage", mask=["mask", 0]),
+        "scaled": node("ImageScale", image=["picture of it", 0], upscale_method="bicubic", width=24,
+                       height=24, crop="disabled"),
+        "swung": node("ImageToMask", image=["scaled", 0], channel="red"),
+        "look": probe("Masked", "sampler"),
+    }  # fmt: skip
+    graph["masked"]["inputs"]["mask"] = ["swung", 0]
+    look = found(host.run(graph), "look")
+    assert look["mask"][1] == pytest.approx(0.5, abs=0.1) and look["apart_inside"] > 0
+
+
 # --- what is refused ---
 
 

@@ -120,6 +120,7 @@ def test_a_body_that_cannot_be_unpacked_is_refused(host, waiting, encoding):
     [
         ("/d3po/answer", ["GET", "PUT", "DELETE", "PATCH"]),
         ("/d3po/pending", ["POST", "PUT", "DELETE", "PATCH"]),
+        ("/d3po/undo", ["GET", "PUT", "DELETE", "PATCH"]),
     ],
 )
 def test_other_methods_are_refused(client, route, methods):
@@ -141,3 +142,26 @@ def test_an_answer_to_nobody_is_not_found(client):
     body = {"prompt_id": "a", "node": "b", "picks": {}}
     status, reply = client.post(encode(body))
     assert status == 404 and "nothing waits there" in reply["error"]
+
+
+@pytest.mark.parametrize(
+    "body, status, told",
+    [
+        (b"", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b'{"run": NaN}', 400, "not JSON"),
+        (b'["taste"]', 400, "not a JSON object"),
+        (b'{"run": ["taste"]}', 400, "which is text, and nothing else"),
+        (b'{"run": "taste", "steps": 1}', 400, "which is text, and nothing else"),
+        (b'{"run": "../taste"}', 404, "cannot name a folder"),
+        (b'{"run": "\\ud800"}', 404, "cannot name a folder"),
+        (b'{"run": "no such run"}', 404, "there is no run"),
+        (b'{"run": "taste"}'.ljust(MIB + 1), 413, "longer than"),
+    ],
+)
+def test_what_asks_for_no_round_to_be_taken_back_is_refused(host, client, body, status, told):
+    before, began = files(host.base), len(host.log())
+    answered, reply = client.post(body, path="/d3po/undo")
+    assert answered == status and told in reply["error"]
+    assert files(host.base) == before and not [word for word in TROUBLE if word in host.log()[began:]]
+    assert client.post(body, "text/plain", path="/d3po/undo")[0] == 415

@@ -49,15 +49,15 @@ def test_several_numbers_are_joined(host, joined_by, expected):
     assert pairs_of(host, scored(joined_by=joined_by, weight_2=3.0)) == expected
 
 
-def test_a_candidate_without_a_number_is_compared_with_none_and_the_node_says_so(host):
-    graph = scored({1: "0.1, nan, 0.5, 3, 2, 1"})
-    entry = host.run(graph)
+@pytest.mark.parametrize("lacking", ["nan", "-inf", "1e39", "9" * 400])
+def test_a_candidate_without_a_number_is_compared_with_none_and_the_node_says_so(host, lacking):
+    entry = host.run(scored({1: f"0.1, {lacking}, 0.5, 3, 2, 1"}))
     assert [sorted(map(tuple, one["pairs"])) for one in found(entry, "look")][0] == [(2, 0)]
     (text,) = entry["outputs"]["judge"]["text"]
     assert text.count("a score is missing") == 1
 
 
-@pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "", "1, 2, 3, 4, 5, good"])
+@pytest.mark.parametrize("text", ["1, 2, 3, 4, 5", "", "1, 2, 3, 4, 5, good", "1, 2, 3, 4, 5, \ud800"])
 def test_numbers_that_do_not_fit_are_told(failure, text):
     says(failure(scored({1: text})), "D3POScorePreference", "scores_1: ", "numbers")
 

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from tests.host.graphs import found, node, picked, probe, stage, unique
+from tests.host.graphs import found, node, picked, probe, recording, stage, unique
 
 
 def test_files_count_by_their_content(host):
@@ -54,3 +56,45 @@ def test_a_picture_that_is_written_over_makes_other_sets_and_its_picks_stay_behi
     entry = host.run(from_picture(other.name, picks))
     assert found(entry, "look")["sha"] == before["sha"] and found(entry, "look")["set_id"] == before["set_id"]
     assert found(entry, "preferences")["pairs"] == [[0, 1]], "the same picture under another name"
+
+
+LAYER = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v"
+
+
+@pytest.fixture
+def lora(base):
+    """The name of a LoRA file, and a function that writes it over."""
+    path = base / "models" / "loras" / f"{unique('over')}.safetensors"
+
+    def write(seed):
+        draw = torch.Generator().manual_seed(seed)
+        up, down = (torch.randn(shape, generator=draw) / 9 for shape in ((320, 2), (2, 768)))
+        save_file({f"{LAYER}.lora_up.weight": up, f"{LAYER}.lora_down.weight": down}, path)
+
+    yield path.name, write
+    path.unlink()
+
+
+def test_a_lora_that_is_written_over_while_it_is_loaded_makes_other_sets_than_the_new_file(host, lora):
+    """A loader keeps what it has read, until another prompt or another start of ComfyUI forgets it."""
+    name, write = lora
+
+    def set_of(seed):
+        graph = recording(model=("lora", 0), seed=seed, steps=2) | {"look": probe("Trajectory", "sampler")}
+        graph["lora"] = node("LoraLoaderModelOnly", model=["loader", 0], lora_name=name, strength_model=1.0)
+        look = found(host.run(graph), "look")
+        return look["set_id"], look["sha"]
+
+    def forget():
+        host.run({"text": node("PrimitiveString", value=""), "show": node("PreviewAny", source=["text", 0])})
+
+    write(1)
+    before = set_of(1)
+    write(2)
+    kept = set_of(2)
+    forget()
+    new = set_of(2)
+    assert kept[0] != new[0] and kept[1] != new[1]
+    write(1)
+    forget()
+    assert set_of(1) == before

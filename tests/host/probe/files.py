@@ -10,9 +10,10 @@ import folder_paths
 CHECKPOINT = "d3po-emoji.safetensors"
 
 
-def of(set_name, class_type, **inputs):
-    """The name of a graph of one node."""
-    return set_name(SimpleNamespace(get_node=lambda _: {"class_type": class_type, "inputs": inputs}), "1")
+def of(set_name, class_type, loaded="", **inputs):
+    """The name of a graph of one node, with a name of the model that is loaded."""
+    graph = SimpleNamespace(get_node=lambda _: {"class_type": class_type, "inputs": inputs})
+    return set_name(graph, "1", base=lambda: loaded)
 
 
 def seconds_of(set_name):
@@ -28,12 +29,6 @@ def seconds_of(set_name):
 def files(set_name):
     loras = Path(folder_paths.get_folder_paths("loras")[0])
     outputs, inputs = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
-
-    def write(path, content):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        os.utime(path, ns=(next_time(), next_time()))
-        return path
 
     def of_lora(*parts):
         return of(set_name, "LoraLoaderModelOnly", lora_name=os.path.join(*parts), strength_model=1.0)
@@ -62,6 +57,7 @@ def files(set_name):
     latent.append(of(set_name, "LoadLatent", latent="l.latent"))
 
     names = large_file(loras / "large.safetensors", of_lora)
+    checkpoints = written_over(set_name)
     for path in (
         loras / "deep" / "b.safetensors",
         inputs / "p.png",
@@ -76,8 +72,36 @@ def files(set_name):
         "pictures": pictures[0] == pictures[1] != pictures[2],
         "large": names[0] != names[1] == names[2], "seconds": seconds_of(set_name),
         "latents": latent[0] != latent[1],
+        **read_otherwise(set_name, inputs),
+        "kept while it is loaded": checkpoints[0] == checkpoints[1] != checkpoints[2] != checkpoints[3],
         "listed": listed_for(set_name),
     }  # fmt: skip
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(next_time(), next_time()))
+    return path
+
+
+def read_otherwise(set_name, inputs):
+    """Whether a picture that is written over changes the names of what reads it by other ways than a list."""
+    picture, names = inputs / "several" / "x.png", []
+    elsewhere = Path(folder_paths.get_temp_directory()) / "x.png"
+    for content in (b"picture", b"another"):
+        write(picture, content)
+        write(elsewhere, content)
+        names.append(
+            {
+                "picked of outputs": of(set_name, "LoadImageOutput", image="several/x.png"),
+                "painted": of(set_name, "Painter", mask="several/x.png", width=64, height=64),
+                "by its path": of(set_name, "PrimitiveString", value=str(elsewhere)),
+                "in a folder": of(set_name, "LoadImageDataSetFromFolder", folder="several"),
+            }
+        )
+    picture.unlink()
+    return {way: name != names[1][way] for way, name in names[0].items()}
 
 
 def large_file(path, name_of):
@@ -91,6 +115,19 @@ def large_file(path, name_of):
         file.write(b"x")
     os.utime(path, ns=(next_time(), next_time()))
     names += [name_of(path.name) for _ in range(2)]
+    path.unlink()
+    return names
+
+
+def written_over(set_name):
+    """The names for a checkpoint of two models that are loaded, before it is written over and after."""
+    path, names = Path(folder_paths.get_folder_paths("checkpoints")[0]) / "over.safetensors", []
+    for content in (b"one", b"two"):
+        write(path, content)
+        names += [
+            of(set_name, "CheckpointLoaderSimple", loaded, ckpt_name=path.name)
+            for loaded in ("former", "new")
+        ]
     path.unlink()
     return names
 
