@@ -111,9 +111,9 @@ def _pixels(images: Images) -> Tensor:
     spoilt = images.isnan().flatten(1).any(1)
     if spoilt.any():
         raise ValueError(
-            f"images: candidate {int(spoilt.nonzero()[0]) + 1} has pixels that are no numbers (NaN), as a VAE "
-            "or a model in half precision may make them. Start ComfyUI with --bf16-vae or --fp32-vae, or use "
-            "another VAE"
+            f"images: candidate {int(spoilt.nonzero()[0]) + 1} has pixels that are no numbers (NaN), as a "
+            "VAE or a model in half precision may make them. Start ComfyUI with --bf16-vae or --fp32-vae, or "
+            "use another VAE"
         )
     return images[..., :3].cpu().double().clamp(0, 1)
 
