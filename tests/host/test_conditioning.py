@@ -28,7 +28,9 @@ def test_candidates_under_a_controlnet_are_trained_on(host, training):
     graph = controlled(**training) | {"weights": probe("Control", "net")}
     entry = host.run(graph)
     losses, before = found(entry, "losses"), found(entry, "weights")
-    assert {name: losses[name] for name in ZERO} == ZERO and losses["gradient_norm"][0] > 0
+    # one by one, a processor may round otherwise than both together, as they were recorded
+    zero = pytest.approx(0.0, abs=1e-5) if "candidates_per_pass" in training else 0.0
+    assert all(losses[name] == [zero] for name in ZERO) and losses["gradient_norm"][0] > 0
     assert found(host.run(graph | {"weights": probe("Control", "net")}), "weights") == before
     assert found(host.run(controlled(strength=0.0)), "look")["sha"] != found(entry, "look")["sha"], "it acts"
     assert entry["outputs"]["train"]["warnings"] == []
