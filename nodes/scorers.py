@@ -57,6 +57,7 @@ class D3POObjectiveScorer(io.ComfyNode):
     def execute(cls, objective, target_colour):
         target = parse_target(target_colour) if objective.startswith("colour") else None
         measure, sign = DIFFERENTIABLE[objective]
+        name = f"{objective} {target_colour}" if target else objective
         return io.NodeOutput(
-            Scorer(objective, lambda images, prompt: sign * measure(images, target), differentiable=True)
+            Scorer(name, lambda images, prompt: sign * measure(images, target), differentiable=True)
         )

@@ -29,7 +29,7 @@ class Guard:
     def __init__(
         self, trainer: RewardTrainer, sources: Sequence[Source], leash: float, second: Scorer | None = None
     ) -> None:
-        self.trainer, self.leash, self.stopped = trainer, leash, ""
+        self.trainer, self.leash = trainer, leash
         self.scorers = {metrics.GAIN: trainer.scorer} | ({metrics.FIDELITY: second} if second else {})
         texts = {id(source.candidates): source.text for source in sources}
         views = [View(source.candidates, source.guided, source.plain) for source in sources]
@@ -59,8 +59,7 @@ class Guard:
 
     def stop(self, history: Sequence[Figures]) -> str:
         """Why training should end after its last update, in words; "" where it should go on."""
-        self.stopped = monitor.hacked(history, self.leash)
-        return self.stopped
+        return monitor.hacked(history, self.leash)
 
     def settle(self, history: Sequence[Figures]) -> list[str]:
         """At the end of a round: pull back a LoRA that has moved pictures beyond the leash, and put how they
@@ -68,6 +67,7 @@ class Guard:
         last, left = history[-1], 1.0
         if metrics.MOVED not in last:
             last.update(self.look())
+        said = self.stop(history)
         if self.leash and last[metrics.MOVED] > self.leash:
             _, left = held_back(self.trainer, self.pictures.moved, self.leash)
             last.update(self.look())
@@ -75,7 +75,7 @@ class Guard:
             f"Pictures had moved further than {self.leash:.2g}, so the LoRA was pulled back: {left:.0%} of "
             "what it had learned is left"
         )
-        return [*filter(None, [self.stopped]), *([pulled] if left < 1 else [])]
+        return [*filter(None, [said]), *([pulled] if left < 1 else [])]
 
     def _scores(self, scorer: Scorer, latents: Sequence[Tensor]) -> Tensor:
         """[N] float64 of all pictures' latents; NaN where the scorer gives none."""

@@ -33,7 +33,7 @@ class D3PORewardTrainStep(io.ComfyNode):
             "decoding and the last steps of sampling (DRaFT, AlignProp, ReFL). It samples the pictures "
             "itself, watches how far they move, and stops before they break. Your model is left as it is.",
             is_input_list=True,
-            inputs=[*wires(), *sampling(), *learning(), *further()],
+            inputs=[*wires(), *sampling(), *learning(), *lora_shape(), *further()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
                 LoraModel.Output(
@@ -193,6 +193,11 @@ def learning():
             tooltip="The most steps that DRaFT-K and AlignProp go back through. 0: one for DRaFT-K, all for "
             "AlignProp.",
         ),
+    ]
+
+
+def lora_shape():
+    return [
         io.Int.Input(
             "rank",
             default=rewards.SHAPE["rank"],

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.host.graphs import found, judged, node, probe, says, train_nodes
+from tests.host.graphs import found, judged, node, probe, says, stage, train_nodes
 
 CANDIDATES, SETS = 3, 2
 TEXTS = {1: "0.1, 0.9, 0.5, 3, 2, 1", 2: "[5, 5, 6] [1, 1, 9]"}
@@ -87,6 +87,19 @@ def test_a_scorer_judges_by_prompt_and_beside_numbers(host):
 
 def test_a_scorer_of_too_few_numbers_is_named(failure):
     says(failure(with_scorer({"a": [1], "b": [1]})), "D3POScorePreference", "scores_1: ", "of numbers gave 1")
+
+
+def test_a_scorer_without_a_gradient_is_not_trained_by(failure):
+    graph = stage() | {
+        "scorer": node("TestScorer", numbers="{}"),
+        "train": node(
+            "D3PORewardTrainStep", model=["loader", 0], vae=["loader", 2], scorer=["scorer", 0],
+            positive=["negative", 0], negative=["negative", 0], latent_image=["empty", 0], seed=0, steps=2,
+            cfg=2.0, scheduler="normal", method="ReFL", updates=1, learning_rate=1e-3, leash=0.0, pictures=1,
+            last_steps=0, rank=1, targets="attention"),
+        "losses": probe("LossMap", "train", 2),
+    }  # fmt: skip
+    says(failure(graph), "D3PORewardTrainStep", "scorer: of numbers has no gradient to follow")
 
 
 def test_a_loras_implicit_reward_and_a_rule_train_together(host):
