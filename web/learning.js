@@ -19,9 +19,12 @@ import { tell } from "./told.js"
  */
 
 const NAME = "learning"
+const LEARNERS = ["D3POTrainStep", "D3PORewardTrainStep"]
 const TITLES = /** @type {Record<string, string>} */ ({
   "implicit accuracy": "agrees with picks",
   "held-out accuracy": "with held-out picks",
+  "score gain": "score gained",
+  "second score gain": "second score gained",
   "KL to reference": "KL to base",
   "share of the leash": "of its leash used"
 })
@@ -141,7 +144,7 @@ function curvesOf(node) {
 function hear(told) {
   if (told.workflow && told.workflow !== root().id) return
   const node = nodeOf(told.node)
-  if (node?.constructor.comfyClass !== "D3POTrainStep") return
+  if (!node || !LEARNERS.includes(node.constructor.comfyClass ?? "")) return
   const curves = curvesOf(node)
   curves.take(told)
   const [width, height] = node.size

@@ -23,8 +23,17 @@ from .. import routes
 from .report import as_data
 
 STAGES = LEARNING, LOOKING, DONE = "learning", "looking", "done"
-LEASH = "share of the leash"  # that predictions have moved by, of what an update may move them by in all
-SHOWN = (metrics.ACCURACY, metrics.HELD_OUT_ACCURACY, metrics.MARGIN, metrics.KL, LEASH)
+LEASH = "share of the leash"  # that pictures have moved by; where none were sampled, predictions
+SHOWN = (
+    metrics.ACCURACY,
+    metrics.HELD_OUT_ACCURACY,
+    metrics.MARGIN,
+    metrics.SCORE,
+    metrics.GAIN,
+    metrics.FIDELITY,
+    metrics.KL,
+    LEASH,
+)
 MOST_POINTS = 100  # of a curve
 
 _lock = threading.Lock()
@@ -67,6 +76,10 @@ class Live:
         left = f", {duration(each * (self.total - made))} left" if made < self.total else ""
         return f"update {made} of {self.total}{left}"
 
+    def ended_early(self):
+        """That somebody asked for the end, in words; "" where nobody did."""
+        return f"ended after update {len(self.history)}, as you asked" if self.enough else ""
+
     def curves(self):
         """Each of SHOWN that is measured, at most MOST_POINTS of it, the last one among them."""
         points = [
@@ -77,9 +90,13 @@ class Live:
 
     def shown(self, figures):
         """An update's figures, with how much of the leash is used."""
-        if not self.leash or metrics.SHIFT not in figures:
+        if not self.leash:
             return figures
-        return figures | {LEASH: math.sqrt(figures[metrics.SHIFT] / SHIFT_OF_LEASH) / self.leash}
+        if metrics.MOVED in figures:
+            return figures | {LEASH: figures[metrics.MOVED] / self.leash}
+        if metrics.SHIFT in figures:
+            return figures | {LEASH: math.sqrt(figures[metrics.SHIFT] / SHIFT_OF_LEASH) / self.leash}
+        return figures
 
 
 def duration(seconds):

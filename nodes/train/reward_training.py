@@ -14,6 +14,7 @@ from ...d3po_core.training.rewards import Recipe, RewardTrainer, Source
 from ...d3po_core.training.settings import Settings
 from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
+from .live import LOOKING, learning
 from .report import lines_of
 from .training import Outcome
 
@@ -41,9 +42,9 @@ class Round(NamedTuple):
     texts: list
 
 
-def train(session, plan, prompts, decode, start, progress):
+def train(session, plan, prompts, decode, start, progress, workflow):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. prompts are what stands for
-    their pictures, [CleanCandidates]."""
+    their pictures, [CleanCandidates]; workflow's page is told."""
     adapter = Adapter(session.network, seed=plan.settings.seed, device=session.device, **plan.shape)
     try:
         if start.initial:
@@ -67,30 +68,37 @@ def train(session, plan, prompts, decode, start, progress):
         ]
         guard = Guard(trainer, sources, plan.leash, plan.second)
         trainer.usual = guard.usual
-        made, lines = fit(trainer, plan, start, sources, guard, progress)
-        told = guard.settle(made)
+        with learning(workflow, plan.leash) as live:
+            made, lines = fit(trainer, plan, start, sources, guard, progress, live)
+            live.tell(LOOKING)
+            told = guard.settle(made)
         return Outcome(trainer.trained(), *trainer.state(), made, made, [*lines, *told], told)
     finally:
         adapter.eject()
 
 
-def fit(trainer, plan, start, sources, guard, progress):
+def fit(trainer, plan, start, sources, guard, progress, live):
     """Train with progress, bar and events: (every update's metrics, lines to tell)."""
     pictures = plan.recipe.pictures
     bar = comfy.utils.ProgressBar(plan.recipe.updates * pictures)
+
+    def begin(done):
+        bar.update(done * pictures)
+        live.begin(plan.recipe.updates, done)
+
     with Events(start.run and events_folder(start.run.name)) as events:
         made, resumed, warning = progress.fit(
             trainer,
             sources,
-            lambda done: bar.update(done * pictures),
+            begin,
             on_step=lambda: bar.update(1),
-            stop=guard.stop,
+            stop=lambda made: guard.stop(made) or live.enough,
             look=guard.look,
             look_every=LOOK_EVERY,
-            on_update=lambda made: events.write(trainer.step, made[-1]),
+            on_update=lambda made: (events.write(trainer.step, made[-1]), live.updated(made)),
         )
     went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
-    return made, list(filter(None, [went_on, warning]))
+    return made, list(filter(None, [went_on, warning, live.ended_early()]))
 
 
 def figures_of(out, prompts, seconds):

@@ -14,6 +14,7 @@ from ...d3po_core.training import rewards
 from ...d3po_core.training.adapter import TARGETS
 from ...d3po_core.training.lora_files import to_state_dict
 from .. import host
+from ..routes import workflow_id
 from ..sampling import every, latent_of, sigmas_of
 from ..types import CATEGORY, LoraModel, LossMap, ScorerType, TrainedLora
 from .report import as_data, loss_map
@@ -48,7 +49,7 @@ class D3PORewardTrainStep(io.ComfyNode):
                 io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
                 io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -76,11 +77,12 @@ class D3PORewardTrainStep(io.ComfyNode):
 
         sigmas = sigmas_of(model, one["steps"], one["scheduler"], 1.0)
         plan = Round(recipe, settings, shape, sigmas, scorer, second, one["leash"], texts)
+        page = workflow_id(cls.hidden.extra_pnginfo)
         with host.decoding(model, one["vae"]) as decoding:
             out = host.train_inside(
                 decoding.beside,
                 prompts,
-                lambda session: train(session, plan, prompts, decoding.decode, start, progress),
+                lambda session: train(session, plan, prompts, decoding.decode, start, progress, page),
                 recipe.pictures,
             )
         tensors = to_state_dict(out.weights, shape["alpha"], adapter=shape["adapter"])

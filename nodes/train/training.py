@@ -137,7 +137,7 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
     def stop(made):
         nonlocal stopped
         reason = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
-        stopped = reason or (f"ended after update {len(made)}, as you asked" if live.enough else "")
+        stopped = reason or live.ended_early()
         return stopped
 
     def begin(done):
