@@ -31,7 +31,8 @@ OUT = ROOT / "experiment_output"
 PER_ROUND = 48  # labels
 # the least of everything that still is a session
 SMOKE = dict(
-    prompts=2, sets=2, candidates=3, unjudged=2, others=1, measured=2, settings=dict(epochs=2, leash=0.01)
+    prompts=2, sets=2, candidates=3, unjudged=2, others=1, measured=2,
+    settings=dict(epochs=2, draws_per_set=1, leash=0.01),
 )  # fmt: skip
 # by name, how a Plan differs from the recommended
 RECIPES = {

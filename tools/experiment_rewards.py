@@ -25,12 +25,11 @@ from d3po_core.taste.guard import LEASH, LOOK_EVERY, Guard
 from d3po_core.training import metrics
 from d3po_core.training.rewards import METHODS, SETTINGS, SHAPE, Recipe, RewardTrainer, Source
 from tools import sheet
-from tools.experiment_artists import OUT
+from tools.experiment_artists import OUT, laboratory
 from tools.lab.artists import chance
-from tools.lab.namer import Namer
 from tools.lab.results import KEPT
 from tools.lab.session import CFG, HELD_OUT, PROMPTS, SEEDS, SEEN, STEPS, Measure, interval
-from tools.lab.studio import LATENT, Studio
+from tools.lab.studio import LATENT
 from tools.model_pictures import caption
 
 TRAINED = 12  # prompts
@@ -102,14 +101,6 @@ def summary(rows):
     return "\n".join(lines)
 
 
-def laboratory(out, smoke):
-    """(studio, namer). In float32: processors without arithmetic of their own for bfloat16 take many times
-    longer in it."""
-    studio = Studio(torch.float32)
-    small = [Path(out).with_name("smoke_namer.pt"), 8, 2]
-    return studio, Namer(studio, *(small if smoke else [OUT / "namer.pt"]))
-
-
 def shown(before, after, path, each):
     """A sheet of the held-out pictures, the same noise above and below."""
     pictures = [
@@ -131,7 +122,7 @@ def main(arguments):
     parser.add_argument("--out", type=Path, default=OUT / "rewards.json")
     given = parser.parse_args(arguments)
     rows = json.loads(given.out.read_text()) if given.out.exists() else {}
-    rooms = None
+    rooms = laboratory(given.out, given.smoke)
     for seed in range(given.seeds):
         for objective in given.objective or SCORERS:
             for method in given.method or METHODS:
@@ -139,8 +130,7 @@ def main(arguments):
                 name = f"{objective} {seed} {given.measured} {asdict(recipe)}"
                 if name in rows:
                     continue
-                rooms = rooms or laboratory(given.out, given.smoke)
-                before, after, rows[name] = session(*rooms, objective, recipe, seed, given.measured)
+                before, after, rows[name] = session(*rooms(), objective, recipe, seed, given.measured)
                 print(told(rows[name]), flush=True)
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 given.out.write_text(json.dumps(rows, indent=1))

@@ -1,11 +1,12 @@
 """The small model in this process: sampling many prompts together, decoding, and a LoRA that can be trained.
 
 The network is ComfyUI's own, from its loader. It computes in bfloat16, as models do on the cards that artists
-own; the LoRA is float32. Sampling is the pack's ancestral step without the host around it: a test holds it
-against the host's own sampler.
+own, or in float32 where the processor is faster at that; the LoRA is float32. Sampling is the pack's
+ancestral step without the host around it: a test holds it against the host's own sampler.
 """
 
 import sys
+import time
 from contextlib import contextmanager
 from functools import cache
 
@@ -41,15 +42,32 @@ def comfy():
     return comfy
 
 
+@cache
+def fastest():
+    """The dtype that this processor convolves fastest in: without instructions for bfloat16 it takes twenty
+    times as long as float32, and with them a fifth."""
+
+    def seconds(dtype):
+        x, weight = torch.ones(4, 320, 8, 8, dtype=dtype), torch.ones(320, 320, 3, 3, dtype=dtype)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            torch.nn.functional.conv2d(x, weight)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return min((torch.bfloat16, torch.float32), key=seconds)
+
+
 class Studio:
     """The model, its prompts and its pictures.
 
-    dtype  what the network computes in
+    dtype  what the network computes in; None: the fastest
     flow   the flow model in place of the epsilon model
     """
 
-    def __init__(self, dtype=torch.bfloat16, flow=False):
-        self.flow = flow
+    def __init__(self, dtype=None, flow=False):
+        self.flow, dtype = flow, dtype or fastest()
         self.prediction, self.kernel = ("flow", FlowAncestral) if flow else ("epsilon", Ancestral)
         self.scheduler = "simple" if flow else "normal"
         self.name = (FLOW_CHECKPOINT if flow else CHECKPOINT).stem
