@@ -75,7 +75,7 @@ def set_renderer(page, renderer):
     set_setting(page, "Comfy.VueNodes.Enabled", renderer != "canvas")
 
 
-def next_entry(page, host, before, timeout=60):
+def next_entry(page, host, before, timeout=180):
     """The history entry of the first run to end after those in `before`. A page hears of results earlier."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -142,14 +142,14 @@ class Picker:
             [self.node, argument],
         )
 
-    def run(self, wait=True, timeout=60):
+    def run(self, wait=True, timeout=180):
         """Press Run; with `wait` until the run has ended and the page has heard of it, its history entry."""
         before = set(self.host.get("/history"))
         self.page.evaluate("() => app.queuePrompt(0)")
         if wait:
             return self.next_run(before, timeout)
 
-    def next_run(self, before, timeout=60):
+    def next_run(self, before, timeout=180):
         """The history entry of the first run that ends after those in `before`."""
         entry = next_entry(self.page, self.host, before, timeout)
         self.settle()
@@ -160,7 +160,7 @@ class Picker:
         queue = self.host.get("/queue")
         return [[entry[1] for entry in queue[name]] for name in ("queue_running", "queue_pending")]
 
-    def until(self, condition, timeout=30):
+    def until(self, condition, timeout=90):
         """Wait until a Python condition holds."""
         deadline = time.monotonic() + timeout
         while not condition():

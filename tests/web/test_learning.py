@@ -19,10 +19,10 @@ def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(s
     step.node, before = "train", set(host.get("/history"))
     page.evaluate("() => app.queuePrompt(0)")
     shown = page.locator(".d3po-learning")
-    shown.locator("figure").first.wait_for(timeout=60_000)
+    shown.locator("figure").first.wait_for(timeout=180_000)
     words = shown.locator("[role=status]")
-    page.wait_for_function("(text) => text.isConnected && /update [3-9]/.test(text.textContent)",
-                           arg=words.element_handle())  # fmt: skip
+    page.wait_for_function("(text) => text.isConnected && /update ([3-9]|[0-9]{2})/.test(text.textContent)",
+                           arg=words.element_handle(), timeout=180_000)  # fmt: skip
     assert " of 500, " in words.inner_text() and words.inner_text().endswith(" left")
     titles = shown.locator("figcaption").all_inner_texts()
     assert "agrees with picks" in titles and "margin" in titles
@@ -32,10 +32,12 @@ def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(s
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"learning_{step.renderer}.png".replace(" ", "_"))
     shown.get_by_role("button", name="stop and keep").click()
-    entry = next_entry(page, host, before)
+    entry = next_entry(page, host, before, timeout=180)
     assert "as you asked" in entry["outputs"]["train"]["text"][0]
     page.wait_for_function(
-        "(text) => text.textContent.startsWith('ended after update ')", arg=words.element_handle()
+        "(text) => text.textContent.startsWith('ended after update ')",
+        arg=words.element_handle(),
+        timeout=120_000,
     )
     assert shown.get_by_role("button", name="stop and keep").is_hidden()
     assert shown.locator("figure").count() == len(titles) and page.locator(TOASTS).count() == 0
