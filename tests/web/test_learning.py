@@ -29,8 +29,6 @@ def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(s
     assert all(
         "L" in path for path in shown.locator("path").evaluate_all("all => all.map(p => p.getAttribute('d'))")
     )
-    SCREENSHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"learning_{step.renderer}.png".replace(" ", "_"))
     shown.get_by_role("button", name="stop and keep").click()
     entry = next_entry(page, host, before, timeout=180)
     assert "as you asked" in entry["outputs"]["train"]["text"][0]
@@ -43,5 +41,6 @@ def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(s
     assert shown.locator("figure").count() == len(titles)
     node = page.evaluate("() => app.graph.serialize().nodes.find((one) => one.id == 'train')")
     assert "update" not in json.dumps(node["widgets_values"])
+    SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"learned_{step.renderer}.png".replace(" ", "_"))
     clear_toasts(page)  # so fast a training is warned of
