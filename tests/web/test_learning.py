@@ -2,15 +2,12 @@
 
 import json
 
-import pytest
-
 from tests.host.graphs import trained
 from tests.web.picker import next_entry
 from tests.web.test_look import SCREENSHOTS
 from tests.web.test_warnings import clear_toasts
 
 
-@pytest.mark.frontend
 def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(step, host):
     page = step.page
     graph = trained(dict(method="D3PO", epochs=500, seed=len(step.renderer)), seed=31)
