@@ -4,14 +4,13 @@ import asyncio
 import time
 from datetime import datetime
 
-from aiohttp import web
 from comfy_api.latest import io
 from server import PromptServer
 
 from ..d3po_core.runs import store
 from .library import events_folder, on_shelf, remove_events, runs_root, take_back_round
 from .lora_files import remove_lora
-from .routes import Refused, read_json
+from .routes import Refused, answering
 from .types import CATEGORY
 
 UNDO = "undo last round"
@@ -138,18 +137,14 @@ def _share(accuracy):
 
 
 @PromptServer.instance.routes.post("/d3po/undo")
-async def post_undo(request):
+@answering
+async def post_undo(body):
     """{"run"}: take back a saved run's last round, for Save Run's button; the reply says where it is now."""
+    if body.keys() != {"run"} or not isinstance(body["run"], str):
+        raise Refused(400, "the body must have run, which is text, and nothing else")
     try:
-        body = await read_json(request)
-        if body.keys() != {"run"} or not isinstance(body["run"], str):
-            raise Refused(400, "the body must have run, which is text, and nothing else")
-        try:
-            told = await asyncio.to_thread(take_back_round, body["run"])
-        except ValueError as error:
-            raise Refused(404, str(error)) from error
-        except OSError as error:
-            raise Refused(500, str(error)) from error
-    except Refused as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
-    return web.json_response({"told": told})
+        return {"told": await asyncio.to_thread(take_back_round, body["run"])}
+    except ValueError as error:
+        raise Refused(404, str(error)) from error
+    except OSError as error:
+        raise Refused(500, str(error)) from error

@@ -136,6 +136,19 @@ def _no_constant(name):
     raise ValueError(f"{name} is not JSON")
 
 
+def answering(answer):
+    """A handler of requests whose body is a JSON object: what `await answer(body)` returns, as JSON, or why
+    it was Refused."""
+
+    async def handle(request):
+        try:
+            return web.json_response(await answer(await read_json(request)))
+        except Refused as refusal:
+            return web.json_response({"error": str(refusal)}, status=refusal.status)
+
+    return handle
+
+
 def asked_for(body):
     """(Wait, {set: Judgement}) of a request's body, of the sets that are waited for. Raises Refused."""
     if body.keys() != {"prompt_id", "node", "picks"}:
@@ -237,10 +250,8 @@ async def get_pending(request):
 
 
 @PromptServer.instance.routes.post("/d3po/answer")
-async def post_answer(request):
-    try:
-        wait, picks = asked_for(await read_json(request))
-        await asyncio.to_thread(wait.take, picks)  # a disk may be slow, and the server has others to serve
-    except Refused as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
-    return web.json_response({"answered": True})
+@answering
+async def post_answer(body):
+    wait, picks = asked_for(body)
+    await asyncio.to_thread(wait.take, picks)  # a disk may be slow, and the server has others to serve
+    return {"answered": True}

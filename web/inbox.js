@@ -54,6 +54,16 @@ const events = new EventTarget()
 
 export const root = () => app.rootGraph ?? app.graph
 
+/** Send JSON to the server.
+ *  @param {string} path
+ *  @param {object} body */
+export const post = (path, body) =>
+  api.fetchApi(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body)
+  })
+
 /** Call `heard` whenever the inbox changes, until the returned function is called.
  *  @param {() => void} heard */
 export function listen(heard) {
@@ -136,11 +146,7 @@ export async function answer(waiting, picks) {
   const wait = waitOf(entry.prompt, entry.node)
   over.add(wait)
   try {
-    const reply = await api.fetchApi("/d3po/answer", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ prompt_id: entry.prompt, node: entry.node, picks })
-    })
+    const reply = await post("/d3po/answer", { prompt_id: entry.prompt, node: entry.node, picks })
     if (!reply.ok && ![404, 409].includes(reply.status)) throw new Error((await reply.json()).error)
   } catch (error) {
     over.delete(wait) // the next word from the server asks again

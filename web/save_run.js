@@ -1,7 +1,7 @@
 // Save Run's button that takes back the last round.
 
-import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { post } from "./inbox.js"
 import { hearing, tell } from "./told.js"
 
 const NAME = "undo last round"
@@ -28,9 +28,7 @@ async function undo(node) {
     tell(node.title, "warn", "Which run? Write its name in 'run', or press Run first.")
     return
   }
-  const body = JSON.stringify({ run })
-  const headers = { "Content-Type": "application/json" }
-  const reply = await api.fetchApi("/d3po/undo", { method: "POST", headers, body }).catch(() => null)
+  const reply = await post("/d3po/undo", { run }).catch(() => null)
   const said = await reply?.json().catch(() => null)
   tell(node.title, reply?.ok ? "success" : "warn", said?.told ?? said?.error ?? "The server does not answer.")
 }

@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import contextmanager
 
-from aiohttp import web
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -132,9 +131,7 @@ def end(body):
 
 
 @PromptServer.instance.routes.post("/d3po/enough")
-async def post_enough(request):
-    try:
-        end(await routes.read_json(request))
-    except routes.Refused as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
-    return web.json_response({"ending": True})
+@routes.answering
+async def post_enough(body):
+    end(body)
+    return {"ending": True}
