@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
-import { nodeOf, root } from "./inbox.js"
+import { nodeOf, post, root } from "./inbox.js"
 import { leaveToCanvas } from "./place.js"
 import { h } from "./stage.js"
 import { tell } from "./told.js"
@@ -40,11 +40,11 @@ const shown = new WeakMap()
 /** @param {number} value */
 const short = (value) => String(Number(value.toPrecision(3)))
 
-/** The points of a curve, as SVG has them, in pieces where values are missing.
+/** A curve as SVG has it, straight on where values are missing.
  *  @param {(number | null)[]} values
  *  @param {number} low
  *  @param {number} high */
-export function path(values, low, high) {
+function path(values, low, high) {
   const step = WIDTH / Math.max(1, values.length - 1)
   const span = high - low || 1
   let pen = "M"
@@ -115,9 +115,7 @@ class Curves {
     if (!this.#told) return
     this.enough.disabled = true
     const { prompt_id, node } = this.#told
-    const body = JSON.stringify({ prompt_id, node })
-    const headers = { "Content-Type": "application/json" }
-    const reply = await api.fetchApi("/d3po/enough", { method: "POST", headers, body }).catch(() => null)
+    const reply = await post("/d3po/enough", { prompt_id, node }).catch(() => null)
     if (reply?.ok || reply?.status === 404) return // it has ended by itself
     this.enough.disabled = false
     tell("D3PO", "warn", (await reply?.json().catch(() => null))?.error ?? "The server does not answer.")
@@ -148,7 +146,8 @@ function hear(told) {
   const curves = curvesOf(node)
   curves.take(told)
   const [width, height] = node.size
-  node.setSize([width, Math.max(height, node.computeSize()[1])])
+  const least = node.computeSize()[1]
+  if (height < least) node.setSize([width, least]) // not at each update, as all is laid out anew
   node.setDirtyCanvas(true, true)
 }
 
