@@ -16,6 +16,7 @@ from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
 from .live import LOOKING, learning
 from .report import lines_of
+from .results import went_on
 from .training import Outcome
 
 SHOWN = (
@@ -97,8 +98,7 @@ def fit(trainer, plan, start, sources, guard, progress, live):
             look_every=LOOK_EVERY,
             on_update=lambda made: (events.write(trainer.step, made[-1]), live.updated(made)),
         )
-    went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
-    return made, list(filter(None, [went_on, warning, live.ended_early()]))
+    return made, list(filter(None, [went_on(resumed), warning, live.ended_early()]))
 
 
 def figures_of(out, prompts, seconds):

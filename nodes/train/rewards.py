@@ -7,17 +7,16 @@ import comfy.samplers
 import comfy.sd
 from comfy_api.latest import io
 
-from ...d3po_core.runs.files import content_name
 from ...d3po_core.runs.progress import Progress
 from ...d3po_core.taste.guard import LEASH
 from ...d3po_core.training import rewards
 from ...d3po_core.training.adapter import TARGETS
-from ...d3po_core.training.lora_files import to_state_dict
 from .. import host
 from ..routes import workflow_id
 from ..sampling import every, latent_of, sigmas_of
-from ..types import CATEGORY, LoraModel, LossMap, ScorerType, TrainedLora
+from ..types import CATEGORY, LoraModel, ScorerType
 from .report import as_data, loss_map
+from .results import handed_on, outputs
 from .reward_training import Round, figures_of, report, train
 from .rounds import require_continuable, round_on, state_after
 
@@ -35,20 +34,7 @@ class D3PORewardTrainStep(io.ComfyNode):
             "itself, watches how far they move, and stops before they break. Your model is left as it is.",
             is_input_list=True,
             inputs=[*wires(), *sampling(), *learning(), *lora_shape(), *further()],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
-                LoraModel.Output(
-                    display_name="lora",
-                    tooltip="The trained LoRA: wire to Save Run, Save LoRA or Load LoRA Model.",
-                ),
-                LossMap.Output(
-                    display_name="loss_map",
-                    tooltip="Loss, score and other metrics of every update of the run: wire to D3PO Plot, or "
-                    "Plot Loss Graph.",
-                ),
-                io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
-                io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
-            ],
+            outputs=outputs("Loss, score"),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
         )
 
@@ -85,16 +71,13 @@ class D3PORewardTrainStep(io.ComfyNode):
                 lambda session: train(session, plan, prompts, decoding.decode, start, progress, page),
                 recipe.pictures,
             )
-        tensors = to_state_dict(out.weights, shape["alpha"], adapter=shape["adapter"])
         state = state_after(start, out, described, start.model, round_, progress)
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
-        host.carry(tuned, content_name(out.weights))
-        state.policy = host.policy_name(tuned)
+        tuned, trained = handed_on(model, out, shape, state)
         figures = figures_of(out, len(prompts), time.monotonic() - began)
         text = "\n".join([report(figures), *out.told])
         return io.NodeOutput(
             tuned,
-            TrainedLora(tensors, state),
+            trained,
             loss_map(state.history),
             out.step,
             text,

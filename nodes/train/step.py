@@ -2,21 +2,19 @@
 
 import time
 
-import comfy.sd
 from comfy_api.latest import io
 
-from ...d3po_core.runs.files import content_name
 from ...d3po_core.runs.progress import Progress, trained_on
 from ...d3po_core.taste.movement import spaced
 from ...d3po_core.training import monitor
-from ...d3po_core.training.lora_files import to_state_dict
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
 from ..routes import workflow_id
-from ..types import CATEGORY, LoraModel, LossMap, PreferencesType, TrainedLora
+from ..types import CATEGORY, LoraModel, PreferencesType
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
+from .results import handed_on, outputs
 from .rounds import (
     alike,
     figures_names,
@@ -76,20 +74,7 @@ class D3POTrainStep(io.ComfyNode):
                 ),
                 *map(widget, ("epochs", "rank", "targets"), (0, None, "all linear")),
             ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the trained LoRA on it."),
-                LoraModel.Output(
-                    display_name="lora",
-                    tooltip="The trained LoRA: wire to Save Run, Save LoRA or Load LoRA Model.",
-                ),
-                LossMap.Output(
-                    display_name="loss_map",
-                    tooltip="Loss and other metrics of every update of the run: wire "
-                    "to D3PO Plot, or Plot Loss Graph.",
-                ),
-                io.Int.Output(display_name="steps", tooltip="Optimizer steps the LoRA has had in all."),
-                io.String.Output(display_name="report", tooltip="What was learned, in words and numbers."),
-            ],
+            outputs=outputs("Loss"),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
         )
 
@@ -131,11 +116,8 @@ class D3POTrainStep(io.ComfyNode):
             plan.settings.candidates_per_pass,
         )
 
-        tensors = to_state_dict(out.weights, plan.shape["alpha"], adapter=plan.shape["adapter"])
         state = state_after(start, out, described, base, round_, progress)
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0)
-        host.carry(tuned, content_name(out.weights))
-        state.policy = host.policy_name(tuned)
+        tuned, trained = handed_on(model, out, plan.shape, state)
         first = start.step - len(before["figures"])
         warned = out.warned + monitor.warnings(before["figures"] + out.history, first)
         figures = figures_of(preferences, out, time.monotonic() - began)
@@ -148,7 +130,7 @@ class D3POTrainStep(io.ComfyNode):
         text = "\n".join([report(figures), *lines, *(f"Warning: {warning}" for warning in warned)])
         return io.NodeOutput(
             tuned,
-            TrainedLora(tensors, state),
+            trained,
             loss_map(start.history + out.made),
             out.step,
             text,

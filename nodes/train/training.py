@@ -18,6 +18,7 @@ from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
 from .agreement import require_repeatable, sampled_otherwise
 from .live import LOOKING, learning
+from .results import went_on
 from .schema import RECORDED_NOISE
 
 PER_PASS = 4  # pictures that go through the network together
@@ -160,8 +161,7 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
             if resumed < len(made):  # the rest of the last update's is written
                 last = {name: value for name, value in last.items() if metrics.held_out(name)}
             events.write(trainer.step, last)
-    went_on = resumed and f"Went on after update {resumed} of this round, where training had been stopped"
-    return made, resumed, list(filter(None, [went_on, warning, stopped]))
+    return made, resumed, list(filter(None, [went_on(resumed), warning, stopped]))
 
 
 def _fitted(passes, settings):
