@@ -20,6 +20,7 @@ from d3po_core.training.checkpointing import Checkpointing, blocks
 from d3po_core.training.memory import SPARE, needed
 from tools.host import ROOT, comfyui_folder
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
+from tools.measured import put
 
 DOC = ROOT / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: python dev.py bench memory --write -->", "<!-- end of memory -->"
@@ -228,6 +229,4 @@ def main(file=None, write=False):
             json.dump(found, out, indent=1)
     print(table(found))
     if write:
-        text = DOC.read_text("utf-8")
-        before, _, rest = text.partition(BEGIN)
-        DOC.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{rest.partition(END)[2]}", "utf-8")
+        put(DOC, BEGIN, END, table(found))

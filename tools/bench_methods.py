@@ -21,6 +21,7 @@ from scipy import stats
 from d3po_core.training import metrics
 from tools.demo import WORKFLOW, evaluate, measure, node_of
 from tools.host import BASE, ROOT, Host, make_base
+from tools.measured import put
 from tools.stock import CHECKPOINT
 from tools.workflow import load, node, to_api, train_nodes
 
@@ -240,6 +241,4 @@ def main(seeds, only, write):
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(results, indent=1))
     if write:
-        text = DOC.read_text("utf-8")
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        DOC.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{tail}", "utf-8")
+        put(DOC, BEGIN, END, table(results))

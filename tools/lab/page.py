@@ -5,6 +5,7 @@ import statistics
 from tools.host import ROOT
 from tools.lab.results import KEPT
 from tools.lab.session import interval
+from tools.measured import put
 
 DOC = ROOT / "docs" / "learning.md"
 BEGIN, END = "<!-- measured: python dev.py experiment artists --write -->", "<!-- end of artists -->"
@@ -29,8 +30,7 @@ ENOUGH = 3  # sessions, from which on an interval says something
 
 def write(rows):
     """Put the table of rows {session: [a row a round]} into the page."""
-    before, rest = DOC.read_text("utf-8").split(BEGIN)
-    DOC.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", "utf-8")
+    put(DOC, BEGIN, END, table(rows))
 
 
 def table(rows):
