@@ -11,7 +11,7 @@ from torch import Tensor
 from .adapter import Adapter
 from .evaluation import evaluate
 from .judged import Example, JudgedSet, kind_of, require_kind
-from .learner import SHIFT_OF_LEASH, Figures, Learner, NonFiniteLoss, Weights  # noqa: F401 (as below)
+from .learner import Figures, Learner, Weights
 from .losses import moving_average
 from .memory import Room
 from .methods import METHODS, Method

@@ -62,7 +62,7 @@ class Passes:
         except torch.cuda.OutOfMemoryError:
             need = None
         if need:
-            self._fit(need, self._together(sets))
+            self._fit(need, self._together(max(len(judged.members) for judged in sets)))
         else:
             self.room(ALL)
             self.checkpointed, self.per_pass = self.checkpointed or self.automatic, 1
@@ -80,7 +80,7 @@ class Passes:
     def lessen(self, most: int) -> bool:
         """After memory did not suffice for an update, of which so many candidates at most go through
         together: take less at a time. False where that cannot be."""
-        together = min(self.per_pass or most, most)
+        together = self._together(most)
         if self.room:
             self.room(ALL)
         if self.automatic and not self.checkpointed:
@@ -91,8 +91,7 @@ class Passes:
             return False
         return True
 
-    def _together(self, sets: Sequence["JudgedSet"]) -> int:
-        most = max(len(judged.members) for judged in sets)
+    def _together(self, most: int) -> int:
         return min(self.per_pass or most, most)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from d3po_core.training.adapter import ADAPTERS, Adapter
-from d3po_core.training.loop import SHIFT_OF_LEASH, Settings, Trainer
+from d3po_core.training.learner import SHIFT_OF_LEASH
+from d3po_core.training.loop import Settings, Trainer
 from tests.core.gradients import still
 from tests.core.rounds import same
 

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.training.adapter import Adapter
-from d3po_core.training.loop import Example, NonFiniteLoss, Settings, Trainer
+from d3po_core.training.learner import NonFiniteLoss
+from d3po_core.training.loop import Example, Settings, Trainer
 from tests.core.gradients import overall
 
 PAIRS = (((0, 1), (0, 2), (2, 1)), ((1, 0),), ((0, 1), (0, 2)))
