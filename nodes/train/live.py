@@ -1,6 +1,6 @@
 """What the page is told of a train step while it learns, and its button that ends the learning.
 
-Browsers are told "d3po.learning" after each update, and once more when it has ended:
+Browsers are told "d3po.learning" after updates, at most every PACE seconds, and once more when it has ended:
 
     {"prompt_id", "node", "workflow", "stage": one of STAGES, "words", "curves": {metric: [number or null]}}
 
@@ -34,6 +34,7 @@ SHOWN = (
     LEASH,
 )
 MOST_POINTS = 100  # of a curve
+PACE = 0.5  # seconds between two drawings of the curves: a page that draws more often becomes slow to use
 
 _lock = threading.Lock()
 _learning = {}  # (prompt id, execution id of the node) -> Live
@@ -46,6 +47,7 @@ class Live:
         context = get_executing_context()
         self.about = {"prompt_id": context.prompt_id, "node": context.node_id, "workflow": workflow}
         self.leash, self.total, self.resumed, self.enough, self.history = leash, 0, 0, False, []
+        self.told = -math.inf
 
     @property
     def key(self):
@@ -56,9 +58,11 @@ class Live:
         self.total, self.resumed, self.began = total, resumed, time.monotonic()
 
     def updated(self, history):
-        """Tell of the last update; history are the metrics of all."""
+        """Tell of the last update, where its time has come; history are the metrics of all."""
         self.history = history
-        self.tell(LEARNING)
+        if time.monotonic() - self.told >= PACE or len(history) == self.total:
+            self.told = time.monotonic()
+            self.tell(LEARNING)
 
     def tell(self, stage):
         event = {"stage": stage, "words": self.words(stage), "curves": self.curves()}

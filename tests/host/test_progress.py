@@ -1,6 +1,7 @@
 """What a browser sees while the pack's nodes work."""
 
 import json
+import time
 import urllib.error
 
 from tests.host.graphs import TEXT, found, judged, probe, recording, trained, watch, with_prompts
@@ -34,15 +35,19 @@ def learning(seen):
 
 
 def test_the_train_step_tells_its_progress_and_its_curves_to_the_end(host):
-    entry, seen = watch(host, trained(dict(epochs=4), seed=91, steps=4))
+    began = time.monotonic()
+    entry, seen = watch(host, trained(dict(epochs=8), seed=91, steps=4))
     values, told = progress(seen, "train"), learning(seen)
+    assert len(told) - 3 <= 2 * (time.monotonic() - began)  # twice a second, and the first and the last two
     assert grows(values) and values[-1][0] == values[-1][1]
     losses = found(entry, "losses")
     updates = len(losses["margin"])
-    assert [one["stage"] for one in told] == ["learning"] * updates + ["done"]
+    assert [one["stage"] for one in told] == ["learning"] * (len(told) - 1) + ["done"]
     assert told[0]["words"].startswith(f"update 1 of {updates}, ") and told[0]["words"].endswith(" left")
-    assert told[updates - 1]["words"] == f"update {updates} of {updates}"
-    for number, one in enumerate(told[:-1], 1):
+    assert told[-2]["words"] == f"update {updates} of {updates}"
+    lengths = [len(one["curves"]["margin"]) for one in told]
+    assert lengths == sorted(lengths) and lengths[0] == 1 and lengths[-2:] == [updates, updates]
+    for number, one in zip(lengths, told):
         assert one["node"] == "train"
         for name in ("margin", "implicit accuracy"):
             assert one["curves"][name] == losses[name.replace(" ", "_")][:number]
