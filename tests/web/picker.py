@@ -6,6 +6,8 @@ from urllib.parse import parse_qs, urlparse
 
 VIEWPORT = {"width": 1500, "height": 1000}
 READY = "() => window.app?.extensionManager && window.app.canvas && window.app.graph"
+# the host's own animations while a run goes on, which drawn by the processor take up to half of it
+STILL = ".animate-pulse, .animate-spin { animation: none !important }"
 BLANK = {"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 BUILD = """async ({blank, seed, candidates, sets, size, properties, values}) => {
   await app.loadGraphData(blank)
@@ -65,6 +67,7 @@ def wait_until_ready(page):
     page.wait_for_function(
         "() => app.extensionManager.workflow.activeWorkflow?.changeTracker", timeout=60_000
     )
+    page.add_style_tag(content=STILL)
 
 
 def set_setting(page, name, value):
