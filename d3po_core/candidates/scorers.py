@@ -1,7 +1,8 @@
 """Scorers: what judges finished pictures, whatever it is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,15 @@ class Scorer:
     name            in words
     judge           judge(images, the prompt's text or None) -> N numbers
     differentiable  whether gradients flow from the numbers to the images
+    prepare         prepare(prompts' texts) -> the models that the host is to hold beside the one that learns
+                    from this scorer; asked before that is loaded, and raises ValueError for texts that will
+                    not do
     """
 
     name: str
     judge: Callable[[Tensor, str | None], Tensor]
     differentiable: bool = False
+    prepare: Callable[[Sequence[str | None]], Sequence[Any]] = lambda prompts: ()
 
     def __call__(self, images: Tensor, prompt: str | None = None) -> Tensor:
         """[N] float32. Raises WrongNumber, naming the scorer, for more or fewer."""
