@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .clip_scorers import D3POAestheticScorer, D3POCLIPScorer
 from .comparing import D3POCompare, D3POWinRate
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
@@ -15,7 +16,7 @@ from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
-from .scorers import D3POObjectiveScorer
+from .scorers import D3POObjectiveScorer, D3PORuleScorer
 from .scores import D3POScorePreference
 from .taste import D3POTastePreference
 from .train.rewards import D3PORewardTrainStep
@@ -34,6 +35,9 @@ class D3POExtension(ComfyExtension):
             D3POObjectivePreference,
             D3POScorePreference,
             D3POObjectiveScorer,
+            D3POCLIPScorer,
+            D3POAestheticScorer,
+            D3PORuleScorer,
             D3POTastePreference,
             D3POTrainStep,
             D3POTrainSettings,

@@ -16,6 +16,13 @@ TASTE = "taste"  # source of Preferences that nobody looked at: judged as the pi
 SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of the run whose LoRA is on it
 
 
+def scorer_output():
+    return ScorerType.Output(
+        display_name="scorer",
+        tooltip="Wire to D3PO Reward Train Step, or to a score of D3PO Score Preference.",
+    )
+
+
 @dataclass
 class TrainingState:
     """All that training needs to go on from a LoRA exactly where it stopped.

@@ -91,8 +91,8 @@ class _Reader:
         if isinstance(node, ast.Name):
             return self.name(node)
         if isinstance(node, ast.Constant):
-            number = torch.tensor(self.number(node, LARGEST))
-            return lambda scores: number
+            number = self.number(node, LARGEST)
+            return lambda scores: torch.tensor(number)  # made anew: one of inference mode has no gradients
         function, inner = self.operation(node)
         terms = [self.read(each, depth + 1) for each in inner]
         return lambda scores: function(*(term(scores) for term in terms))

@@ -1,6 +1,7 @@
 """The seam to ComfyUI: names of what it computes, recording its sampling, and denoisers to train through
 inside it."""
 
+from .clip import ImageEncoder, TextEncoder
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .decoding import decoding
 from .names import (
@@ -23,6 +24,8 @@ __all__ = [
     "SAMPLERS",
     "EMPTY_NEGATIVE",
     "Conditioning",
+    "ImageEncoder",
+    "TextEncoder",
     "carry",
     "clean_candidates",
     "conditioning_of",

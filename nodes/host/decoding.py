@@ -4,15 +4,17 @@ from contextlib import contextmanager
 
 
 class Decoding:
-    """A VAE beside a MODEL: `beside` is the MODEL with which the host loads it, and `decode(latents)` gives
-    images [n, H, W, 3] in 0...1, with gradients, of latents [n, C, H, W] in the model's own space."""
+    """A VAE beside a MODEL: `beside` is the MODEL with which the host loads it and further models, and
+    `decode(latents)` gives images [n, H, W, 3] in 0...1, with gradients, of latents [n, C, H, W] in the
+    model's own space."""
 
-    def __init__(self, model, vae):
+    def __init__(self, model, vae, further=()):
         self.vae, self.patcher, self.latents = vae, vae.patcher, model.model
         if self.patcher.is_dynamic():  # weights that come and go by page cannot be held for a backward pass
             self.patcher = self.patcher.clone(disable_dynamic=True, force_deepcopy=True)
+        self.patchers = list(dict.fromkeys([self.patcher, *further]))
         self.beside = model.clone()
-        self.beside.set_additional_models("d3po_vae", [self.patcher])
+        self.beside.set_additional_models("d3po_decoding", self.patchers)
 
     def decode(self, latents):
         latents = self.latents.process_latent_out(latents).to(self.patcher.load_device, self.vae.vae_dtype)
@@ -23,10 +25,16 @@ class Decoding:
 
 
 @contextmanager
-def decoding(model, vae):
-    """The Decoding of a VAE, whose weights get no gradients of their own meanwhile."""
-    own = Decoding(model, vae)
-    weights = {p: p.requires_grad for p in own.patcher.model.parameters() if not p.is_inference()}
+def decoding(model, vae, further=()):
+    """The Decoding of a VAE. Its weights and those of the further models get no gradients of their own
+    meanwhile."""
+    own = Decoding(model, vae, further)
+    weights = {
+        p: p.requires_grad
+        for patcher in own.patchers
+        for p in patcher.model.parameters()
+        if not p.is_inference()
+    }
     try:
         for parameter in weights:
             parameter.requires_grad_(False)

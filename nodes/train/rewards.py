@@ -64,7 +64,7 @@ class D3PORewardTrainStep(io.ComfyNode):
         sigmas = sigmas_of(model, one["steps"], one["scheduler"], 1.0)
         plan = Round(recipe, settings, shape, sigmas, scorer, second, one["leash"], texts)
         page = workflow_id(cls.hidden.extra_pnginfo)
-        with host.decoding(model, one["vae"]) as decoding:
+        with host.decoding(model, one["vae"], prepared(scorer, second, texts)) as decoding:
             out = host.train_inside(
                 decoding.beside,
                 prompts,
@@ -227,6 +227,17 @@ def require_gradient(scorer):
             f"scorer: {scorer.name} has no gradient to follow. Wire it to D3PO Score Preference, and train "
             "on its preferences"
         )
+
+
+def prepared(scorer, second, texts):
+    """The models that the scorers judge by. Raises ValueError, naming the input, where one cannot."""
+    models = []
+    for name, each in {"scorer": scorer, "second_scorer": second}.items():
+        try:
+            models += each.prepare(texts) if each else ()
+        except ValueError as error:
+            raise ValueError(f"{name}: {each.name}: {error}") from error
+    return models
 
 
 def prompt_of(model, name, cfg, positive, negative, latent):

@@ -18,6 +18,9 @@ NODES = [
     "D3POObjectivePreference",
     "D3POScorePreference",
     "D3POObjectiveScorer",
+    "D3POCLIPScorer",
+    "D3POAestheticScorer",
+    "D3PORuleScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
     "D3PORewardTrainStep",
@@ -43,6 +46,7 @@ NODES = [
 SOCKETS = {
     "MODEL",
     "CLIP",
+    "CLIP_VISION",
     "VAE",
     "CONDITIONING",
     "LATENT",

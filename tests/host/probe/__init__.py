@@ -16,6 +16,7 @@ from server import PromptServer
 
 from .adapters import AdapterMerge, ForeignLora
 from .candidates import Candidates, Scorer
+from .clips import ProbeScorer, ProbeTwin, SmallCLIP
 from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
 from .families import Family, Inpainting
@@ -342,6 +343,9 @@ NODE_CLASS_MAPPINGS = {
         ForeignLora,
         Candidates,
         Scorer,
+        SmallCLIP,
+        ProbeScorer,
+        ProbeTwin,
         Family,
         Shapes,
         Inpainting,
