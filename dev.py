@@ -45,7 +45,7 @@ def serve(arguments) -> int:
 
 def test(arguments) -> int:
     set_up_web_checks()
-    everything = ["tests", "-n", 2]  # each worker has a host of its own
+    everything = ["tests", "-n", 2, "--dist", "loadgroup"]  # each worker has a host of its own
     # what tests compute is so small that threads wait for one another
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return run(PYTHON, "-m", "pytest", *(arguments or everything), cwd=ROOT, env=environment)

@@ -72,8 +72,10 @@ def test_what_is_left_of_an_update_is_its_share(toy, kind, share):
             torch.testing.assert_close(magnitude.detach(), norm * (1 + 0.5 * share))
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
-@pytest.mark.parametrize("reference", ["base", "round start"])
+@pytest.mark.parametrize(
+    "kind, reference",
+    [*((kind, "base") for kind in ADAPTERS), ("LoRA", "round start"), ("DoRA", "round start")],
+)
 def test_predictions_move_no_further_than_the_leash_is_long(toy, setup, reference, kind):
     limit, furthest = 0.001, {}
     for length in (0.0, (limit / SHIFT_OF_LEASH) ** 0.5):

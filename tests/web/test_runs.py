@@ -218,30 +218,50 @@ def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
     assert len(picker.value) == 2
 
 
-@pytest.mark.parametrize("when_missing", ["stop here", "wait"])
-def test_a_reload_half_way_loses_nothing(host, new_page, when_missing):
-    page = new_page()
-    picker = Picker.build(page, host, candidates=4, when_missing=when_missing)
+def half_way(page, host, **options):
+    """A picker that three of six pairs are judged in."""
+    picker = Picker.build(page, host, candidates=4, **options)
     page.wait_for_function("""() => Object.entries(localStorage).some(([key, text]) =>
         key.startsWith("Comfy.Workflow.Draft.") && text.includes("D3POPairPreference"))""")
-    before = history(host)
-    picker.run(wait=when_missing == "stop here")
+    picker.run(wait="when_missing" not in options)
     picker.focus()
     for _ in range(3):
         picker.question()
         picker.press("1")
-    done = picker.value
-    page.reload()  # at once: the last answer is a moment old
-    wait_until_ready(page)
+    return picker
+
+
+def reloaded(picker):
+    picker.page.reload()
+    wait_until_ready(picker.page)
     picker.until(lambda: picker.js("(node) => Boolean(node?.d3po)"))
+
+
+def test_a_reload_half_way_loses_nothing_of_a_run_that_waits(host, new_page):
+    before = history(host)
+    picker = half_way(new_page(), host, when_missing="wait")
+    done = picker.value
+    reloaded(picker)  # at once: the last answer is a moment old
     picker.question()
-    assert picker.value == done and "3 done, 3 to do" in picker.text
-    assert ("waits" in picker.text) == (when_missing == "wait")
+    assert picker.value == done and "3 done, 3 to do" in picker.text and "waits" in picker.text
     picker.focus()
     picker.answer_as(by_number)
-    if when_missing == "stop here":
-        before = history(host)
-        picker.click("continue")
+    assert outputs(picker.next_run(before), picker.others["preview"])["images"]
+
+
+def test_a_restart_of_the_server_and_a_reload_half_way_cost_no_answer(host, new_page):
+    picker = half_way(new_page(), host, size=55)
+    done = picker.value
+    host.restart()
+    reloaded(picker)
+    assert picker.value == done and picker.kind == "empty"
+    picker.run()
+    picker.question()
+    assert "3 done, 3 to do" in picker.text and "waits" not in picker.text
+    picker.focus()
+    picker.answer_as(by_number)
+    before = history(host)
+    picker.click("continue")
     assert outputs(picker.next_run(before), picker.others["preview"])["images"]
 
 
@@ -279,24 +299,6 @@ def test_a_browser_that_was_closed_finds_the_wait_again(picker, host, page, new_
     two.focus()
     two.press("2")
     assert outputs(two.next_run(before), two.others["preview"])["images"]
-
-
-def test_a_restart_of_the_server_costs_no_answer(host, new_page):
-    page = new_page()
-    picker = Picker.build(page, host, candidates=3, size=55)
-    picker.run()
-    picker.focus()
-    picker.question()
-    picker.press("1")
-    done = picker.value
-    host.restart()
-    page.reload()
-    wait_until_ready(page)
-    picker.until(lambda: picker.js("(node) => Boolean(node?.d3po)"))
-    assert picker.value == done and picker.kind == "empty"
-    picker.run()
-    picker.question()
-    assert "1 done, 2 to do" in picker.text
 
 
 def test_images_that_are_gone_are_told_and_come_back(picker, host, page):

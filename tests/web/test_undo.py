@@ -37,6 +37,7 @@ def press(page, node, renderer):
 
 
 @pytest.mark.frontend
+@pytest.mark.parametrize("renderer", ["nodes 2.0"])  # that it can be pressed in both is shown below
 def test_the_button_takes_the_last_round_back_and_says_how_to_have_it_again(page, host, renderer):
     run = unique("spoiled")
     for seed in (1, 2):

@@ -102,6 +102,7 @@ def test_what_other_nodes_warn_of_is_told_too(step, told, kind):
     assert toasts.count() == 1 and step.js(widgets) == before
 
 
+@pytest.mark.parametrize("renderer", ["nodes 2.0"])  # that marks are drawn in both is shown above
 def test_a_real_run_warns_and_its_mark_stays_over_one_from_the_cache_another_workflow_and_an_undo(step, host):
     """Ratios clamped this tightly are all at the clamp after an update or two."""
     training = dict(method="D3PO", learning_rate=3e-3, weighting="paper", clip=0.01, epochs=8)
