@@ -18,6 +18,7 @@ from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
 from .scorers import D3POObjectiveScorer, D3PORuleScorer
 from .scores import D3POScorePreference
+from .search import D3POBestOfN, D3PONoiseSearch
 from .taste import D3POTastePreference
 from .train.rewards import D3PORewardTrainStep
 from .train.settings import D3POTrainSettings
@@ -59,4 +60,6 @@ class D3POExtension(ComfyExtension):
             D3POImplicitAccuracy,
             D3POCompare,
             D3POWinRate,
+            D3POBestOfN,
+            D3PONoiseSearch,
         ]

@@ -13,7 +13,9 @@ const REPORTERS = [
   "D3POLoadSets",
   "D3POLoadPreferences",
   "D3POEncodePairs",
-  "D3POTastePreference"
+  "D3POTastePreference",
+  "D3POBestOfN",
+  "D3PONoiseSearch"
 ]
 const NAME = "report"
 const LEAST_HEIGHT = 90 // of the text

@@ -16,7 +16,7 @@ from .names import (
 )
 from .patches import require_plain, require_repeatable, require_steps
 from .recording import clean_candidates, finished, mask_of, record, to_sample
-from .samplers import EULER_ANCESTRAL, SAMPLERS, is_flow, sampler_problem
+from .samplers import EULER_ANCESTRAL, SAMPLERS, goes_together, is_flow, sampler_problem
 from .session import evaluate_inside, largest_pass, train_inside
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate_inside",
     "fingerprint",
     "finished",
+    "goes_together",
     "is_empty_text",
     "is_flow",
     "largest_pass",

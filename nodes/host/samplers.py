@@ -88,6 +88,8 @@ REFUSED = {
         "dpmpp_3m_sde_gpu", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "er_sde",
         "sa_solver", "sa_solver_pece"),
 }  # fmt: skip
+BY_ALL = "dpm_adaptive"  # chooses its steps by all pictures that are sampled together
+TOGETHER = {*REFUSED[DETERMINISTIC]} - {BY_ALL}
 WHY = {name: reason for reason, names in REFUSED.items() for name in names}
 
 
@@ -102,6 +104,11 @@ def sampler_problem(name):
         f"them. Pictures that were made with {name} can be learned from by D3PO Import Preferences and D3PO "
         "Encode Image Pairs."
     )
+
+
+def goes_together(name):
+    """Whether a sampler makes the same of a noise beside others as alone, to rounding."""
+    return name in TOGETHER
 
 
 def kernel_for(model, name, eta, sigmas):

@@ -42,6 +42,8 @@ NODES = [
     "D3POImportPreferences",
     "D3POExportPreferences",
     "D3POEncodePairs",
+    "D3POBestOfN",
+    "D3PONoiseSearch",
 ]
 SOCKETS = {
     "MODEL",

@@ -26,6 +26,7 @@ from .masks import ProbeMasked, ProbePictures
 from .naming import Lora, fingerprints, policies, training
 from .samplers import SharedNoise, replayed, ways
 from .shapes import Shapes
+from .values import ProbeValue
 
 
 class ProbeModel(Probe):
@@ -337,6 +338,7 @@ NODE_CLASS_MAPPINGS = {
         ProbePreferences,
         ProbeLatent,
         ProbeLossMap,
+        ProbeValue,
         SharedNoise,
         SpoilTrajectory,
         TrapModel,

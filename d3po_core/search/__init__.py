@@ -1,0 +1,1 @@
+"""Better pictures without training: a search among the noises that they are sampled from."""
