@@ -9,6 +9,7 @@ from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, 
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
 from .judging import D3POObjectivePreference
+from .learned_scorers import D3POImplicitScorer, D3POTasteScorer
 from .library import D3POLoadRun, D3POSaveRun
 from .lora_export import D3POSaveLoRA
 from .manage_runs import D3POManageRuns
@@ -62,4 +63,6 @@ class D3POExtension(ComfyExtension):
             D3POWinRate,
             D3POBestOfN,
             D3PONoiseSearch,
+            D3POTasteScorer,
+            D3POImplicitScorer,
         ]

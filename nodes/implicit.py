@@ -115,12 +115,7 @@ class D3POImplicitReward(io.ComfyNode):
     @classmethod
     def execute(cls, model, tuned, vae, positive, images, draws, seed, beta):
         base = require_tuned(model, tuned)
-        # without guidance nothing is asked of the negative prompt, but the host wants one
-        conditioning = host.Conditioning(positive, positive, 1.0, torch.zeros(1, 1, 1, 1), 0)
-        # one by one: to a video model's VAE several images are a video
-        latents = torch.cat([vae.encode(image[None, ..., :3]) for image in images])
-        clean = host.clean_candidates(model, latents, "images", base, conditioning)
-        require_same_model(model, base, [clean], "vae")
+        clean = encoded(model, vae, positive, images, base)
         (rewards,) = measure(model, tuned, [clean], draws, seed, beta)
         mean = rewards.mean(0)
         order = mean.argsort(descending=True, stable=True)
@@ -295,6 +290,18 @@ def require_tuned(model, tuned):
             f"{host.sampling_name(model)}. Put the same ModelSampling node before both"
         )
     return base
+
+
+def encoded(model, vae, positive, images, base):
+    """Images [N, H, W, 3] of any making as CleanCandidates of a prompt. Raises ValueError for a VAE of
+    another kind of model."""
+    # without guidance nothing is asked of the negative prompt, but the host wants one
+    conditioning = host.Conditioning(positive, positive, 1.0, torch.zeros(1, 1, 1, 1), 0)
+    # one by one: to a video model's VAE several images are a video
+    latents = torch.cat([vae.encode(image[None, ..., :3]) for image in images])
+    clean = host.clean_candidates(model, latents, "images", base, conditioning)
+    require_same_model(model, base, [clean], "vae")
+    return clean
 
 
 def measure(model, tuned, sets, draws, seed, beta=implicit.BETA):

@@ -1,5 +1,7 @@
 """The picks so far as a judge of further candidates."""
 
+from typing import NamedTuple
+
 import comfy.utils
 from comfy_api.latest import io
 
@@ -69,36 +71,60 @@ class D3POTastePreference(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preferences, trajectory, dataset=(None,)):
-        model, left_out = model[0], []
-        earlier = earlier_picks(model, preferences, dataset[0], left_out)
-        preferences = [*earlier, *preferences]
-        judged = [p for p in preferences if len(set(p.rewards.values())) > 1]
-        if not judged:
+        model = model[0]
+        picks = picks_in(model, preferences, dataset[0])
+        if not picks.judged:
             text = "There is no preference to learn a taste from yet"
-            return io.NodeOutput(preferences, 0.5, text, ui={"text": [text]})
+            return io.NodeOutput(picks.all, 0.5, text, ui={"text": [text]})
         if any(isinstance(candidates, ImageSet) for candidates in trajectory):
             raise ValueError(
                 "trajectory: these candidates are images alone, and this judge looks at recorded ones"
             )
-        sets = [p.candidates for p in judged]
-        base = host.fingerprint(model)
-        require_same_model(model, base, sets)
-        require_same_model(model, base, trajectory, "trajectory")
-        seen = look(model, [*sets, *trajectory])
-        taste = learned(seen[: len(sets)], [p.rewards for p in judged])
+        taste, seen, _ = taste_of(model, picks, trajectory)
         more = [
             Preferences(candidates, best_over_worst(taste.scores(own)), source=TASTE)
-            for candidates, own in zip(trajectory, seen[len(sets) :])
+            for candidates, own in zip(trajectory, seen)
             if taste.trusted
         ]
-        accuracy = taste.accuracy.share if taste.accuracy else 0.5
-        text = told("\n".join(report(taste, judged, len(earlier), len(trajectory))), left_out)
+        text = told("\n".join([*report(taste, picks), judged_report(taste, len(trajectory))]), picks.left_out)
         return io.NodeOutput(
-            [*(map(clearest, preferences) if taste.trusted else preferences), *more],
-            accuracy,
+            [*(map(clearest, picks.all) if taste.trusted else picks.all), *more],
+            accuracy(taste),
             text,
-            ui={"text": [text], "figures": [as_data({"accuracy": accuracy, "judged": len(more)})]},
+            ui={"text": [text], "figures": [as_data({"accuracy": accuracy(taste), "judged": len(more)})]},
         )
+
+
+class Picks(NamedTuple):
+    """all       Preferences, the earlier ones first
+    judged    those of them in which something is preferred
+    earlier   how many are from a dataset
+    left_out  what is wrong with damaged ones
+    """
+
+    all: list
+    judged: list
+    earlier: int
+    left_out: list
+
+
+def picks_in(model, preferences, dataset):
+    """The Picks to learn a taste from: preferences, and the earlier ones of a dataset."""
+    left_out = []
+    earlier = earlier_picks(model, preferences, dataset, left_out)
+    every = [*earlier, *preferences]
+    return Picks(every, [p for p in every if len(set(p.rewards.values())) > 1], len(earlier), left_out)
+
+
+def taste_of(model, picks, further=()):
+    """(the Taste that is learned from Picks, the features of each set of a trajectory besides, the places
+    that all of these were seen at)."""
+    sets, base = [p.candidates for p in picks.judged], host.fingerprint(model)
+    require_same_model(model, base, sets)
+    require_same_model(model, base, further, "trajectory")
+    seen, places = look(model, [*sets, *further])
+    taste = learned(seen[: len(sets)], [p.rewards for p in picks.judged])
+    return taste, seen[len(sets) :], places
 
 
 def earlier_picks(model, preferences, dataset, left_out):
@@ -113,24 +139,30 @@ def earlier_picks(model, preferences, dataset, left_out):
         return preferences_in(dataset.name, store, rows, dataset.annotator, JOININGS[0], 0, left_out)
 
 
-def look(model, sets):
-    """Each set's features."""
+def look(model, sets, places=()):
+    """(each set's features, the places that they were seen at). Given, those are looked at."""
     bar = comfy.utils.ProgressBar(len(sets))
 
     def work(session):
-        eye = Eye(session.network, session.device, PER_PASS)
+        eye = Eye(session.network, session.device, PER_PASS, places)
+        seen = []
         for candidates in sets:
             images = host.finished(model, candidates)
-            yield eye.features(images, session.denoiser(images))
+            seen.append(eye.features(images, session.denoiser(images)))
             bar.update(1)
+        return seen, eye.places
 
-    return host.evaluate_inside(model, sets, lambda session: list(work(session)), PER_PASS)
+    return host.evaluate_inside(model, sets, work, PER_PASS)
 
 
-def report(taste, judged, earlier, further):
-    candidates = sum(len(p.rewards) for p in judged)
-    before = f", {earlier} of them judged earlier" if earlier else ""
-    yield f"learned from {candidates} judged candidates in {len(judged)} sets{before}"
+def accuracy(taste):
+    return taste.accuracy.share if taste.accuracy else 0.5
+
+
+def report(taste, picks):
+    candidates = sum(len(p.rewards) for p in picks.judged)
+    before = f", {picks.earlier} of them judged earlier" if picks.earlier else ""
+    yield f"learned from {candidates} judged candidates in {len(picks.judged)} sets{before}"
     if taste.accuracy is None:
         yield "One set cannot tell whether a taste holds for another: judge more sets"
     else:
@@ -139,10 +171,12 @@ def report(taste, judged, earlier, further):
             f"tells the preferred of two unseen candidates in {taste.accuracy.share:.0%} of cases (95% "
             f"interval {low:.0%} to {high:.0%})"
         )
+
+
+def judged_report(taste, further):
     if taste.trusted:
-        yield f"{further} further sets are judged by it"
-    else:
-        yield (
-            "That is not beyond chance, so further candidates were left unjudged and training gets your "
-            "picks alone. More picks, or clearer ones, make it surer"
-        )
+        return f"{further} further sets are judged by it"
+    return (
+        "That is not beyond chance, so further candidates were left unjudged and training gets your "
+        "picks alone. More picks, or clearer ones, make it surer"
+    )

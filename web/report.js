@@ -15,7 +15,8 @@ const REPORTERS = [
   "D3POEncodePairs",
   "D3POTastePreference",
   "D3POBestOfN",
-  "D3PONoiseSearch"
+  "D3PONoiseSearch",
+  "D3POTasteScorer"
 ]
 const NAME = "report"
 const LEAST_HEIGHT = 90 // of the text

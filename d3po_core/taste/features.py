@@ -29,13 +29,20 @@ class Eye:
 
     network   as denoise runs it
     per_pass  how many candidates go through it together
+    places    of the blocks, as another Eye on such a network has found them
 
-    The first images that it sees say which blocks these are; it sees all others by the same.
+    Without places the first images that it sees say which blocks these are; it sees all others by the same.
     """
 
-    def __init__(self, network: Module, device: Device = "cpu", per_pass: int = 4) -> None:
+    def __init__(
+        self,
+        network: Module,
+        device: Device = "cpu",
+        per_pass: int = 4,
+        places: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.network, self.device, self.per_pass = network, device, per_pass
-        self.places: list[tuple[int, int]] = []
+        self.places = [*places]
 
     def features(
         self, images: CleanCandidates, denoise: Denoise, latents: Tensor | None = None

@@ -29,6 +29,7 @@ Features = Sequence[Tensor]  # parts, [N, F] each
 @dataclass(frozen=True)
 class Taste:
     """scales   of each part, [F]: what its features differ from their mean by, among candidates of a set
+    origin   of each part, [F]: the mean of its features over all candidates learned from
     known    of each part, [candidates learned from, F], centred and scaled
     weights  [candidates learned from] float64
     accuracy how often it tells the better of a pair of a set that it was not shown, with an interval; None
@@ -37,6 +38,7 @@ class Taste:
     """
 
     scales: list[Tensor]
+    origin: list[Tensor]
     known: list[Tensor]
     weights: Tensor
     accuracy: implicit.Accuracy | None = None
@@ -50,6 +52,16 @@ class Taste:
     def scores(self, features: Features) -> Tensor:
         """How much each candidate of one set is liked, [N] float64; their mean is 0."""
         parts = [(part - part.mean(0)) / by for part, by in zip(features, self.scales, strict=True)]
+        liked: Tensor = kernel(parts, self.known) @ self.weights
+        return liked
+
+    def liking(self, features: Features) -> Tensor:
+        """How much each of any images is liked, whatever they are judged beside, [N] float64: 0 is as much as
+        the candidates learned from are on average, 1 a standard deviation among those of a set more. Within a
+        set it differs as `scores` do."""
+        parts = [
+            (part - mean) / by for part, mean, by in zip(features, self.origin, self.scales, strict=True)
+        ]
         liked: Tensor = kernel(parts, self.known) @ self.weights
         return liked
 
@@ -72,10 +84,11 @@ def learned(sets: Sequence[Features], rewards: Sequence[dict[int, float]]) -> Ta
     centred = [[part - part.mean(0) for part in features] for features, _ in judged]
     parts = [torch.cat(of_part) for of_part in zip(*centred)]
     scales = [scale(part) for part in parts]
+    origin = [torch.cat(of_part).mean(0) for of_part in zip(*(features for features, _ in judged))]
     known = [part / by for part, by in zip(parts, scales)]
     gram, target = kernel(known, known), torch.cat(targets)
     of_set = torch.cat([torch.full((len(values),), i) for i, values in enumerate(targets)])
-    taste = Taste(scales, known, solved(gram, target))
+    taste = Taste(scales, origin, known, solved(gram, target))
     if len(judged) == 1:
         return taste
     guesses = unseen(gram, of_set)

@@ -69,6 +69,18 @@ def test_scores_are_those_of_ridge_regression_on_all_features(sets):
     np.testing.assert_allclose(taste.scores(new), primal(known, rewards, new), atol=1e-5)
 
 
+def test_what_is_liked_of_any_images_differs_as_scores_of_a_set_and_not_by_what_else_is_asked():
+    known, rewards = made(4)
+    (new,), _ = made(1, candidates=6, seed=1)
+    taste = learned(known, rewards)
+    liking = taste.liking(new)
+    torch.testing.assert_close(liking - liking.mean(), taste.scores(new), rtol=0, atol=1e-5)
+    apart = torch.cat([taste.liking([part[i : i + 1] for part in new]) for i in range(6)])
+    torch.testing.assert_close(apart, liking, rtol=0, atol=1e-6)
+    every = torch.cat([taste.liking(parts) for parts in known])
+    assert abs(float(every.mean())) < 1e-5 and liking.std() > 0.1
+
+
 def test_it_tells_what_it_was_not_shown_and_knows_how_well():
     known, rewards = made(12, noise=1.0)
     taste = learned(known, rewards)
@@ -269,6 +281,7 @@ def test_all_sets_are_seen_by_the_blocks_that_tell_the_first_apart(images):
     tall = replace(images, latents=images.latents[..., :2].repeat(1, 1, 2, 1))
     assert [part.shape for part in eye.features(tall, net)] == [part.shape for part in first]
     assert len(Eye(net).features(tall, net)) == len(first) - 2
+    assert len(Eye(net, places=eye.places).features(tall, net)) == len(first)
 
 
 def test_of_many_blocks_some_are_looked_at(images):

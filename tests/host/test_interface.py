@@ -44,6 +44,8 @@ NODES = [
     "D3POEncodePairs",
     "D3POBestOfN",
     "D3PONoiseSearch",
+    "D3POTasteScorer",
+    "D3POImplicitScorer",
 ]
 SOCKETS = {
     "MODEL",
