@@ -6,6 +6,7 @@ from typing_extensions import override
 from .clip_scorers import D3POAestheticScorer, D3POCLIPScorer
 from .comparing import D3POCompare, D3POWinRate
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset
+from .doodl import D3PODOODL
 from .exchange import D3POEncodePairs, D3POExportPreferences, D3POImportPreferences
 from .implicit import D3POImplicitAccuracy, D3POImplicitPreference, D3POImplicitReward
 from .judging import D3POObjectivePreference
@@ -63,6 +64,7 @@ class D3POExtension(ComfyExtension):
             D3POWinRate,
             D3POBestOfN,
             D3PONoiseSearch,
+            D3PODOODL,
             D3POTasteScorer,
             D3POImplicitScorer,
         ]

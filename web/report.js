@@ -16,6 +16,7 @@ const REPORTERS = [
   "D3POTastePreference",
   "D3POBestOfN",
   "D3PONoiseSearch",
+  "D3PODOODL",
   "D3POTasteScorer"
 ]
 const NAME = "report"

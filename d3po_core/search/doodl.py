@@ -11,8 +11,8 @@ MOMENTUM = 0.9  # the paper's
 
 
 class Look(NamedTuple):
-    """A picture of some noise: its score, what was made, and gradient(), of the score by the noise, which
-    takes as long as sampling and more."""
+    """A picture of some noise: its score, what was made, and gradient(), of the score by the noise but for
+    its size, which takes as long as sampling and more."""
 
     score: float
     made: Any

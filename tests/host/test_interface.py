@@ -44,6 +44,7 @@ NODES = [
     "D3POEncodePairs",
     "D3POBestOfN",
     "D3PONoiseSearch",
+    "D3PODOODL",
     "D3POTasteScorer",
     "D3POImplicitScorer",
 ]

@@ -1,0 +1,208 @@
+"""A picture's initial noise, led along a score's gradient."""
+
+from typing import NamedTuple
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..d3po_core.search import edict
+from ..d3po_core.search.doodl import Look, ascended
+from . import host
+from .host.conditioning import AS_RECORDED
+from .pictures import prompt_input, seed_input, text_of, wires
+from .sampling import sigmas_of
+from .search import FoundNoise
+from .train.rewards import prepared, prompt_of
+from .types import CATEGORY
+
+
+class D3PODOODL(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="D3PODOODL",
+            display_name="D3PO DOODL",
+            category=CATEGORY,
+            search_aliases=["noise optimization", "classifier guidance", "edict", "latent optimization"],
+            description="Makes one picture of a prompt and changes its initial noise along a scorer's "
+            "gradient, so that it scores higher (DOODL, arXiv 2303.13703). It samples by EDICT, whose steps "
+            "can be undone, so memory does not grow with the steps. Nothing is trained.",
+            inputs=[
+                *wires("What the picture is to score higher by. It must have a gradient."),
+                seed_input("Decides the noise that it begins with, as in KSampler."),
+                *sampling(),
+                io.Int.Input(
+                    "updates",
+                    default=15,
+                    min=1,
+                    max=1000,
+                    tooltip="How often the noise is changed. Each takes about four times as long as sampling "
+                    "by euler, and more for the gradient.",
+                ),
+                io.Float.Input(
+                    "step",
+                    default=0.05,
+                    min=0.001,
+                    max=1.0,
+                    step=0.005,
+                    round=False,
+                    tooltip="How far an update goes, as a share of the noise. Small steps keep the picture.",
+                ),
+                prompt_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The best picture on the way."),
+                io.Image.Output(display_name="before", tooltip="The picture of the seed, by EDICT as well."),
+                io.Latent.Output(display_name="latent", tooltip="The best picture as a latent."),
+                io.Noise.Output(
+                    display_name="noise",
+                    tooltip="Its noise, for SamplerCustomAdvanced: other deterministic samplers make nearly "
+                    "the same of it.",
+                ),
+                io.Float.Output(display_name="score", tooltip="Its score, in the scorer's unit."),
+                io.Float.Output(
+                    display_name="history",
+                    is_output_list=True,
+                    tooltip="The score before the first update, and after each.",
+                ),
+                io.String.Output(display_name="report", tooltip="What was gained, in words."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        scorer,
+        positive,
+        negative,
+        latent_image,
+        seed,
+        steps,
+        cfg,
+        scheduler,
+        updates,
+        step,
+        prompt=None,
+    ):
+        require_fit(model, scorer)
+        candidates = prompt_of(model, "picture", cfg, positive, negative, latent_image)
+        text, sigmas = text_of(cls, prompt), sigmas_of(model, steps, scheduler, 1.0)
+        way = Way(candidates, sigmas, scorer, text, updates)
+        noise = comfy.sample.prepare_noise(candidates.latents, seed)
+        with host.decoding(model, vae, prepared(scorer, None, [text])) as decoding:
+            found, before, drift = host.train_inside(
+                decoding.beside, [candidates], lambda session: way.walked(session, decoding, noise, step)
+            )
+        told = "\n".join(report(found, drift))
+        return io.NodeOutput(
+            found.made.image,
+            before.image,
+            {"samples": model.model.process_latent_out(found.made.latent)},
+            FoundNoise(found.noise.float(), seed),
+            found.score,
+            found.history,
+            told,
+            ui={"text": [told]},
+        )
+
+
+class Made(NamedTuple):
+    latent: torch.Tensor  # [1, C, H, W] in the model's own space
+    image: torch.Tensor  # [1, H, W, 3]
+
+
+class Way(NamedTuple):
+    """What is sampled and scored on the way."""
+
+    candidates: object
+    sigmas: torch.Tensor
+    scorer: object
+    text: str | None
+    updates: int
+
+    def walked(self, session, decoding, noise, step):
+        """(the Ascent from noise [1, C, H, W], what was Made before it, how far the inversion was off at
+        most, as a share of the start)."""
+        levels, noise = self.sigmas.double().cpu().clone(), noise.double()
+        passes = 2 * (len(levels) - 1)  # of sampling, and of its gradient
+        bar = comfy.utils.ProgressBar(passes * (2 * self.updates + 1))
+        guided, made, drifts = session.denoiser(self.candidates, AS_RECORDED), [], [0.0]
+
+        def denoise(x, sigma):  # the latents stay in float64, which not every device has
+            bar.update(1)
+            x0 = guided(x.to(session.device, torch.float32), sigma.to(session.device, torch.float32))
+            return x0.to("cpu", torch.float64)
+
+        def look(noise):
+            start = self.candidates.noised(torch.zeros_like(noise), levels[0], noise)
+            end = edict.sampled(denoise, start, levels)
+            latent = end.x.to(session.device, torch.float32).requires_grad_()
+            with torch.enable_grad():
+                image = decoding.decode(latent)
+                score = self.scorer(image, self.text).mean()
+            made.append(Made(latent.detach().cpu(), image.detach().cpu()))
+
+            def gradient():
+                (by_end,) = torch.autograd.grad(score, latent)
+                by_end = by_end.to("cpu", torch.float64)
+                # its size counts for nothing, and as it is it may be too small for half precision
+                by_end = by_end / by_end.square().mean().sqrt().clamp(min=1e-30)
+                by_start, back = edict.gradient(
+                    denoise, end, edict.Pair(by_end, torch.zeros_like(by_end)), levels
+                )
+                drifts.append(float((back.x - start).norm() / start.norm()))
+                return by_start
+
+            return Look(float(score), made[-1], gradient)
+
+        found = ascended(noise, look, self.updates, step)
+        return found, made[0], max(drifts)
+
+
+def sampling():
+    return [
+        io.Int.Input(
+            "steps",
+            default=50,
+            min=2,
+            max=1000,
+            tooltip="Sampling steps, of EDICT: 50 in its paper. It needs more than other samplers; with few, "
+            "colours are too strong and shapes dissolve. Memory does not grow with them.",
+        ),
+        io.Float.Input(
+            "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale."
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="How noise falls over the steps.",
+        ),
+    ]
+
+
+def require_fit(model, scorer):
+    if not scorer.differentiable:
+        raise ValueError(
+            f"scorer: {scorer.name} has no gradient to follow. Wire it to D3PO Noise Search, which needs none"
+        )
+    if host.is_flow(model):
+        raise ValueError(
+            "model: this is a flow model (such as SD3 and Flux), and EDICT's steps are those of epsilon and "
+            "v models (such as SD1.5 and SDXL). Use D3PO Noise Search, which takes any"
+        )
+
+
+def report(found, drift):
+    updates = len(found.history) - 1
+    best = found.history.index(found.score)
+    yield f"{updates} updates; the best picture is that after {best}"
+    yield f"score: {', '.join(f'{score:.4g}' for score in found.history)}"
+    yield f"gained {found.score - found.history[0]:.4g} over the picture that it began with"
+    yield f"undoing the steps led back to their start but for {drift:.1g} of it"
