@@ -131,7 +131,7 @@ class Progress:
             history = trainer.fit(
                 examples, history=before, round_start=round_start, after_update=keep, **options
             )
-        except Exception:
+        except BaseException:  # ComfyUI's interrupt is no Exception
             with suppress(OSError):  # what stopped training is told instead
                 if self._put_off and trainer.step == step:
                     self.save(trainer, made)

@@ -77,8 +77,8 @@ def same_runs(one, other):
     )
 
 
-class Stop(Exception):
-    """What an interrupt or an error in the middle is to the progress."""
+class Stop(BaseException):
+    """An interrupt, which in ComfyUI is no Exception."""
 
 
 def stop_after(updates, one):

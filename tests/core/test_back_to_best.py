@@ -165,11 +165,11 @@ def test_a_damaged_best_state_is_told_of_and_training_begins_anew(begin_measured
 def test_progress_is_never_on_disk_without_the_best_before_it(begin_measured, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         fit(begin_measured(tmp_path, every=BEST), 3)
-    with monkeypatch.context() as killed, pytest.raises(Stop):  # between the two files
-        killed.setattr(
+    with monkeypatch.context() as full, pytest.raises(OSError):  # between the two files
+        full.setattr(
             progress,
             "write",
-            lambda path, *_: raise_(Stop) if path.name == progress.FILE else run_files.write(path, *_),
+            lambda path, *_: raise_(OSError) if path.name == progress.FILE else run_files.write(path, *_),
         )
         fit(begin_measured(tmp_path, every=BEST))
     assert not (tmp_path / progress.FILE).exists() and (tmp_path / progress.BEST_FILE).exists()
