@@ -32,6 +32,7 @@ WORKSHOP = ROOT / ".host"
 LOG = WORKSHOP / "setup.log"
 REQUIREMENTS = ROOT / "requirements-dev.txt"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2")
+INSTALL = ("install", "--no-compile")  # all modules would take a minute and a half; most are never imported
 
 TORCH = "torch==2.13.0"
 TORCH_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
@@ -162,8 +163,8 @@ def importable(*names) -> bool:
 def install_torch(tick):
     """torch goes first and alone: its companions would otherwise choose another build of it."""
     if not importable("torch"):
-        pip("install", TORCH, tick=tick)
-    pip("install", "--no-deps", *TORCH_COMPANIONS, tick=tick)
+        pip(*INSTALL, TORCH, tick=tick)
+    pip(*INSTALL, "--no-deps", *TORCH_COMPANIONS, tick=tick)
 
 
 def pinned(*names) -> list:
@@ -238,7 +239,7 @@ def dependency_stamp() -> str:
 
 
 def install_dependencies(tick):
-    pip("install", "-r", REQUIREMENTS, "-r", comfyui_folder() / "requirements.txt", tick=tick)
+    pip(*INSTALL, "-r", REQUIREMENTS, "-r", comfyui_folder() / "requirements.txt", tick=tick)
     (VENV / "dependencies.stamp").write_text(dependency_stamp())
 
 
