@@ -28,6 +28,8 @@ PICTURES = 12  # sampled with each of both models
 APART = 4  # pictures of a prompt that tell how much these differ, where candidates do not
 STEPS = 10  # of sampling
 TRIES = 4  # at finding how much has to be pulled back
+NEAR = 0.9  # share of the leash that is as good as all of it
+ONWARD, TIMES = 2.0, 2  # at the most, at once and how often, a LoRA is carried on
 ENOUGH = 36  # candidates looked at, from which on a leash has its whole length
 
 
@@ -161,3 +163,23 @@ def held_back(trainer: Learner, moved: Callable[[], float], limit: float) -> tup
         trainer.pull_back(share)
         now, left = moved(), left * share
     return now, left
+
+
+def carried_on(trainer: Learner, moved: Callable[[], float], limit: float) -> tuple[float, float]:
+    """Carry a LoRA on along the way it has gone, until its pictures have moved about as far as limit, and no
+    further: (how far they have now, how much there is of what it learned, 1: as much).
+
+    For what is known to hold for pictures that it was not learned from: a round's few updates need not take
+    it as far as it may go.
+    """
+    now, there = moved(), 1.0
+    for _ in range(TIMES):
+        if now >= NEAR * limit:
+            break
+        share = min(ONWARD, 0.97 * limit / max(now, 1e-9))
+        trainer.pull_back(share)
+        now, there = moved(), there * share
+    if now <= limit:
+        return now, there
+    now, left = held_back(trainer, moved, limit)
+    return now, there * left

@@ -109,7 +109,7 @@ class Learner:
         return metrics
 
     def pull_back(self, share: float) -> None:
-        """Leave this share of what the LoRA has learned since the reference."""
+        """Leave this share of what the LoRA has learned since the reference; more than 1 carries it on."""
         towards = HELD if self.reference.weights else None
         names = dict(self.adapter.named_parameters())
         averages = {name: self.optimizer.state.get(p, {}).get("z") for name, p in names.items()}

@@ -10,7 +10,7 @@ from ...d3po_core.training import monitor
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
 from ..routes import workflow_id
-from ..types import CATEGORY, LoraModel, PreferencesType
+from ..types import CATEGORY, TASTE, LoraModel, PreferencesType
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
@@ -106,7 +106,8 @@ class D3POTrainStep(io.ComfyNode):
 
         seen_by_leash = spaced(preferences) if plan.settings.leash else []
         views = [host.finished(model, p.candidates) for p in seen_by_leash]
-        leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_))
+        by_taste = any(p.source == TASTE for p in preferences)
+        leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_), by_taste)
         rest = (before["kl"], preferences, held_out, host.policy_name(model), progress, leash)
         page = workflow_id(cls.hidden.extra_pnginfo)
         out = host.train_inside(

@@ -7,7 +7,7 @@ import comfy.utils
 import torch
 
 from ...d3po_core.runs.tensorboard import Events
-from ...d3po_core.taste.movement import ENOUGH, Pictures, View, held_back, length
+from ...d3po_core.taste.movement import ENOUGH, Pictures, View, carried_on, held_back, length
 from ...d3po_core.training import loop, metrics, monitor
 from ...d3po_core.training.adapter import Adapter
 from ...d3po_core.training.checkpointing import AUTOMATIC
@@ -38,12 +38,13 @@ class Outcome(NamedTuple):
 
 
 class Leash(NamedTuple):
-    """How far pictures may move: the judged sets as images alone, a leash's whole length (0: none), and how
-    many candidates of the run somebody looked at."""
+    """How far pictures may move: the judged sets as images alone, a leash's whole length (0: none), how many
+    candidates of the run somebody looked at, and whether what they like holds for others too."""
 
     sets: list
     whole: float
     labels: int
+    taste: bool
 
 
 class Policies(NamedTuple):
@@ -107,7 +108,9 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
             lines += _fitted(trainer.passes, plan.settings)
             if leash.whole:
                 live.tell(LOOKING)
-            lines += _held(session, plan, trainer, history, leash)
+            ended = len(history) == trainer.updates_in(examples)
+            onward = ended and leash.taste and not plan.stop_kl
+            lines += _held(session, trainer, history, leash, carried_on if onward else held_back)
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
@@ -177,9 +180,9 @@ def _fitted(passes, settings):
     return lines
 
 
-def _held(session, plan, trainer, history, leash):
-    """Hold what was learned on its leash, add how far pictures moved to the last update's metrics: lines to
-    tell."""
+def _held(session, trainer, history, leash, hold):
+    """Hold what was learned on its leash by that function, add how far pictures moved to the last update's
+    metrics: lines to tell."""
     if not leash.whole:
         return []
     views = [
@@ -187,7 +190,7 @@ def _held(session, plan, trainer, history, leash):
     ]
     pictures = Pictures(trainer, views, trainer.passes.per_pass or PER_PASS)
     limit = length(leash.whole, leash.labels)
-    history[-1][metrics.MOVED], left = held_back(trainer, pictures.moved, limit)
+    history[-1][metrics.MOVED], left = hold(trainer, pictures.moved, limit)
     lines = []
     if limit < leash.whole:
         lines.append(
@@ -198,6 +201,11 @@ def _held(session, plan, trainer, history, leash):
         lines.append(
             f"Pictures had moved further than {limit:.2g}, so the LoRA was pulled back: {left:.0%} of what "
             "it had learned is left"
+        )
+    if left > 1:
+        lines.append(
+            "Pictures had moved less far than they may, and your taste holds for pictures that you were not "
+            f"asked about, so the LoRA was carried on, to {left:.1f} times what it had learned"
         )
     return lines
 

@@ -15,6 +15,7 @@ from d3po_core.taste.movement import (
     TRIES,
     Pictures,
     View,
+    carried_on,
     held_back,
     length,
     sampled,
@@ -76,15 +77,19 @@ def test_what_all_pictures_move_by_counts_and_what_each_moves_by_itself_does_not
     assert sum(squares) / 200 == pytest.approx(1 / 12, rel=0.1), "what is taken off"
 
 
+class Pulled:
+    """A trainer whose LoRA is of this size."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def pull_back(self, share):
+        self.size *= share
+
+
 @pytest.mark.parametrize("power", [0.6, 1.0, 2.0])
 def test_a_lora_is_pulled_back_until_pictures_moved_no_further_than_they_may(power):
-    class Pulled:
-        size = 3.0
-
-        def pull_back(self, share):
-            self.size *= share
-
-    trainer = Pulled()
+    trainer = Pulled(3.0)
     now, left = held_back(trainer, lambda: trainer.size**power, 0.5)
     assert now == trainer.size**power <= 0.5
     assert left == pytest.approx(trainer.size / 3) and (left > 0.05 or power == 0.6)
@@ -100,6 +105,22 @@ def test_what_no_pulling_brings_within_the_limit_is_taken_back():
 
     _, left = held_back(Stubborn(), lambda: 2.0, 0.5)
     assert left == 0 and len(shares) == TRIES and shares[-1] == 0
+
+
+@pytest.mark.parametrize("power, times, now", [(1.0, 0.485 / 0.15, 0.485), (0.5, 4.0, 0.3), (2.0, None, 0.5)])
+def test_a_lora_is_carried_on_until_pictures_have_moved_as_far_as_they_may(power, times, now):
+    """At most twice as far at once, and so four times as far; what then is too far is pulled back."""
+    start = 0.15 ** (1 / power)
+    trainer = Pulled(start)
+    moved, there = carried_on(trainer, lambda: trainer.size**power, 0.5)
+    assert moved == trainer.size**power and there == pytest.approx(trainer.size / start)
+    assert times is None and 0.35 < moved <= now or (there, moved) == pytest.approx((times, now))
+
+
+@pytest.mark.parametrize("size, times", [(0.46, 1.0), (0.5, 1.0), (1.0, 0.485)])
+def test_what_has_moved_pictures_far_enough_is_not_carried_on(size, times):
+    trainer = Pulled(size)
+    assert carried_on(trainer, lambda: trainer.size, 0.5) == (trainer.size, pytest.approx(times))
 
 
 def test_few_labels_have_a_short_leash():

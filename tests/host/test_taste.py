@@ -11,6 +11,7 @@ from tests.host.graphs import (
     node,
     probe,
     recording,
+    train_nodes,
     unique,
     with_prompts,
 )
@@ -122,6 +123,18 @@ def test_what_goes_too_far_is_pulled_back(host):
     (text,) = entry["outputs"]["train"]["text"]
     (figures,) = entry["outputs"]["train"]["figures"]
     assert "pulled back" in text and 0 < figures["pictures moved"] <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("stop_kl", [0.0, 10.0])
+def test_what_a_taste_vouches_for_is_carried_on_but_not_past_a_kl_that_training_is_to_stop_at(host, stop_kl):
+    graph = with_taste(with_prompts(judged(candidates=5), PROMPTS))
+    graph |= train_nodes(learning_rate=1e-4, leash=2.0, stop_kl=stop_kl)
+    graph["train"]["inputs"]["preferences"] = ["taste", 0]
+    entry = host.run(graph | {"losses": probe("LossMap", "train", 2)})
+    (text,) = entry["outputs"]["train"]["text"]
+    (figures,) = entry["outputs"]["train"]["figures"]
+    assert ("carried on, to 4.0 times" in text) == (not stop_kl) and "pulled back" not in text
+    assert 0 <= figures["pictures moved"] < 2.0
 
 
 def test_the_last_round_is_taken_back_by_the_page_and_by_manage_runs(host, run_file, lora_file):

@@ -12,7 +12,7 @@ from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.taste.features import Eye
 from d3po_core.taste.head import best_over_worst, clearest, learned
-from d3po_core.taste.movement import Pictures, View, held_back, length
+from d3po_core.taste.movement import Pictures, View, carried_on, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
 from d3po_core.training.methods import METHODS
@@ -26,6 +26,7 @@ from tools.model_pictures import caption
 STEPS, CFG = 10, 2.0  # of sampling, as in the example workflows
 SEEN, HELD_OUT, SEEDS = 4, 8, 6  # prompts that were trained on and that were not, and images of each
 FURTHER = 8  # candidates of a set that nobody looks at
+TASTE = "taste"  # source of preferences that nobody looked at
 PROMPTS = [(name, word) for name in NAMES for word in WORDS]
 
 
@@ -228,7 +229,7 @@ class Evenings:
         recorded = self.studio.record(prompts, seeds, FURTHER, STEPS, CFG, policy=f"round {round_}")
         with adapter.off():
             return [
-                Preferences(self.as_learned(one), best_over_worst(taste.scores(self.seen(one))), "taste")
+                Preferences(self.as_learned(one), best_over_worst(taste.scores(self.seen(one))), TASTE)
                 for one in recorded
             ]
 
@@ -254,7 +255,8 @@ class Evenings:
             prompt = images.settings["prompt"]
             views.append(View(images, self.studio.denoiser(prompt, CFG), self.studio.denoiser(prompt)))
         pictures = Pictures(trainer, views, per_pass=12)
-        moved, left = held_back(trainer, pictures.moved, length(trainer.settings.leash, self.labels))
+        hold = carried_on if any(p.source == TASTE for p in sets) else held_back
+        moved, left = hold(trainer, pictures.moved, length(trainer.settings.leash, self.labels))
         return {metrics.MOVED: moved, "left": left}
 
     def example(self, preferences):
