@@ -16,6 +16,7 @@ from .lora_export import D3POSaveLoRA
 from .manage_runs import D3POManageRuns
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
+from .rates import D3PORate
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
 from .scorers import D3POObjectiveScorer, D3PORuleScorer
@@ -62,6 +63,7 @@ class D3POExtension(ComfyExtension):
             D3POImplicitAccuracy,
             D3POCompare,
             D3POWinRate,
+            D3PORate,
             D3POBestOfN,
             D3PONoiseSearch,
             D3PODOODL,

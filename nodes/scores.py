@@ -147,7 +147,7 @@ def numbers(values, place, count):
         raise ValueError(f"scores_{place}: what is wired here are not numbers ({error})") from error
     if len(found) != count:
         raise ValueError(
-            f"scores_{place}: there are {len(found)} numbers for {count} candidates. Wire a node that gives "
+            f"scores_{place}: there are {len(found)} numbers for {count} pictures. Wire a node that gives "
             "one for each image; one that rates only the first of a batch needs the images one by one"
         )
     return np.where(np.abs(found) <= LARGEST_SCORE, found, np.nan)

@@ -14,6 +14,7 @@ const REPORTERS = [
   "D3POLoadPreferences",
   "D3POEncodePairs",
   "D3POTastePreference",
+  "D3PORate",
   "D3POBestOfN",
   "D3PONoiseSearch",
   "D3PODOODL",

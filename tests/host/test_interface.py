@@ -35,6 +35,7 @@ NODES = [
     "D3POImplicitAccuracy",
     "D3POCompare",
     "D3POWinRate",
+    "D3PORate",
     "D3POSaveToDataset",
     "D3POLoadSets",
     "D3POLoadPreferences",
