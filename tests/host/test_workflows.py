@@ -17,7 +17,7 @@ FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")
 OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
 RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators", "d3po_train_on_pairs"
 JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
-REWARDS = "d3po_reward_gradients"
+REWARDS, SAFETY = "d3po_reward_gradients", "d3po_safety"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -60,7 +60,8 @@ def workflow(request):
 
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
-    assert {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE, REWARDS} == set(FILES)
+    loops = {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE, REWARDS}
+    assert loops | {SAFETY} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -291,3 +292,16 @@ def test_two_rounds_along_a_gradient_raise_the_score_and_leave_the_model(host, o
     assert 0 < figures[0]["score gain"] < figures[1]["score gain"]
     assert 0 <= figures[1]["pictures moved"] <= 0.85 and run_file(run).exists()
     assert len(looked_at(host, prompt, entry)) == 4
+
+
+def test_an_unwanted_concept_is_judged_down_and_counted_on_both_kinds_of_prompts(host, object_info, run_file):
+    run = unique("safety")
+    prompt = tiny(SAFETY, object_info, run, threshold=-0.4)
+    train, judge = one(prompt, "D3POTrainStep"), one(prompt, "D3POScorePreference")
+    assert (prompt[train]["inputs"]["method"], prompt[judge]["inputs"]["better_1"]) == (
+        "D3PO", "lower is better")  # fmt: skip
+    outputs = host.run(prompt)["outputs"]
+    assert "2 pairs in 2 sets" in outputs[train]["text"][0] and run_file(run).exists()
+    told = [outputs[rate]["text"][0] for rate in all_of(prompt, "D3PORate")]
+    for kind, text in zip(("named", "not named"), told, strict=True):
+        assert text.startswith(f"deep blue, {kind} (above -0.4): ") and " of 4 with LoRA" in text
