@@ -11,9 +11,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from tests.host.graphs import found, node, probe, says, stage
+from tests.host.graphs import found, node, probe, says, stage, unique
 from tests.host.test_scores import scored
+from tests.host.test_workflows import AESTHETIC, AI_FEEDBACK, FILES, all_of, one, tiny
 from tools.host import comfyui_folder
+from tools.workflow import MUTED, load
 
 SHAPE = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, hidden_act="quick_gelu")
 TEXT = SHAPE | dict(hidden_size=32)
@@ -116,6 +118,42 @@ def test_a_lora_learns_along_them_and_they_judge_candidates(host, networks):
     entry = host.run(graph)
     assert found(entry, "losses")["gradient_norm"][0] > 0
     assert [len(one["pairs"]) for one in found(entry, "look")] == [3, 3]
+
+
+def with_its_files(name, rule, object_info, tmp_path, **named):
+    """A template whose muted nodes are not, with its rule written as its note says, and with small CLIPs for
+    the files that the note says to download."""
+    workflow = load(FILES[name])
+    for own in workflow["nodes"]:
+        own["mode"] = 0 if own["mode"] == MUTED else own["mode"]
+    file = tmp_path / "template.json"
+    file.write_text(json.dumps(workflow), "utf-8")
+    prompt = tiny(file, object_info, unique("files"), rule=rule, head="head.safetensors", **named)
+    for loader in ("CLIPVisionLoader", "CLIPLoader"):
+        del prompt[one(prompt, loader)]
+    graph = {"small": small("small", 32), "wide": small("wide", 768)}
+    prompt[one(prompt, "D3POCLIPScorer")]["inputs"] |= {"clip_vision": ["small", 0], "clip": ["small", 1]}
+    for looks in all_of(prompt, "D3POAestheticScorer"):
+        prompt[looks]["inputs"]["clip_vision"] = ["wide", 0]
+    return prompt | graph
+
+
+def above(prompt, node_id):
+    """A node of a prompt with all that it needs."""
+    sources = {value[0] for value in prompt[node_id]["inputs"].values() if isinstance(value, list)}
+    return {node_id: prompt[node_id]} | {k: v for source in sources for k, v in above(prompt, source).items()}
+
+
+def test_the_templates_judge_by_their_files_once_they_are_there(host, networks, object_info, tmp_path):
+    prompt = with_its_files(AI_FEEDBACK, "b", object_info, tmp_path)
+    judge = all_of(prompt, "D3POScorePreference")[0]
+    (text,) = host.run(above(prompt, judge))["outputs"][judge]["text"]
+    assert text.count("candidate ") == 4 and "missing" not in text
+    prompt = with_its_files(AESTHETIC, "b", object_info, tmp_path)
+    train = one(prompt, "D3PORewardTrainStep")
+    prompt["report"] = node("PreviewAny", source=[train, 4])
+    (figures,) = host.run(above(prompt, "report"))["outputs"][train]["figures"]
+    assert figures["score gain"] and figures["second score gain"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ OBJECTIVE, PICKER = "d3po_objective_loop", "d3po_picker_loop"
 RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators", "d3po_train_on_pairs"
 JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
 REWARDS, SAFETY = "d3po_reward_gradients", "d3po_safety"
-AI_FEEDBACK = "d3po_ai_feedback"
+AI_FEEDBACK, AESTHETIC = "d3po_ai_feedback", "d3po_aesthetic"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -62,7 +62,7 @@ def workflow(request):
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
     loops = {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE, REWARDS}
-    assert loops | {SAFETY, AI_FEEDBACK} == set(FILES)
+    assert loops | {SAFETY, AI_FEEDBACK, AESTHETIC} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -317,4 +317,13 @@ def test_a_scorers_ranking_is_learned_and_asked_for_on_held_out_prompts(host, ob
     entry = host.run(prompt)
     assert "2 pairs in 2 sets" in entry["outputs"][train]["text"][0] and run_file(run).exists()
     assert "2 pairs in 2 sets" in entry["outputs"][accuracy]["text"][0]
+    assert len(looked_at(host, prompt, entry)) == 4
+
+
+def test_a_rating_rises_along_its_gradient(host, object_info, run_file):
+    run = unique("rating")
+    prompt = tiny(AESTHETIC, object_info, run)
+    entry = host.run(prompt)
+    (figures,) = entry["outputs"][one(prompt, "D3PORewardTrainStep")]["figures"]
+    assert figures["score gain"] > 0 and run_file(run).exists()
     assert len(looked_at(host, prompt, entry)) == 4
