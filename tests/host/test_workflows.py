@@ -19,6 +19,7 @@ RECORD, SEVERAL, PAIRS = "d3po_record_and_judge_later", "d3po_several_annotators
 JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
 REWARDS, SAFETY = "d3po_reward_gradients", "d3po_safety"
 AI_FEEDBACK, AESTHETIC = "d3po_ai_feedback", "d3po_aesthetic"
+SEARCHES, MY_TASTE = "d3po_best_of_many", "d3po_my_taste_searches"
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -45,6 +46,9 @@ def tiny(name, object_info, run, **named):
         "EmptyLatentImage": {"width": 32, "height": 32},
         "D3POTrainStep": {"epochs": 1, "rank": 2},
         "D3PORewardTrainStep": {"steps": 2, "updates": 2, "pictures": 2, "rank": 2},
+        "D3POBestOfN": {"steps": 3, "candidates": 4},
+        "D3PONoiseSearch": {"steps": 3, "neighbours": 2, "rounds": 1},
+        "D3PODOODL": {"steps": 3, "updates": 1},
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
     }
@@ -62,7 +66,7 @@ def workflow(request):
 
 def test_every_workflow_is_tried_here_and_has_a_picture():
     loops = {OBJECTIVE, PICKER, RECORD, SEVERAL, PAIRS, JUDGE, THUMBS, TASTE, REWARDS}
-    assert loops | {SAFETY, AI_FEEDBACK, AESTHETIC} == set(FILES)
+    assert loops | {SAFETY, AI_FEEDBACK, AESTHETIC, SEARCHES, MY_TASTE} == set(FILES)
     assert all(path.with_suffix(".jpg").exists() for path in FILES.values())
 
 
@@ -327,3 +331,22 @@ def test_a_rating_rises_along_its_gradient(host, object_info, run_file):
     (figures,) = entry["outputs"][one(prompt, "D3PORewardTrainStep")]["figures"]
     assert figures["score gain"] > 0 and run_file(run).exists()
     assert len(looked_at(host, prompt, entry)) == 4
+
+
+def test_searches_find_better_pictures_and_so_does_a_taste(host, object_info):
+    prompt = tiny(SEARCHES, object_info, "")
+    outputs = host.run(prompt)["outputs"]
+    best, search, doodl = (
+        outputs[one(prompt, name)]["text"][0] for name in ("D3POBestOfN", "D3PONoiseSearch", "D3PODOODL")
+    )
+    assert "the best of 4 pictures scores" in best and "3 pictures;" in search and "1 updates;" in doodl
+
+    prompt = tiny(MY_TASTE, object_info, "", keep=2)
+    picker, finds = one(prompt, "D3POPairPreference"), one(prompt, "D3POBestOfN")
+    outputs = host.run(prompt)["outputs"]
+    assert finds not in outputs
+    sets = {each["set"]: {"pairs": [[1, 0]]} for each in outputs[picker]["d3po"]}
+    prompt[picker]["inputs"]["picks"] = json.dumps({"sets": sets})
+    outputs = host.run(prompt)["outputs"]
+    assert "the best of 4 pictures scores" in outputs[finds]["text"][0]
+    assert sorted(len(outputs[shown]["images"]) for shown in all_of(prompt, "PreviewImage")) == [2, 4]
