@@ -36,7 +36,7 @@ class D3PODOODL(io.ComfyNode):
                 *sampling(),
                 io.Int.Input(
                     "updates",
-                    default=15,
+                    default=10,
                     min=1,
                     max=1000,
                     tooltip="How often the noise is changed. Each takes about four times as long as sampling "
@@ -44,7 +44,7 @@ class D3PODOODL(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "step",
-                    default=0.05,
+                    default=0.02,
                     min=0.001,
                     max=1.0,
                     step=0.005,
