@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from d3po_core.dataset.store import Dataset
+from tests.host import graphs
 from tests.host.answers import Client
 from tests.host.graphs import begin, choosing, end_all, live, unique
 from tools.host import ROOT, WorkflowError
@@ -39,6 +40,14 @@ def source(base):
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / side / f"{i:02}.png")
             (root / side / f"{i:02}.txt").write_text(f"a {name} background")
     return root.name
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    """The module's graphs load a model in little: it does not ask what is learned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "loader", lambda: graphs.node("TestSmallModel"))
+        yield
 
 
 @pytest.fixture

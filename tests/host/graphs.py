@@ -45,12 +45,17 @@ def probe(kind, source, slot=0):
     return node(f"TestProbe{kind}", value=[source, slot], nonce=str(next(_numbers)))
 
 
+def loader():
+    """MODEL, CLIP and VAE."""
+    return node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+
+
 def stage():
     """The checkpoint with an empty negative prompt and a 32x32 latent: what is cached from test to test.
 
     The model draws 64x64; these take a quarter of the arithmetic."""
     return {
-        "loader": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "loader": loader(),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),
         "empty": node("EmptyLatentImage", width=32, height=32, batch_size=1),
     }

@@ -347,6 +347,6 @@ def test_searches_find_better_pictures_and_so_does_a_taste(host, object_info):
     assert finds not in outputs
     sets = {each["set"]: {"pairs": [[1, 0]]} for each in outputs[picker]["d3po"]}
     prompt[picker]["inputs"]["picks"] = json.dumps({"sets": sets})
-    outputs = host.run(prompt)["outputs"]
+    outputs |= host.run(prompt)["outputs"]  # of what is cached, older hosts tell nothing again
     assert "the best of 4 pictures scores" in outputs[finds]["text"][0]
     assert sorted(len(outputs[shown]["images"]) for shown in all_of(prompt, "PreviewImage")) == [2, 4]

@@ -26,6 +26,7 @@ from .masks import ProbeMasked, ProbePictures
 from .naming import Lora, fingerprints, policies, training
 from .samplers import SharedNoise, replayed, ways
 from .shapes import Shapes
+from .small import SmallModel
 from .values import ProbeValue
 
 
@@ -346,6 +347,7 @@ NODE_CLASS_MAPPINGS = {
         Candidates,
         Scorer,
         SmallCLIP,
+        SmallModel,
         ProbeScorer,
         ProbeTwin,
         Family,
