@@ -17,6 +17,7 @@ from tests.host.answers import Client
 from tests.host.graphs import begin, choosing, end_all, live, unique
 from tools.host import ROOT, WorkflowError
 
+EMOJI = graphs.loader
 HERE = Path(__file__).resolve().parent
 COLOURS = {
     "red": (220, 40, 40),
@@ -48,6 +49,12 @@ def small_model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "loader", lambda: graphs.node("TestSmallModel"))
         yield
+
+
+@pytest.fixture
+def emoji_model(monkeypatch):
+    """A test of such a module asks for the emoji model after all."""
+    monkeypatch.setattr(graphs, "loader", EMOJI)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from tests.host.graphs import (
 )
 from tools.host import HostError
 
+pytestmark = pytest.mark.usefixtures("small_model")
+
 PROMPTS = ["a cat on a red background", "a dog on a blue background"]
 LN2 = float(np.float32(math.log(2)))
 
@@ -96,6 +98,7 @@ def test_candidates_that_go_through_one_by_one_train_alike(host):
         assert single[name] == pytest.approx(whole[name], rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_a_model_in_fp8_trains_with_checkpointing_or_without(host):
     graph = judged(model=("eight", 0), seed=68) | {
         "eight": node("UNETLoader", unet_name="other.safetensors", weight_dtype="fp8_e4m3fn")
