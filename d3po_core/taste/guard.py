@@ -69,7 +69,7 @@ class Guard:
             last.update(self.look())
         said = self.stop(history)
         if self.leash and last[metrics.MOVED] > self.leash:
-            _, left = held_back(self.trainer, self.pictures.moved, self.leash)
+            _, left = held_back(self.trainer, self.pictures.moved, self.leash, last[metrics.MOVED])
             last.update(self.look())
         pulled = (
             f"Pictures had moved further than {self.leash:.2g}, so the LoRA was pulled back: {left:.0%} of "

@@ -51,17 +51,16 @@ class Taste:
 
     def scores(self, features: Features) -> Tensor:
         """How much each candidate of one set is liked, [N] float64; their mean is 0."""
-        parts = [(part - part.mean(0)) / by for part, by in zip(features, self.scales, strict=True)]
-        liked: Tensor = kernel(parts, self.known) @ self.weights
-        return liked
+        return self._liked(features, [part.mean(0) for part in features])
 
     def liking(self, features: Features) -> Tensor:
         """How much each of any images is liked, whatever they are judged beside, [N] float64: 0 is as much as
         the candidates learned from are on average, 1 a standard deviation among those of a set more. Within a
         set it differs as `scores` do."""
-        parts = [
-            (part - mean) / by for part, mean, by in zip(features, self.origin, self.scales, strict=True)
-        ]
+        return self._liked(features, self.origin)
+
+    def _liked(self, features: Features, origin: Features) -> Tensor:
+        parts = [(part - mean) / by for part, mean, by in zip(features, origin, self.scales, strict=True)]
         liked: Tensor = kernel(parts, self.known) @ self.weights
         return liked
 

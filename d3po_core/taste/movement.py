@@ -148,14 +148,16 @@ def length(leash: float, labels: float) -> float:
     return leash * math.sqrt(min(1.0, labels / ENOUGH))
 
 
-def held_back(trainer: Learner, moved: Callable[[], float], limit: float) -> tuple[float, float]:
+def held_back(
+    trainer: Learner, moved: Callable[[], float], limit: float, now: float | None = None
+) -> tuple[float, float]:
     """Pull a LoRA back until its pictures have moved no further than limit: (how far they have now, how much
-    is left of what it learned, 1: all).
+    is left of what it learned, 1: all). now is how far they have, where that is known.
 
     Pictures move about as the weights do. What cannot be brought within the limit in TRIES is taken back as
     a whole.
     """
-    now, left = moved(), 1.0
+    now, left = moved() if now is None else now, 1.0
     for last in (*[False] * (TRIES - 1), True):
         if now <= limit:
             break
@@ -179,7 +181,5 @@ def carried_on(trainer: Learner, moved: Callable[[], float], limit: float) -> tu
         share = min(ONWARD, 0.97 * limit / max(now, 1e-9))
         trainer.pull_back(share)
         now, there = moved(), there * share
-    if now <= limit:
-        return now, there
-    now, left = held_back(trainer, moved, limit)
+    now, left = held_back(trainer, moved, limit, now)
     return now, there * left
