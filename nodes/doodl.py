@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import comfy.sample
-import comfy.samplers
 import comfy.utils
 import torch
 from comfy_api.latest import io
@@ -13,7 +12,7 @@ from ..d3po_core.search.doodl import Look, ascended
 from . import host
 from .host.conditioning import AS_RECORDED
 from .pictures import prompt_input, seed_input, text_of, wires
-from .sampling import sigmas_of
+from .sampling import cfg_input, scheduler_input, sigmas_of
 from .search import FoundNoise
 from .train.rewards import prepared, prompt_of
 from .types import CATEGORY
@@ -175,15 +174,8 @@ def sampling():
             tooltip="Sampling steps, of EDICT: 50 in its paper. It needs more than other samplers; with few, "
             "colours are too strong and shapes dissolve. Memory does not grow with them.",
         ),
-        io.Float.Input(
-            "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale."
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="normal",
-            tooltip="How noise falls over the steps.",
-        ),
+        cfg_input("Guidance scale."),
+        scheduler_input(),
     ]
 
 

@@ -5,10 +5,10 @@ from comfy_api.latest import io
 from ..d3po_core.candidates.scorers import Scorer
 from . import host
 from .implicit import DRAWS, JUDGE, MODEL, SEED, TUNED, encoded, measure, require_tuned
-from .stored import DatasetType, told, version
-from .taste import accuracy, look, picks_in, report, taste_of
+from .stored import told, version
+from .taste import accuracy, earlier_input, learned_outputs, look, picks_in, picks_input, report, taste_of
 from .train.report import as_data
-from .types import CATEGORY, PreferencesType, ScorerType
+from .types import CATEGORY, ScorerType
 
 FOR = "Wire to D3PO Best of N, D3PO Noise Search or a score of D3PO Score Preference."
 NOT_TRUSTED = (
@@ -40,24 +40,12 @@ class D3POTasteScorer(io.ComfyNode):
                     "positive",
                     tooltip="The prompt under which images are looked at: that of the images to judge.",
                 ),
-                PreferencesType.Input(
-                    "preferences", tooltip="Your picks: from D3PO Pair Preference or Load Preferences."
-                ),
-                DatasetType.Input(
-                    "dataset",
-                    optional=True,
-                    tooltip="Your earlier picks are learned from as well: all that this dataset holds under "
-                    "the annotator's name, of this base model. From D3PO Save to Dataset.",
-                ),
+                picks_input(),
+                earlier_input(),
             ],
             outputs=[
                 ScorerType.Output(display_name="scorer", tooltip=FOR),
-                io.Float.Output(
-                    display_name="accuracy",
-                    tooltip="How often it tells which of two candidates you preferred, of picks that it was "
-                    "not shown. 0.5 is chance.",
-                ),
-                io.String.Output(display_name="report", tooltip="What it has learned, in words."),
+                *learned_outputs(),
             ],
             is_output_node=True,
         )

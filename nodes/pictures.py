@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from . import host
-from .sampling import Bar, latent_of
+from .sampling import Bar, cfg_input, latent_of, scheduler_input
 from .types import ScorerType
 
 
@@ -130,9 +130,7 @@ def sampling_inputs():
     """As KSampler has them."""
     return [
         io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Denoising steps of each picture."),
-        io.Float.Input(
-            "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale."
-        ),
+        cfg_input("Guidance scale."),
         io.Combo.Input(
             "sampler_name",
             options=comfy.samplers.KSampler.SAMPLERS,
@@ -140,12 +138,7 @@ def sampling_inputs():
             tooltip="Any of ComfyUI's. One that draws noise in its steps samples pictures one at a time, so "
             "that KSampler can repeat them.",
         ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="normal",
-            tooltip="How noise falls over the steps.",
-        ),
+        scheduler_input(),
         io.Float.Input(
             "denoise",
             default=1.0,

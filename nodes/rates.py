@@ -5,9 +5,8 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.scorers import Scorer, WrongNumber
 from ..d3po_core.training.rates import PairedRates
-from . import host
 from .comparing import IMAGES_A, IMAGES_B, NAME_A, NAME_B, paired
-from .scores import numbers
+from .scores import numbers, prompts_of
 from .types import CATEGORY
 
 ABOVE, BELOW = "above the threshold", "below the threshold"
@@ -79,11 +78,10 @@ class D3PORate(io.ComfyNode):
         cls, images_a, images_b, scores_a, what, counts, threshold, name_a, name_b, scores_b=None, prompt=()
     ):
         count = len(paired(images_a, images_b))
-        prompts = list(prompt) or [host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id).get("prompt")]
         if scores_b is None and not isinstance(scores_a[0], Scorer):
             raise ValueError("scores_b: scores_a are numbers of the first side alone. Wire the second's here")
-        first = scores_of(scores_a, "a", images_a, prompts)
-        second = scores_of(scores_b or scores_a, "b", images_b, prompts)
+        first = scores_of(scores_a, "a", images_a, prompts_of(cls, prompt, len(images_a)))
+        second = scores_of(scores_b or scores_a, "b", images_b, prompts_of(cls, prompt, len(images_b)))
         known = np.isfinite(first) & np.isfinite(second)
         if not known.any():
             raise ValueError("scores_a, scores_b: no pair of pictures has a score on both sides")
@@ -113,7 +111,6 @@ def scores_of(values, side, images, prompts):
     none. Raises ValueError for another count, and where a scorer fails on every picture."""
     if not isinstance(values[0], Scorer):
         return numbers(values, side, sum(map(len, images)))
-    prompts = prompts + prompts[-1:] * (len(images) - len(prompts))
     scores, failures = [], []
     for batch, prompt in zip(images, prompts):
         try:

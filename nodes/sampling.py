@@ -89,28 +89,25 @@ def schedule_inputs():
             max=10000,
             tooltip="Denoising steps. All but the last are trained on, so fewer also train faster.",
         ),
-        io.Float.Input(
-            "cfg",
-            default=5.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance scale, used while training as well. D3PO uses 5.",
-        ),
+        cfg_input("Guidance scale, used while training as well. D3PO uses 5."),
         sampler_input(),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="normal",
-            tooltip=(
-                "How noise falls over the steps: take what makes the best pictures. Only with the train "
-                "step's weighting paper does it decide which steps count. There take sgm_uniform, simple or "
-                "karras: one step of 20 has at most 0.13 of the squared gradient, but 0.85 with normal and "
-                "0.75 with ddim_uniform (0.73 in D3PO's code)."
-            ),
+        scheduler_input(
+            "How noise falls over the steps: take what makes the best pictures. Only with the train "
+            "step's weighting paper does it decide which steps count. There take sgm_uniform, simple or "
+            "karras: one step of 20 has at most 0.13 of the squared gradient, but 0.85 with normal and "
+            "0.75 with ddim_uniform (0.73 in D3PO's code)."
         ),
     ]
+
+
+def cfg_input(tooltip):
+    return io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def scheduler_input(tooltip="How noise falls over the steps."):
+    return io.Combo.Input(
+        "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal", tooltip=tooltip
+    )
 
 
 def sampler_input():

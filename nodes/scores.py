@@ -78,9 +78,7 @@ class D3POScorePreference(io.ComfyNode):
         given = [scores_1, *(further[f"scores_{n}"] for n in range(2, MOST + 1) if f"scores_{n}" in further)]
         for candidates, pictures in zip(trajectory, images, strict=True):
             require_one_image_each(candidates, pictures)
-        written = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id)
-        prompts = list(prompt) or [written.get("prompt")]
-        prompts += prompts[-1:] * (len(images) - len(prompts))
+        prompts = prompts_of(cls, prompt, len(images))
         measured = np.stack([column(values, n, images, prompts) for n, values in enumerate(given, 1)], 1)
         rule = Rule.of(joined_by[0], len(given), further)
         by_set = np.split(measured, np.cumsum([candidates.count for candidates in trajectory])[:-1])
@@ -90,6 +88,13 @@ class D3POScorePreference(io.ComfyNode):
         ]
         *results, lines = map(list, zip(*made))
         return io.NodeOutput(*results, ui={"text": ["\n".join(line for own in lines for line in own)]})
+
+
+def prompts_of(node, prompt, count):
+    """The prompts' texts of so many batches: what is wired, of which the last one serves for the rest, or
+    what is written above the node."""
+    texts = list(prompt) or [host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompt")]
+    return texts + texts[-1:] * (count - len(texts))
 
 
 class Rule(NamedTuple):

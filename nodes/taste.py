@@ -33,20 +33,13 @@ class D3POTastePreference(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model, as the train step has it."),
-                PreferencesType.Input(
-                    "preferences", tooltip="Your picks: from D3PO Pair Preference or Load Preferences."
-                ),
+                picks_input(),
                 Trajectories.Input(
                     "trajectory",
                     tooltip="Further candidates that nobody has looked at, from another D3PO KSampler. More "
                     "prompts say more than more candidates of one.",
                 ),
-                DatasetType.Input(
-                    "dataset",
-                    optional=True,
-                    tooltip="Your earlier picks are learned from as well: all that this dataset holds under "
-                    "the annotator's name, of this base model. From D3PO Save to Dataset.",
-                ),
+                earlier_input(),
             ],
             outputs=[
                 PreferencesType.Output(
@@ -55,12 +48,7 @@ class D3POTastePreference(io.ComfyNode):
                     tooltip="Your picks, the earlier ones, and the further candidates as judged: wire to the "
                     "train step.",
                 ),
-                io.Float.Output(
-                    display_name="accuracy",
-                    tooltip="How often it tells which of two candidates you preferred, of picks that it was "
-                    "not shown. 0.5 is chance.",
-                ),
-                io.String.Output(display_name="report", tooltip="What it has learned, in words."),
+                *learned_outputs(),
             ],
             is_output_node=True,
         )
@@ -93,6 +81,33 @@ class D3POTastePreference(io.ComfyNode):
             text,
             ui={"text": [text], "figures": [as_data({"accuracy": accuracy(taste), "judged": len(more)})]},
         )
+
+
+def picks_input():
+    return PreferencesType.Input(
+        "preferences", tooltip="Your picks: from D3PO Pair Preference or Load Preferences."
+    )
+
+
+def earlier_input():
+    return DatasetType.Input(
+        "dataset",
+        optional=True,
+        tooltip="Your earlier picks are learned from as well: all that this dataset holds under "
+        "the annotator's name, of this base model. From D3PO Save to Dataset.",
+    )
+
+
+def learned_outputs():
+    """What a node tells of the taste that it has learned."""
+    return [
+        io.Float.Output(
+            display_name="accuracy",
+            tooltip="How often it tells which of two candidates you preferred, of picks that it was "
+            "not shown. 0.5 is chance.",
+        ),
+        io.String.Output(display_name="report", tooltip="What it has learned, in words."),
+    ]
 
 
 class Picks(NamedTuple):

@@ -3,8 +3,6 @@
 import time
 from dataclasses import asdict, replace
 
-import comfy.samplers
-import comfy.sd
 from comfy_api.latest import io
 
 from ...d3po_core.runs.progress import Progress
@@ -13,7 +11,7 @@ from ...d3po_core.training import rewards
 from ...d3po_core.training.adapter import TARGETS
 from .. import host
 from ..routes import workflow_id
-from ..sampling import every, latent_of, sigmas_of
+from ..sampling import cfg_input, every, latent_of, scheduler_input, sigmas_of
 from ..types import CATEGORY, LoraModel, ScorerType
 from .report import as_data, loss_map
 from .results import handed_on, outputs
@@ -108,21 +106,8 @@ def sampling():
             "samples others by itself.",
         ),
         io.Int.Input("steps", default=20, min=2, max=1000, tooltip="Sampling steps, by Euler's method."),
-        io.Float.Input(
-            "cfg",
-            default=5.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance scale, used while training as well.",
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="normal",
-            tooltip="How noise falls over the steps.",
-        ),
+        cfg_input("Guidance scale, used while training as well."),
+        scheduler_input(),
     ]
 
 
