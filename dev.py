@@ -45,7 +45,8 @@ def serve(arguments) -> int:
 
 def test(arguments) -> int:
     set_up_web_checks()
-    everything = ["tests", "-n", 2, "--dist", "loadgroup"]  # each worker has a host of its own
+    # each worker has a host of its own, and what a file's tests share is made once
+    everything = ["tests", "-n", 2, "--dist", "loadfile", "--no-loadscope-reorder"]
     # what tests compute is so small that threads wait for one another
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return run(PYTHON, "-m", "pytest", *(arguments or everything), cwd=ROOT, env=environment)

@@ -70,10 +70,12 @@ def main(comfyui: str, arguments: list):
     if not os.path.isfile(script):
         raise SystemExit(f"{comfyui} is not a ComfyUI folder: it has no main.py")
     sys.path[0] = comfyui
-    if torch_is_cpu_build():
+    on_cpu = torch_is_cpu_build()
+    if on_cpu:
         mend_torchvision()
         mend_torchaudio()
-    if "--cpu" not in arguments and not has_accelerator():
+    apple = sys.platform == "darwin"  # its accelerator is in builds without CUDA too
+    if "--cpu" not in arguments and (on_cpu and not apple or not has_accelerator()):
         arguments = [*arguments, "--cpu"]
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

@@ -17,7 +17,6 @@ from tests.host.answers import Client
 from tests.host.graphs import begin, choosing, end_all, live, unique
 from tools.host import ROOT, WorkflowError
 
-EMOJI = graphs.loader
 HERE = Path(__file__).resolve().parent
 COLOURS = {
     "red": (220, 40, 40),
@@ -43,18 +42,18 @@ def source(base):
     return root.name
 
 
-@pytest.fixture(scope="module")
-def small_model():
-    """The module's graphs load a model in little: it does not ask what is learned."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "loader", lambda: graphs.node("TestSmallModel"))
-        yield
-
-
 @pytest.fixture
 def emoji_model(monkeypatch):
-    """A test of such a module asks for the emoji model after all."""
-    monkeypatch.setattr(graphs, "loader", EMOJI)
+    """A test's graphs load the emoji model, not the one in little."""
+    monkeypatch.setattr(graphs, "loader", graphs.emoji)
+
+
+@pytest.fixture(scope="module")
+def emoji_models():
+    """So do all of a file's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "loader", graphs.emoji)
+        yield
 
 
 @pytest.fixture

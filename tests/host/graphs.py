@@ -46,14 +46,19 @@ def probe(kind, source, slot=0):
 
 
 def loader():
-    """MODEL, CLIP and VAE."""
+    """MODEL, CLIP and VAE: the emoji model in little, unless a test asks for `emoji_model`."""
+    return node("TestSmallModel")
+
+
+def emoji():
+    """The emoji model's, for what asks what is learned, or how far rounding may go."""
     return node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
 
 
 def stage():
-    """The checkpoint with an empty negative prompt and a 32x32 latent: what is cached from test to test.
+    """A model with an empty negative prompt and a 32x32 latent: what is cached from test to test.
 
-    The model draws 64x64; these take a quarter of the arithmetic."""
+    The emoji model draws 64x64; these take a quarter of the arithmetic."""
     return {
         "loader": loader(),
         "negative": node("CLIPTextEncode", clip=["loader", 1], text=""),

@@ -14,8 +14,6 @@ import pytest
 from d3po_core.dataset.store import Dataset
 from tests.host.graphs import answer, answer_body, begin, choosing, found, live, messages, node, page, unique
 
-pytestmark = pytest.mark.usefixtures("small_model")
-
 FIRST, SECOND = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}
 pytestmark = pytest.mark.usefixtures("nothing_is_left_waiting")
 

@@ -234,6 +234,7 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
     assert all(not torch.equal(delta, kept[path]) for path, delta in deltas(lora_file(run)).items())
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_the_reference_may_be_the_file(host, files):
     """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
     margins = {}

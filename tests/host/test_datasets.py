@@ -65,6 +65,7 @@ def picks_for(told, *judgements):
     return json.dumps({"sets": dict(zip([each["set"] for each in told], judgements))})
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_sets_are_recorded_now_and_judged_later_by_two_people(host, dataset):
     shown = host.run(saved(dataset, prompts=["a cat", "a dog"], seed=1))["outputs"]["save"]["text"]
     assert shown == [f"{dataset}: 2 new of 2 sets"]
@@ -192,6 +193,7 @@ def test_an_objective_judges_a_dataset(host, dataset):
     assert statistics["annotators"] == {"brightness (brighter)": 2} and statistics["pairs"] == 2
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_train_and_held_out_share_no_set_and_stay_when_sets_are_added(host, dataset):
     def names(split):
         entry = host.run({"load": preferences(dataset, split), "look": probe("Preferences", "load")})
@@ -213,6 +215,7 @@ def test_train_and_held_out_share_no_set_and_stay_when_sets_are_added(host, data
     assert train <= names("train") and held <= names("held out") and len(names("all")) == 7
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_statistics_say_what_is_there(host, dataset):
     host.run(saved(dataset, seed=7))
     entry = host.run({"figures": node("D3PODatasetStatistics", dataset=dataset, held_out=0.1)})

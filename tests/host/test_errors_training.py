@@ -53,6 +53,7 @@ def test_too_little_memory_says_what_to_lower(failure):
     )
 
 
+@pytest.mark.usefixtures("emoji_model")
 @pytest.mark.parametrize(
     "times, told", [(1, "checkpointing"), (2, "2 went through"), (3, "1 went through")], ids=str
 )

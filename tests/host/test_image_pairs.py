@@ -37,6 +37,7 @@ def encoded(split="all"):
     )
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
     prompt = graph(
         source,
@@ -95,6 +96,7 @@ def test_an_encoded_model_and_the_trained_one_must_be_the_same(failure, source):
     assert "another model" in failure(prompt).message
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
     """Had winner and loser other noise, another level, another caption or another flip, they would differ."""
     root = base / "input" / unique("same")

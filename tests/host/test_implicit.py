@@ -24,6 +24,8 @@ from tests.host.graphs import (
     watch,
 )
 
+pytestmark = pytest.mark.usefixtures("emoji_models")
+
 SHADES = [0.45, 1.0, 0.3, 0.75]  # darkest to brightest: 2, 0, 3, 1
 
 

@@ -59,6 +59,7 @@ def test_a_taste_that_may_be_chance_warns_and_scores_and_none_is_an_error(host, 
     says(failure(graph), "D3POTasteScorer", "preferences: there is no preference")
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_a_loras_implicit_reward_scores_as_the_node_that_ranks_by_it(host, failure):
     graph = judged(candidates=2) | train_nodes("tuned") | {"best": best_of(("scorer", 0), 3)}
     wires = dict(model=["loader", 0], tuned=["tuned", 0], vae=["loader", 2], positive=["positive", 0])

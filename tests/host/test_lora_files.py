@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.host.graphs import found, judged, loop, node, stage, stock_image, train_nodes, unique
 
+pytestmark = pytest.mark.usefixtures("emoji_models")
+
 COMFYUI, KOHYA = "ComfyUI", "kohya (A1111, Forge, diffusers)"
 WIDE = "all linear and convolutions"
 

@@ -14,6 +14,8 @@ from tests.host.graphs import found, node, probe, says, unique
 from tests.host.support import FAMILIES
 from tests.host.test_lora_files import COMFYUI, KOHYA
 
+pytestmark = pytest.mark.usefixtures("emoji_models")
+
 DIFFUSERS = "diffusers"
 ATTENTION, BLOCKS, LINEAR, WIDE = TARGETS = (
     "attention",

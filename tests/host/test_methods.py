@@ -8,6 +8,8 @@ from tests.conftest import EVERY
 from tests.host import graphs
 from tests.host.graphs import found, judged, node, probe, sized, train_nodes, with_prompts
 
+pytestmark = pytest.mark.usefixtures("emoji_models")
+
 PROMPTS = [
     f"a {thing} on a {colour} background" for thing in ("cat", "house", "fish") for colour in ("red", "blue")
 ]

@@ -8,8 +8,6 @@ from tests.host.graphs import found, node, probe, recording, stage, trained, uni
 from tests.host.support import refused, works
 from tools.host import WorkflowError
 
-pytestmark = pytest.mark.xdist_group("patches")  # what they look at takes a minute to make
-
 OURS = ("D3PO", "Test")
 # nodes that this model has no use for, and why
 ELSEWHERE = {

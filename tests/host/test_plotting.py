@@ -116,6 +116,7 @@ def test_a_picture_comes_from_the_cache_until_a_named_run_changes(host, two_runs
     assert "plot" not in cached_nodes(entry) and not (picture(host, entry) == before).all()
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_another_trainers_loss_map_is_drawn(host):
     graph = stage() | {
         "positive": node("CLIPTextEncode", clip=["loader", 1], text=TEXT),

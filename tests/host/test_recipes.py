@@ -33,6 +33,7 @@ def test_the_node_has_its_help_page(kitchen):
     assert kitchen.get(f"/extensions/{PACK}/docs/D3POCountPairs.md").startswith(b"# D3PO Count Pairs")
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_the_objective_judges_and_the_node_counts(kitchen):
     graph = judged(objective="contrast (more contrast)", candidates=3)
     graph["count"] = node("D3POCountPairs", preferences=["judge", 0])

@@ -126,6 +126,7 @@ def test_a_sets_name_does_not_depend_on_node_ids(host):
     assert found(host.run(graph), ids["look"])["set_id"] == look["set_id"]
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_a_sets_name_is_the_same_on_every_machine(host):
     """Judgements that people share belong to their set by this name: a change here would orphan them."""
     graph = sized(recording(seed=31), 64) | {"look": probe("Trajectory", "sampler")}

@@ -23,8 +23,6 @@ from tests.host.graphs import (
 )
 from tools.host import HostError
 
-pytestmark = pytest.mark.usefixtures("small_model")
-
 LONG = dict(epochs=12, learning_rate=1e-3)  # two denoising steps each
 
 
@@ -281,7 +279,7 @@ def test_runs_are_listed_in_a_table(host, three_rounds):
     (line,) = [line for line in table(host).splitlines() if line.startswith(three_rounds + " ")]
     name, steps, rounds, rank, held_out, best, size, date, time, *rest = line.split()
     assert (steps, rounds, rank, held_out, best) == ("3", "3", "2", "-", "-") and float(size) > 0
-    assert rest[:-1] == ["1,", "2,", "3", "SD3"] and re.fullmatch(r"\w{16}", rest[-1])
+    assert rest[:-1] == ["1,", "2,", "3", "SD15"] and re.fullmatch(r"\w{16}", rest[-1])
 
 
 def test_a_run_is_deleted_when_its_name_is_confirmed(host, three_rounds, failure, run_file, lora_file):

@@ -8,8 +8,6 @@ from d3po_core.runs import store
 from tests.host.graphs import judged, loop, node, says, stage, train_nodes, unique
 from tests.host.test_runs import files, record_of
 
-pytestmark = pytest.mark.usefixtures("small_model")
-
 
 def saved(entry, name="save"):
     (text,) = entry["outputs"][name]["text"]

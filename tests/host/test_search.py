@@ -34,6 +34,7 @@ def best_of(sampler="euler", candidates=5, keep=3, **inputs):
     return searching("D3POBestOfN", sampler=sampler, candidates=candidates, keep=keep, **inputs)
 
 
+@pytest.mark.usefixtures("emoji_model")
 @pytest.mark.parametrize("sampler, off", [("euler", 1e-4), ("euler_ancestral", 0)])
 def test_the_best_come_first_and_ksampler_makes_them_again_of_their_seeds(host, sampler, off):
     graph = looked_at(best_of(sampler), ["images", "latent", "seeds", "scores", "report"])
@@ -76,6 +77,7 @@ def test_an_interrupt_ends_a_search_at_once(host):
     assert max(progress) < 1000
 
 
+@pytest.mark.usefixtures("emoji_model")
 @pytest.mark.parametrize("sampler, off", [("euler", 1e-4), ("euler_ancestral", 0)])
 def test_a_search_in_the_noise_rises_and_its_noise_makes_the_picture_again(host, sampler, off):
     graph = searching("D3PONoiseSearch", sampler=sampler, seed=3, neighbours=3, step=0.6, rounds=3)

@@ -75,6 +75,7 @@ def lora(base):
     path.unlink()
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_a_lora_that_is_written_over_while_it_is_loaded_makes_other_sets_than_the_new_file(host, lora):
     """A loader keeps what it has read, until another prompt or another start of ComfyUI forgets it."""
     name, write = lora

@@ -100,6 +100,7 @@ def test_where_nothing_is_preferred_there_is_no_taste_and_no_error(host):
     assert found(entry, "look")["pairs"] == []
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_as_recommended_a_few_picks_train_a_little_and_say_so(host, run_file):
     run = unique("few")
     entry = host.run(strength(loop(run, candidates=2)))

@@ -26,8 +26,6 @@ from tests.host.graphs import (
 )
 from tools.host import HostError
 
-pytestmark = pytest.mark.usefixtures("small_model")
-
 PROMPTS = ["a cat on a red background", "a dog on a blue background"]
 LN2 = float(np.float32(math.log(2)))
 
@@ -91,6 +89,7 @@ def test_training_makes_the_preferred_candidate_likelier(host):
     assert len(losses["loss"]) == 6
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_candidates_that_go_through_one_by_one_train_alike(host):
     whole = found(host.run(trained(dict(epochs=3), seed=67, candidates=3)), "losses")
     single = found(host.run(trained(dict(epochs=3, candidates_per_pass=1), seed=67, candidates=3)), "losses")

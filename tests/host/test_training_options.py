@@ -23,8 +23,6 @@ from tests.host.graphs import (
     unique,
 )
 
-pytestmark = pytest.mark.usefixtures("small_model")
-
 
 def test_it_stops_where_the_kl_is_above_the_limit_and_says_so(host):
     graph = trained(dict(epochs=30, learning_rate=1e-2, stop_kl=1e-7), seed=81)

@@ -20,6 +20,8 @@ JUDGE, THUMBS, TASTE = "d3po_implicit_judge", "d3po_thumbs", "d3po_taste_loop"
 REWARDS, SAFETY = "d3po_reward_gradients", "d3po_safety"
 AI_FEEDBACK, AESTHETIC = "d3po_ai_feedback", "d3po_aesthetic"
 SEARCHES, MY_TASTE = "d3po_best_of_many", "d3po_my_taste_searches"
+# what is tried with the emoji model in little; the others as they are
+IN_LITTLE = {RECORD, SEVERAL, PAIRS, THUMBS, SAFETY, AI_FEEDBACK, SEARCHES, MY_TASTE}
 NUMBERS = {"INT": int, "FLOAT": (int, float)}
 
 
@@ -52,6 +54,8 @@ def tiny(name, object_info, run, **named):
         "D3POLoadRun": {"run": run},
         "D3POSaveRun": {"run": run},
     }
+    if name in IN_LITTLE:
+        prompt[one(prompt, "CheckpointLoaderSimple")] = graphs.loader()
     for node in prompt.values():
         for key, value in changes.get(node["class_type"], {}).items():
             assert key in node["inputs"]

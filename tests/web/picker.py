@@ -1,9 +1,14 @@
 """The picker as a user meets it: a page object over the widget in the real frontend."""
 
 import json
+import os
 import time
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
+from tools.host import FRONTEND_WANTED
+
+PICTURES = os.environ.get("D3PO_SCREENSHOTS")
 VIEWPORT = {"width": 1500, "height": 1000}
 READY = "() => window.app?.extensionManager && window.app.canvas && window.app.graph"
 # the host's own animations while a run goes on, which drawn by the processor take up to half of it
@@ -51,6 +56,14 @@ def open_page(browser, host, beside=None, renderer="canvas", **options):
     wait_until_ready(page)
     set_renderer(page, renderer)
     return page
+
+
+def keep(page, *name):
+    """Keep a picture of the page for a look by eye, where these are wanted."""
+    if PICTURES:
+        folder = Path(__file__).resolve().parents[1] / "screenshots" / os.environ.get(FRONTEND_WANTED, "")
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / ("_".join(name).replace(" ", "_") + ".png"))
 
 
 def complaints(page):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from d3po_core.training.win_rate import WinRate
-from tests.web.picker import BLANK, Picker, complaints, set_renderer
-from tests.web.test_look import SCREENSHOTS, matrices
+from tests.web.picker import BLANK, Picker, complaints, keep, set_renderer
+from tests.web.test_look import matrices
 from tools.host import PACK
 
 BUILD = """async ([blank, type, sets, size, seed, values]) => {
@@ -70,11 +70,6 @@ def compare(page, host):
     assert not complaints(page)
 
 
-def shoot(one, name, renderer):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    one.page.screenshot(path=SCREENSHOTS / f"{name}_{renderer}.png".replace(" ", "_"))
-
-
 def picture_of(one, pane=0):
     """The middle of what a pane shows, as numbers [height, width, 3]."""
     one.drawn()
@@ -94,7 +89,7 @@ def test_a_pair_is_seen_apart_under_a_line_in_one_place_and_as_its_difference(co
     assert "Press Run" in one.text
     one.run()
     one.panes(8)
-    shoot(one, "compare_side", renderer)
+    keep(one.page, "compare_side", renderer)
     one.root.locator(".d3po-pane").nth(5).click()
     one.panes(2)
     assert "3 of 4" in one.text
@@ -120,7 +115,7 @@ def test_a_pair_is_seen_apart_under_a_line_in_one_place_and_as_its_difference(co
     one.click("all")
     one.panes(4)
     one.press("e", "?")
-    shoot(one, "compare_expanded", renderer)
+    keep(one.page, "compare_expanded", renderer)
     one.press("?", "e")
 
 
@@ -219,7 +214,7 @@ def test_a_session_is_blind_ends_when_it_is_clear_and_then_tells(session, host, 
     one = session(renderer=renderer, size=256, name_a="first", name_b="second")
     one.run()
     one.question()
-    shoot(one, "win_rate_asked", renderer)
+    keep(one.page, "win_rate_asked", renderer)
     assert one.part("mode").is_hidden() and "when all 10 pairs are judged" in one.text
     one.focus()
     lefts = []
@@ -231,14 +226,14 @@ def test_a_session_is_blind_ends_when_it_is_clear_and_then_tells(session, host, 
         one.press("1" if left == 1 else "2")
     assert len(lefts) == 8 and {*lefts} == {0, 1}
     assert [judged["pairs"] for judged in one.value.values()] == [[[1, 0]]] * 8
-    shoot(one, "win_rate_enough", renderer)
+    keep(one.page, "win_rate_enough", renderer)
     before = set(host.get("/history"))
     one.click("result")
     entry = one.next_run(before)
     (text,) = entry["outputs"][one.node]["text"]
     assert "second 8, first 0" in text and "Enough answers: you prefer second" in text
     assert text in one.text and "8 done, 2 to do" in one.text
-    shoot(one, "win_rate_told", renderer)
+    keep(one.page, "win_rate_told", renderer)
 
 
 def test_what_is_judged_does_not_tell_the_sides_either(session):

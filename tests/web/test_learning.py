@@ -3,8 +3,7 @@
 import json
 
 from tests.host.graphs import trained
-from tests.web.picker import next_entry
-from tests.web.test_look import SCREENSHOTS
+from tests.web.picker import keep, next_entry
 from tests.web.test_warnings import clear_toasts
 
 
@@ -38,6 +37,5 @@ def test_curves_grow_while_it_learns_and_the_button_ends_it_and_keeps_the_lora(s
     assert shown.locator("figure").count() == len(titles)
     node = page.evaluate("() => app.graph.serialize().nodes.find((one) => one.id == 'train')")
     assert "update" not in json.dumps(node["widgets_values"])
-    SCREENSHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"learned_{step.renderer}.png".replace(" ", "_"))
+    keep(page, "learned", step.renderer)
     clear_toasts(page)  # so fast a training is warned of

@@ -5,20 +5,16 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.host.conftest import HERE
-from tests.web.picker import Picker, set_setting
+from tests.web.picker import Picker, keep, set_setting
 from tests.web.test_judging import by_number, only
 from tools.host import FRONTEND_WANTED
 
-SCREENSHOTS = HERE.parent / "screenshots" / os.environ.get(FRONTEND_WANTED, "")
 MODES = {"pairs": 4, "ranking": 7, "best": 7, "stars": 4, "thumbs": 4}
 
 
 def shoot(picker, name):
-    """Keep a picture of the node for a look by eye."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     picker.settle()
-    picker.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    keep(picker.page, name)
 
 
 def test_the_frontend_is_the_one_that_is_wanted(page):

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.host.graphs import unique
-from tests.web.picker import BLANK, complaints, next_entry, set_renderer
-from tests.web.test_look import SCREENSHOTS
+from tests.web.picker import BLANK, complaints, keep, next_entry, set_renderer
 
 
 def queue(page, host, node_type, **values):
@@ -59,8 +58,7 @@ def test_a_nodes_text_is_on_the_node_and_not_in_the_workflow(page, host, rendere
     node, entry = queue(page, host, node_type, **values)
     text = shown(page, node, renderer)
     assert words in text and text == entry["outputs"][node]["text"][0]
-    SCREENSHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"report_{node_type}_{renderer}.png".replace(" ", "_"))
+    keep(page, "report", node_type, renderer)
     saved = page.evaluate(
         "(id) => app.graph.serialize().nodes.find((one) => String(one.id) === id).widgets_values", node
     )

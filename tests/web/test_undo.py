@@ -4,8 +4,7 @@ import pytest
 
 from d3po_core.runs.store import load_record
 from tests.host.graphs import loop, unique
-from tests.web.picker import BLANK, set_renderer
-from tests.web.test_look import SCREENSHOTS
+from tests.web.picker import BLANK, keep, set_renderer
 from tests.web.test_warnings import TOASTS, clear_toasts
 from tests.web.train_step import PLACE_OF_WIDGET
 
@@ -47,7 +46,7 @@ def test_the_button_takes_the_last_round_back_and_says_how_to_have_it_again(page
     press(page, node, renderer)
     toast = page.locator(TOASTS).first
     toast.wait_for()
-    page.screenshot(path=SCREENSHOTS / f"undo-{renderer}.png")
+    keep(page, "undo", renderer)
     assert "from step 2 to step 1" in toast.inner_text() and "checkpoint to 2" in toast.inner_text()
     clear_toasts(page)
     assert load_record(host.base / "output" / "d3po" / "runs" / run)["step"] == 1

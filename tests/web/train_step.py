@@ -2,8 +2,7 @@
 
 import json
 
-from tests.web.picker import BLANK, set_renderer
-from tests.web.test_look import SCREENSHOTS
+from tests.web.picker import BLANK, keep, set_renderer
 
 EITHER = {"learn_from", "caption_dropout"}
 OF_METHOD = {
@@ -176,9 +175,8 @@ class TrainStep:
         return json.loads(saved), train_step(made)
 
     def shoot(self, name):
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.drawn()
-        self.page.screenshot(path=SCREENSHOTS / f"{name} {self.renderer}.png".replace(" ", "_"))
+        keep(self.page, name, self.renderer)
 
 
 def train_step(prompt):

@@ -1,11 +1,14 @@
-"""A model in little, for what does not ask what is learned."""
+"""The emoji model in little, for what does not ask what is learned."""
 
 import nodes as host_nodes
 
+from .families import UNET, model_of
+
+WIDE = 768  # what the emoji checkpoint's CLIP gives
+
 
 class SmallModel:
-    """What a checkpoint loader gives: the flow model of random weights, a fiftieth of the emoji model's work,
-    with its VAE, and the emoji checkpoint's CLIP."""
+    """What the emoji checkpoint's loader gives, but for a UNet a tenth as wide, of random weights."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "load", ("MODEL", "CLIP", "VAE")
 
@@ -14,7 +17,8 @@ class SmallModel:
         return {"required": {}}
 
     def load(self):
-        (model,) = host_nodes.UNETLoader().load_unet("flow.safetensors", "default")
-        _, clip, _ = host_nodes.CheckpointLoaderSimple().load_checkpoint("d3po-emoji.safetensors")
-        (vae,) = host_nodes.VAELoader().load_vae("flow.safetensors")
-        return model, clip, vae
+        _, clip, vae = host_nodes.CheckpointLoaderSimple().load_checkpoint("d3po-emoji.safetensors")
+        config = UNET | dict(
+            context_dim=WIDE, num_heads=8, num_head_channels=-1, use_linear_in_transformer=False
+        )
+        return model_of("SD15", config), clip, vae
