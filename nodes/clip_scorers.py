@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-import folder_paths
-import torch
 from comfy_api.latest import io
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ..d3po_core.candidates.aesthetic import WIDTHS, AestheticHead
 from ..d3po_core.candidates.scorers import Scorer
 from . import host
+from .judge_files import TENSORS, judges, made_of
 from .types import CATEGORY, scorer_output
-
-HEADS = "aesthetic"  # a folder of models/, which other packs use as well
-folder_paths.add_model_folder_path(HEADS, str(Path(folder_paths.models_dir) / HEADS))
 
 
 class D3POCLIPScorer(io.ComfyNode):
@@ -77,7 +71,7 @@ class D3POAestheticScorer(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "head",
-                    options=folder_paths.get_filename_list(HEADS),
+                    options=judges(*TENSORS),
                     tooltip="The predictor's file, in models/aesthetic, as .safetensors.",
                 ),
             ],
@@ -86,7 +80,7 @@ class D3POAestheticScorer(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, head):
-        pictures, rating = host.ImageEncoder(clip_vision), head_of(head)
+        pictures, rating = host.ImageEncoder(clip_vision), made_of(head, "head", AestheticHead.of)
         if pictures.width != WIDTHS[0]:
             raise ValueError(
                 f"clip_vision: its pictures have {pictures.width} numbers, but the predictor was made for "
@@ -100,20 +94,3 @@ class D3POAestheticScorer(io.ComfyNode):
                 prepare=lambda prompts: [pictures.patcher],
             )
         )
-
-
-def head_of(name):
-    """The AestheticHead in a file. Raises ValueError for what is no such file."""
-    if not name.endswith(".safetensors"):
-        old = Path(name).name
-        new = Path(old).with_suffix(".safetensors")
-        raise ValueError(
-            f"head: {name} may run code when it is read. Convert it once, in its folder: "
-            'python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{old}', 'cpu', weights_only=True), '{new}')\""
-        )
-    try:
-        with torch.inference_mode(False):  # they will take part in a backward pass
-            return AestheticHead.of(load_file(folder_paths.get_full_path_or_raise(HEADS, name)))
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"head: {name}: {error}") from error

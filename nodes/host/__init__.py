@@ -1,6 +1,7 @@
 """The seam to ComfyUI: names of what it computes, recording its sampling, and denoisers to train through
 inside it."""
 
+from .blip import TextImageScores
 from .clip import ImageEncoder, TextEncoder
 from .conditioning import EMPTY_NEGATIVE, Conditioning, conditioning_of
 from .decoding import decoding
@@ -26,6 +27,7 @@ __all__ = [
     "Conditioning",
     "ImageEncoder",
     "TextEncoder",
+    "TextImageScores",
     "carry",
     "clean_candidates",
     "conditioning_of",

@@ -74,11 +74,7 @@ class TextEncoder:
 
     def __call__(self, text):
         """[width] of length 1; known by heart from the second time on. Raises ValueError for None."""
-        if text is None:
-            raise ValueError(
-                "it compares pictures with their prompt, whose text is not known here. Wire D3PO Prompts' "
-                "prompt to this node's input prompt"
-            )
+        require_text(text)
         if text not in self.known:
             # the host leaves out the projection where it would not be used in sampling
             _, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled="unprojected")
@@ -87,6 +83,14 @@ class TextEncoder:
             with torch.inference_mode(False):  # it will take part in a backward pass
                 self.known[text] = F.normalize(projected.clone()[0], dim=0)
         return self.known[text]
+
+
+def require_text(text):
+    if text is None:
+        raise ValueError(
+            "it compares pictures with their prompt, whose text is not known here. Wire D3PO Prompts' "
+            "prompt to this node's input prompt"
+        )
 
 
 def preprocessed(images, size, mean, std):

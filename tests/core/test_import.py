@@ -15,6 +15,8 @@ ALLOWED = {
     "pyarrow",
     "matplotlib",
     "filelock",
+    "transformers",
+    "tokenizers",
     "d3po_core",
 } | set(sys.stdlib_module_names)
 

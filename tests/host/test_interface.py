@@ -20,6 +20,7 @@ NODES = [
     "D3POObjectiveScorer",
     "D3POCLIPScorer",
     "D3POAestheticScorer",
+    "D3POImageRewardScorer",
     "D3PORuleScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
