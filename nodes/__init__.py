@@ -14,7 +14,7 @@ from .learned_scorers import D3POImplicitScorer, D3POTasteScorer
 from .library import D3POLoadRun, D3POSaveRun
 from .lora_export import D3POSaveLoRA
 from .manage_runs import D3POManageRuns
-from .model_scorers import D3POImageRewardScorer
+from .model_scorers import D3POImageRewardScorer, D3POONNXScorer
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .rates import D3PORate
@@ -43,6 +43,7 @@ class D3POExtension(ComfyExtension):
             D3POCLIPScorer,
             D3POAestheticScorer,
             D3POImageRewardScorer,
+            D3POONNXScorer,
             D3PORuleScorer,
             D3POTastePreference,
             D3POTrainStep,

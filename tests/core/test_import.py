@@ -17,6 +17,7 @@ ALLOWED = {
     "filelock",
     "transformers",
     "tokenizers",
+    "onnxruntime",
     "d3po_core",
 } | set(sys.stdlib_module_names)
 

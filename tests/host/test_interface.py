@@ -21,6 +21,7 @@ NODES = [
     "D3POCLIPScorer",
     "D3POAestheticScorer",
     "D3POImageRewardScorer",
+    "D3POONNXScorer",
     "D3PORuleScorer",
     "D3POTrainStep",
     "D3POTrainSettings",
