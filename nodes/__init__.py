@@ -18,6 +18,7 @@ from .model_scorers import D3POImageRewardScorer, D3POONNXScorer
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
 from .rates import D3PORate
+from .reno import D3PORENO
 from .sampling import D3POKSampler, D3POPrompts
 from .sampling_custom import D3POSamplerCustom
 from .scorers import D3POObjectiveScorer, D3PORuleScorer
@@ -70,6 +71,7 @@ class D3POExtension(ComfyExtension):
             D3POBestOfN,
             D3PONoiseSearch,
             D3PODOODL,
+            D3PORENO,
             D3POTasteScorer,
             D3POImplicitScorer,
         ]

@@ -8,12 +8,13 @@ import torch
 from comfy_api.latest import io
 
 from ..d3po_core.search import edict
-from ..d3po_core.search.doodl import Look, ascended
+from ..d3po_core.search.ascent import Look
+from ..d3po_core.search.doodl import ascended
 from . import host
 from .host.conditioning import AS_RECORDED
+from .noise_ascent import Scored, answer, outputs, require_gradient
 from .pictures import prompt_input, seed_input, text_of, wires
 from .sampling import cfg_input, scheduler_input, sigmas_of
-from .search import FoundNoise
 from .train.rewards import prepared, prompt_of
 from .types import CATEGORY
 
@@ -52,23 +53,11 @@ class D3PODOODL(io.ComfyNode):
                 ),
                 prompt_input(),
             ],
-            outputs=[
-                io.Image.Output(display_name="image", tooltip="The best picture on the way."),
-                io.Image.Output(display_name="before", tooltip="The picture of the seed, by EDICT as well."),
-                io.Latent.Output(display_name="latent", tooltip="The best picture as a latent."),
-                io.Noise.Output(
-                    display_name="noise",
-                    tooltip="Its noise, for SamplerCustomAdvanced: other deterministic samplers make nearly "
-                    "the same of it.",
-                ),
-                io.Float.Output(display_name="score", tooltip="Its score, in the scorer's unit."),
-                io.Float.Output(
-                    display_name="history",
-                    is_output_list=True,
-                    tooltip="The score before the first update, and after each.",
-                ),
-                io.String.Output(display_name="report", tooltip="What was gained, in words."),
-            ],
+            outputs=outputs(
+                before="The picture of the seed, by EDICT as well.",
+                noise="Its noise, for SamplerCustomAdvanced: other deterministic samplers make nearly the "
+                "same of it.",
+            ),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
@@ -98,22 +87,8 @@ class D3PODOODL(io.ComfyNode):
             found, before, drift = host.train_inside(
                 decoding.beside, [candidates], lambda session: way.walked(session, decoding, noise, step)
             )
-        told = "\n".join(report(found, drift))
-        return io.NodeOutput(
-            found.made.image,
-            before.image,
-            {"samples": model.model.process_latent_out(found.made.latent)},
-            FoundNoise(found.noise.float(), seed),
-            found.score,
-            found.history,
-            told,
-            ui={"text": [told]},
-        )
-
-
-class Made(NamedTuple):
-    latent: torch.Tensor  # [1, C, H, W] in the model's own space
-    image: torch.Tensor  # [1, H, W, 3]
+        drifted = f"undoing the steps led back to their start but for {drift:.1g} of it"
+        return answer(model, found, before, seed, [drifted])
 
 
 class Way(NamedTuple):
@@ -141,24 +116,19 @@ class Way(NamedTuple):
         def look(noise):
             start = self.candidates.noised(torch.zeros_like(noise), levels[0], noise)
             end = edict.sampled(denoise, start, levels)
-            latent = end.x.to(session.device, torch.float32).requires_grad_()
-            with torch.enable_grad():
-                image = decoding.decode(latent)
-                score = self.scorer(image, self.text).mean()
-            made.append(Made(latent.detach().cpu(), image.detach().cpu()))
+            seen = Scored.of(end.x.to(session.device, torch.float32), decoding, self.scorer, self.text)
+            made.append(seen.made)
 
             def gradient():
-                (by_end,) = torch.autograd.grad(score, latent)
+                by_end, _ = seen.gradient()  # its size counts for nothing
                 by_end = by_end.to("cpu", torch.float64)
-                # its size counts for nothing, and as it is it may be too small for half precision
-                by_end = by_end / by_end.square().mean().sqrt().clamp(min=1e-30)
                 by_start, back = edict.gradient(
                     denoise, end, edict.Pair(by_end, torch.zeros_like(by_end)), levels
                 )
                 drifts.append(float((back.x - start).norm() / start.norm()))
                 return by_start
 
-            return Look(float(score), made[-1], gradient)
+            return Look(float(seen.score), seen.made, gradient)
 
         found = ascended(noise, look, self.updates, step)
         return found, made[0], max(drifts)
@@ -180,21 +150,9 @@ def sampling():
 
 
 def require_fit(model, scorer):
-    if not scorer.differentiable:
-        raise ValueError(
-            f"scorer: {scorer.name} has no gradient to follow. Wire it to D3PO Noise Search, which needs none"
-        )
+    require_gradient(scorer)
     if host.is_flow(model):
         raise ValueError(
             "model: this is a flow model (such as SD3 and Flux), and EDICT's steps are those of epsilon and "
             "v models (such as SD1.5 and SDXL). Use D3PO Noise Search, which takes any"
         )
-
-
-def report(found, drift):
-    updates = len(found.history) - 1
-    best = found.history.index(found.score)
-    yield f"{updates} updates; the best picture is that after {best}"
-    yield f"score: {', '.join(f'{score:.4g}' for score in found.history)}"
-    yield f"gained {found.score - found.history[0]:.4g} over the picture that it began with"
-    yield f"undoing the steps led back to their start but for {drift:.1g} of it"

@@ -100,8 +100,8 @@ def schedule_inputs():
     ]
 
 
-def cfg_input(tooltip):
-    return io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+def cfg_input(tooltip, default=5.0):
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
 def scheduler_input(tooltip="How noise falls over the steps."):

@@ -19,8 +19,8 @@ SKIPPED = "d3po_skipped"  # attachment of a MODEL: `TrainingState.skipped` of th
 def scorer_output():
     return ScorerType.Output(
         display_name="scorer",
-        tooltip="Wire to D3PO Reward Train Step, D3PO DOODL, D3PO Best of N or D3PO Noise Search, or to a "
-        "score of D3PO Score Preference.",
+        tooltip="Wire to D3PO Reward Train Step, D3PO DOODL, D3PO ReNO, D3PO Best of N or D3PO Noise "
+        "Search, or to a score of D3PO Score Preference.",
     )
 
 

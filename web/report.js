@@ -18,6 +18,7 @@ const REPORTERS = [
   "D3POBestOfN",
   "D3PONoiseSearch",
   "D3PODOODL",
+  "D3PORENO",
   "D3POTasteScorer"
 ]
 const NAME = "report"

@@ -8,7 +8,9 @@ import pytest
 import scipy.stats
 import torch
 
-from d3po_core.search.doodl import Look, NonFinite, ascended
+from d3po_core.search import reno
+from d3po_core.search.ascent import Look, NonFinite
+from d3po_core.search.doodl import ascended
 from d3po_core.search.noise import NoScore, best_first, gain, neighbours, searched
 
 
@@ -107,3 +109,38 @@ def test_a_way_ends_without_a_gradient_and_says_what_is_not_finite():
         ascended(start, lambda noise: Look(1.0, None, lambda: math.nan * noise), 5, 0.1)
     with pytest.raises(NonFinite, match="the score after 0 updates"):
         ascended(start, lambda noise: Look(math.inf, None, lambda: noise), 5, 0.1)
+
+
+def test_the_likelihood_s_gradient_is_that_of_the_chi_distribution_of_its_norm():
+    noise = 1.3 * torch.randn(1, 2, 3, 3, generator=generator(4), dtype=torch.float64)
+    chi, found = scipy.stats.chi(noise.numel()), reno.by_likelihood(noise)
+    for place in np.ndindex(*noise.shape):
+        away = torch.zeros_like(noise)
+        away[place] = 1e-5
+        high, low = (chi.logpdf(float((noise + side * away).norm())) for side in (1, -1))
+        assert float(found[place]) == pytest.approx((high - low) / 2e-5, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_reno_goes_as_torch_s_nesterov_along_a_score_and_its_norm_s_likelihood(scale):
+    """The large gradients are cut, the small ones are not."""
+    top, start = torch.arange(1.0, 5).reshape(1, 1, 2, 2), torch.randn(1, 1, 2, 2, generator=generator(3))
+    score = lambda noise: -scale * (noise - top).square().sum()
+    seen = []
+
+    def look(noise):
+        seen.append(noise)
+        return Look(float(score(noise)), noise, lambda: 2 * scale * (top - noise))
+
+    found = reno.ascended(start, look, 8, 0.5)
+    own = start.clone().requires_grad_()
+    descent = torch.optim.SGD([own], lr=0.5, momentum=0.9, nesterov=True)
+    for noise in seen:
+        torch.testing.assert_close(noise, own.detach(), rtol=1e-4, atol=1e-4)
+        descent.zero_grad()
+        norm = torch.linalg.vector_norm(own)
+        (-score(own) + 0.01 * (norm**2 / 2 - 3 * norm.log())).backward()
+        torch.nn.utils.clip_grad_norm_(own, 0.1)
+        descent.step()
+    assert len(found.history) == 9 and found.score == max(found.history) > found.history[0]
+    assert float(score(found.noise)) == found.score and torch.equal(found.made, found.noise)

@@ -48,6 +48,7 @@ NODES = [
     "D3POBestOfN",
     "D3PONoiseSearch",
     "D3PODOODL",
+    "D3PORENO",
     "D3POTasteScorer",
     "D3POImplicitScorer",
 ]
