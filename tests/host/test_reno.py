@@ -33,6 +33,7 @@ def reno(seed, steps, model=("loader", 0), vae=("loader", 2), name="reno", rate=
     return graph | {f"{name}_{output}": probe("Value", name, slot) for output, slot in outputs.items()}
 
 
+@pytest.mark.usefixtures("emoji_model")
 def test_it_raises_the_score_of_epsilon_and_flow_models_and_euler_makes_the_same_of_its_noise(host):
     """The flow model has random weights, so that its pictures hardly depend on the noise: it goes further."""
     untouched = lambda: found(host.run(stage() | {"look": probe("Model", "loader")}), "look")
