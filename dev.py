@@ -2,6 +2,7 @@
 
   demo        train a LoRA from preferences and show what changed
   serve       run ComfyUI with this pack, by hand: python dev.py serve [--port 8188] [ComfyUI arguments]
+  run         run a workflow without a page: python dev.py run WORKFLOW.json [--rounds 4] [--dry-run]
   test        run the tests: python dev.py test [pytest arguments]
   bench       measure speed, and what methods learn
   experiment  what training does to pictures: python dev.py experiment templates
@@ -14,6 +15,7 @@ COMFYUI_PATH names another ComfyUI to use; a clone inside ComfyUI/custom_nodes u
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -64,6 +66,18 @@ def experiment(arguments) -> int:
     return run(PYTHON, "-m", "tools.experiment", *arguments, cwd=ROOT)
 
 
+def run_workflow(arguments) -> int:
+    """It ends by itself where it is interrupted, once what was learned is kept."""
+    path = os.environ | {"PYTHONPATH": str(ROOT)}  # file names are relative to where we are
+    process = subprocess.Popen([str(PYTHON), "-m", "tools.run", *arguments], env=path)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the process has been told, too
+            pass
+
+
 def taken(name, example, arguments) -> tuple:
     """The arguments without the option `--name VERSION`, and the version, or None where there is none."""
     option = f"--{name}"
@@ -90,7 +104,14 @@ def set_up_wanted(arguments) -> list:
     return rest
 
 
-COMMANDS = {"demo": demo, "serve": serve, "test": test, "bench": bench, "experiment": experiment}
+COMMANDS = {
+    "demo": demo,
+    "serve": serve,
+    "run": run_workflow,
+    "test": test,
+    "bench": bench,
+    "experiment": experiment,
+}
 
 
 def main(arguments) -> int:

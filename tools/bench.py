@@ -10,11 +10,13 @@ largest.
     python dev.py bench schedules   how the paper's weighting shares the gradient over each schedule's steps
     python dev.py bench windows     what training on a window of the steps costs, and what it does to learning
     python dev.py bench memory      what a train pass of full-size models keeps, counted without a GPU
+    python dev.py bench saving      what keeping a train step's state costs, of a LoRA of SDXL's size
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
 import argparse
 import copy
+import importlib
 import statistics
 import time
 
@@ -31,6 +33,16 @@ LEARNING = {
     "guidance off": {"guidance": "off (faster)"},
     "half of the steps": {"step_fraction": 0.5},
     "reference: round start": {"reference": "round start"},
+}
+# what is measured in a module of its own: (module, function, the options that it takes)
+ELSEWHERE = {
+    "picker": ("bench_picker", "measure", ["keys"]),
+    "dataset": ("bench_dataset", "measure", ["sets"]),
+    "methods": ("bench_methods", "main", ["seeds", "only", "write"]),
+    "schedules": ("bench_schedules", "main", ["write"]),
+    "windows": ("bench_windows", "main", ["seeds", "write"]),
+    "memory": ("bench_memory", "main", ["json", "write"]),
+    "saving": ("bench_saving", "main", ["repeats"]),
 }
 
 
@@ -172,7 +184,7 @@ def main():
         "what",
         nargs="?",
         default="speed",
-        choices=["speed", "picker", "dataset", "methods", "schedules", "windows", "memory", "learning"],
+        choices=["speed", *ELSEWHERE, "learning"],
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
@@ -188,31 +200,14 @@ def main():
         help="methods, schedules, windows: put the table into docs/methods.md; memory: into docs/memory.md",
     )
     parser.add_argument("--json", metavar="FILE", help="memory: write the rows to this file too")
-    arguments = parser.parse_args()
-    if arguments.what == "picker":
-        from tools.bench_picker import measure as measure_picker
+    return measured(parser.parse_args())
 
-        return measure_picker(arguments.keys)
-    if arguments.what == "dataset":
-        from tools.bench_dataset import measure as measure_dataset
 
-        return measure_dataset(arguments.sets)
-    if arguments.what == "methods":
-        from tools.bench_methods import main as measure_methods
-
-        return measure_methods(arguments.seeds, arguments.only, arguments.write)
-    if arguments.what == "schedules":
-        from tools.bench_schedules import main as share_out
-
-        return share_out(arguments.write)
-    if arguments.what == "windows":
-        from tools.bench_windows import main as measure_windows
-
-        return measure_windows(arguments.seeds, arguments.write)
-    if arguments.what == "memory":
-        from tools.bench_memory import main as count_memory
-
-        return count_memory(arguments.json, arguments.write)
+def measured(arguments):
+    if arguments.what in ELSEWHERE:
+        module, function, names = ELSEWHERE[arguments.what]
+        measure = getattr(importlib.import_module(f"tools.{module}"), function)
+        return measure(*(getattr(arguments, name) for name in names))
     with Host(make_base(BASE)) as host:
         prompt = on_recorded_steps(to_api(load(WORKFLOW), host.object_info()))
         if arguments.what == "speed":

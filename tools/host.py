@@ -22,6 +22,11 @@ FLOW_CHECKPOINT = CHECKPOINT.with_name("emoji-flow.safetensors")
 FRONTEND_WANTED = "D3PO_FRONTEND"  # the environment variable in which dev.py hands on a frontend's version
 FOLDERS = ("models/checkpoints", "models/loras", "custom_nodes", "input", "output", "user", "temp")
 
+# for subprocess: a terminal's signals do not reach what is in a group of its own
+OWN_GROUP = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+)
+
 # A proxy set for the internet must not come between us and 127.0.0.1.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -127,13 +132,17 @@ def free_port() -> int:
 
 
 class Host:
-    """`with Host(base) as host:` runs the real host on that base directory and speaks to it over HTTP."""
+    """`with Host(base) as host:` runs the real host on that base directory and speaks to it over HTTP.
 
-    def __init__(self, base=BASE, arguments=(), port=None, start_timeout=180):
+    apart  Ctrl+C on the terminal does not reach it: who started it ends it
+    """
+
+    def __init__(self, base=BASE, arguments=(), port=None, start_timeout=180, apart=False):
         self.base = Path(base)
         self.arguments = tuple(arguments)
         self.port = port or free_port()
         self.start_timeout = start_timeout
+        self.apart = apart
         self.log_file = self.base / "host.log"
         self.process = None
 
@@ -161,6 +170,7 @@ class Host:
                 stderr=log,
                 cwd=self.base,
                 env=host_environment(),
+                **(OWN_GROUP if self.apart else {}),
             )
         try:
             self._wait_until_it_answers()
@@ -259,7 +269,11 @@ class Host:
 
     def run(self, prompt, timeout=600, client_id=None) -> dict:
         """Queue a prompt, wait for its end, return its history entry. Raises WorkflowError if it fails."""
-        entry = self.wait(self.queue(prompt, client_id), timeout)
+        return self.ended(self.queue(prompt, client_id), timeout)
+
+    def ended(self, prompt_id, timeout=600) -> dict:
+        """Wait for a queued prompt's end, return its history entry. Raises WorkflowError if it fails."""
+        entry = self.wait(prompt_id, timeout)
         if entry["status"]["status_str"] != "success":
             raise _execution_error(entry)
         return entry
@@ -267,6 +281,13 @@ class Host:
     def interrupt(self):
         """Interrupt whatever runs."""
         self.post("/interrupt")
+
+    def settle(self, timeout=10):
+        """Interrupt whatever runs, and wait until it has ended and what it keeps is kept."""
+        self.interrupt()
+        deadline = time.monotonic() + timeout
+        while self.get("/queue")["queue_running"] and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def cancel(self, prompt_id):
         """Take one prompt out of the queue, or interrupt it if it runs already."""

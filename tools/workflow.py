@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MUTED, BYPASSED = 2, 4
+IDLE = MUTED, BYPASSED = 2, 4
 INPUT_NODE, OUTPUT_NODE = "-10", "-20"
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
@@ -69,6 +69,34 @@ def to_api(ui_workflow: dict, object_info: dict) -> dict:
             if isinstance(value, list) and value[0] not in prompt:
                 del node["inputs"][name]
     return prompt
+
+
+def control_values(ui_workflow: dict, object_info: dict) -> dict:
+    """How widgets move on after a run, {node id of the API prompt: {input: fixed, increment, decrement or
+    randomize}}, of those that a page offers to."""
+    found = {}
+    _add_controls(Level(ui_workflow, _definitions(ui_workflow), object_info), found)
+    return found
+
+
+def _add_controls(level, found):
+    for node in level.nodes.values():
+        if level.is_subgraph(node):
+            _add_controls(level.enter(node), found)
+        elif node["type"] in level.object_info:
+            controls = {}
+            saved = iter(node.get("widgets_values") or [])
+            _read_widgets(level.object_info[node["type"]]["input"], saved, {}, {}, controls=controls)
+            if controls:
+                found[level.execution_id(node)] = controls
+
+
+def unknown_nodes(ui_workflow: dict, object_info: dict) -> list:
+    """The types of its nodes that a host has no definition of."""
+    definitions = _definitions(ui_workflow)
+    graphs = [ui_workflow, *definitions.values()]
+    types = {node["type"] for graph in graphs for node in graph["nodes"] if node.get("mode") not in IDLE}
+    return sorted(types - {*VIRTUAL, *definitions, *object_info})
 
 
 def _definitions(graph) -> dict:
@@ -218,7 +246,7 @@ def _bypass_slot(inputs, output_type, slot, wanted):
 
 def _add_nodes(level, prompt):
     for node in level.nodes.values():
-        if node.get("mode") in (MUTED, BYPASSED) or node["type"] in VIRTUAL:
+        if node.get("mode") in IDLE or node["type"] in VIRTUAL:
             continue
         if level.is_subgraph(node):
             _add_nodes(level.enter(node), prompt)
@@ -253,8 +281,9 @@ def _boxed(value, kind):
     return {"__type__": "CURVE", "__value__": value} if kind == "CURVE" else {"__value__": value}
 
 
-def _read_widgets(inputs, saved, values, kinds, prefix=""):
+def _read_widgets(inputs, saved, values, kinds, prefix="", controls=None):
     """Take saved values, which are positional, in the order in which the frontend makes these widgets."""
+    controls = {} if controls is None else controls
     for section in ("required", "optional"):
         specs = {prefix + name: _spec(spec) for name, spec in (inputs.get(section) or {}).items()}
         for name, (kind, options) in specs.items():
@@ -262,11 +291,13 @@ def _read_widgets(inputs, saved, values, kinds, prefix=""):
                 continue
             values[name] = next(saved, _default(kind, options))
             kinds[name] = options.get("widgetType") or kind
-            for _ in range(_controls(name, kind, options)):
-                next(saved, None)
+            for place in range(_controls(name, kind, options)):
+                how = next(saved, None)
+                if not place and how:
+                    controls[name] = how
             for option in options["options"] if kind == DYNAMIC_COMBO else ():
                 if option["key"] == values[name]:
-                    _read_widgets(option["inputs"], saved, values, kinds, name + ".")
+                    _read_widgets(option["inputs"], saved, values, kinds, name + ".", controls)
         if section == "required" and any(
             options.get(upload) for _, options in specs.values() for upload in UPLOADS
         ):

@@ -19,7 +19,7 @@ from .candidates import Candidates, Scorer
 from .clips import ProbeScorer, ProbeTwin, SmallCLIP
 from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
-from .families import Family, Inpainting
+from .families import Family, Inpainting, Texts
 from .files import files
 from .loras import Begun, ProbeApart, ProbeTargets, SomeLora
 from .masks import ProbeMasked, ProbePictures
@@ -353,6 +353,7 @@ NODE_CLASS_MAPPINGS = {
         Family,
         Shapes,
         Inpainting,
+        Texts,
         AdapterMerge,
         ControlNet,
         ProbeControl,

@@ -108,6 +108,21 @@ class Family:
         return model, text(7), text(5), latent
 
 
+class Texts:
+    """Two conditionings of different lengths and of a width, with a pooled one where that has a width."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("CONDITIONING", "CONDITIONING")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"width": ("INT", {"max": 8192}), "pooled": ("INT", {"max": 8192})}}
+
+    def make(self, width, pooled):
+        generator = torch.Generator().manual_seed(1)
+        whole = {"pooled_output": torch.randn(1, pooled, generator=generator)} if pooled else {}
+        return tuple([[torch.randn(1, tokens, width, generator=generator), dict(whole)]] for tokens in (7, 5))
+
+
 class Inpainting:
     """A MODEL that takes a mask and the image around it beside the latent, and conditionings."""
 
