@@ -27,8 +27,8 @@ class Busy(Learner):
     def updates_in(self, examples):
         return len(examples)
 
-    def fit(self, examples, after_update, history, round_start=None, **_):
-        self.round_start, history = round_start, [*history]
+    def fit(self, examples, after_update, history, **_):
+        history = [*history]
         for _ in examples:
             began, square = time.monotonic(), torch.ones(512, 512)
             while time.monotonic() - began < SECONDS:
@@ -48,9 +48,8 @@ def seconds(learner, folder):
 
 
 def main(repeats):
-    adapter = Adapter(
-        network_of(FAMILY, torch.bfloat16), rank=RANK, alpha=RANK, targets=TARGETS, device="cpu"
-    )
+    network = network_of(FAMILY, torch.bfloat16, device="cpu")
+    adapter = Adapter(network, rank=RANK, alpha=RANK, targets=TARGETS)
     learner = Busy(adapter, Settings())
     for weight in adapter.parameters():
         weight.grad = torch.full_like(weight, 1e-4)
