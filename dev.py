@@ -47,7 +47,8 @@ def serve(arguments) -> int:
 
 def test(arguments) -> int:
     set_up_web_checks()
-    # each worker has a host of its own, and what a file's tests share is made once
+    # each worker has a host of its own, and what a file's tests share is made once. The page's come last: as
+    # long as it is open it takes up to half a processor
     everything = ["tests", "-n", 2, "--dist", "loadfile", "--no-loadscope-reorder"]
     # what tests compute is so small that threads wait for one another
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

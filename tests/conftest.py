@@ -15,7 +15,6 @@ from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_bu
 HERE = Path(__file__).resolve().parent
 # Whether to run what a usual run leaves out because much like it is run: more kills, every method's learning.
 EVERY = bool(os.environ.get("D3PO_EVERY"))
-LONGEST_FIRST = ("web", "host", "core")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 # Where torch is a CPU build, torchvision and torchaudio may not import. PEFT imports them by transformers.
@@ -88,11 +87,6 @@ def flow_model(depth=2, channels=16, patch=2, text=768):
     }
     biases = {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
     return weights | biases | {"pos_embed": torch.randn(1, 64, width, generator=generator)}
-
-
-def pytest_collection_modifyitems(items):
-    """What takes longest first: workers that take a file at a time then end together."""
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")
