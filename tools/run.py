@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from tools.host import BASE, Host, HostError, WorkflowError, make_base
-from tools.workflow import control_values, to_api, unknown_nodes
+from tools.workflow import control_values, spec_of, to_api, unknown_nodes
 
 FAILED, WRONG, WAITS, INTERRUPTED = 1, 2, 3, 130
 EVERY = 2.0  # seconds between two lines of progress
@@ -86,14 +86,11 @@ def prompt_of(workflow, object_info):
     return to_api(workflow, object_info), control_values(workflow, object_info)
 
 
-def spec_of(object_info, node, name):
+def input_of(object_info, node, name):
     """(kind, options) of a node's input; None where it has none of that name."""
     inputs = object_info[node["class_type"]]["input"]
     spec = ((inputs.get("required") or {}) | (inputs.get("optional") or {})).get(name)
-    if spec is None:
-        return None
-    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-    return ("COMBO", {"options": spec[0]} | options) if isinstance(spec[0], list) else (spec[0], options)
+    return spec and spec_of(spec)
 
 
 def change(prompt, object_info, told):
@@ -111,7 +108,7 @@ def change(prompt, object_info, told):
         types = sorted({node["class_type"] for node in prompt.values()})
         raise Wrong(f"--set {told}: there is no node {which}. There are {', '.join(types)}")
     for node in chosen:
-        spec = spec_of(object_info, node, name)
+        spec = input_of(object_info, node, name)
         if spec is None:
             raise Wrong(f"--set {told}: {node['class_type']} has no input {name}")
         node["inputs"][name] = value_of(told, spec[0], text)
@@ -132,7 +129,7 @@ def absent(prompt, object_info):
     """What inputs name that is not there: files of models, above all."""
     for key, node in prompt.items():
         for name, value in node["inputs"].items():
-            kind, options = spec_of(object_info, node, name) or ("", {})
+            kind, options = input_of(object_info, node, name) or ("", {})
             choices = options.get("options") or []
             if kind == "COMBO" and choices and isinstance(value, str) and value not in choices:
                 yield f"node {key} ({node['class_type']}): {name}: there is no {value!r} here"
@@ -194,7 +191,8 @@ async def followed(host, prompt):
         async for message in events:
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue
-            event, data = (lambda told: (told.get("type"), told.get("data") or {}))(json.loads(message.data))
+            told = json.loads(message.data)
+            event, data = told.get("type"), told.get("data") or {}
             if data.get("prompt_id") != queued:
                 continue
             if event == "executing" and data.get("node"):
@@ -223,9 +221,9 @@ def reported(prompt, entry):
     return waits
 
 
-def rounds(host, given):
+def rounds(host, workflow, given):
     info = host.object_info()
-    prompt, controls = prompt_of(read(given.workflow), info)
+    prompt, controls = prompt_of(workflow, info)
     for told in given.set:
         change(prompt, info, told)
     if missing := [*absent(prompt, info)]:
@@ -256,11 +254,11 @@ def main(arguments):
     try:
         if given.rounds < 1:
             raise Wrong("--rounds: at least 1")
-        read(given.workflow)  # before a host is started for it
+        workflow = read(given.workflow)
         with Running(given.url) if given.url else Host(make_base(given.base), apart=True) as host:
             say(f"ComfyUI is at {host.url}")
             try:
-                return rounds(host, given)
+                return rounds(host, workflow, given)
             except (KeyboardInterrupt, Stopped) as ended:
                 host.settle()
                 say("Stopped. Run it again to go on")

@@ -285,7 +285,7 @@ def _read_widgets(inputs, saved, values, kinds, prefix="", controls=None):
     """Take saved values, which are positional, in the order in which the frontend makes these widgets."""
     controls = {} if controls is None else controls
     for section in ("required", "optional"):
-        specs = {prefix + name: _spec(spec) for name, spec in (inputs.get(section) or {}).items()}
+        specs = {prefix + name: spec_of(spec) for name, spec in (inputs.get(section) or {}).items()}
         for name, (kind, options) in specs.items():
             if options.get("forceInput") or not (options.get("widgetType") or kind in WIDGET_TYPES):
                 continue
@@ -304,7 +304,8 @@ def _read_widgets(inputs, saved, values, kinds, prefix="", controls=None):
             next(saved, None)  # the upload button
 
 
-def _spec(spec):
+def spec_of(spec):
+    """(kind, options) of an input's definition, whichever of the host's forms it has."""
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     return ("COMBO", {"options": spec[0], **options}) if isinstance(spec[0], list) else (spec[0], options)
 

@@ -30,10 +30,8 @@ def machine(tmp_path_factory):
     link(HERE / "host" / "probe", base / "custom_nodes" / "d3po-test-probe")
     for family, name in NAMES.items():
         weights, generator = {}, torch.Generator().manual_seed(0)
-        for path, shape in (
-            (key, w.shape) for key, w in network_of(name, torch.bfloat16).state_dict().items()
-        ):
-            drawn = torch.empty(shape, dtype=torch.bfloat16)
+        for path, weight in network_of(name, torch.bfloat16).state_dict().items():
+            drawn, shape = torch.empty(weight.shape, dtype=torch.bfloat16), weight.shape
             scale = 1 / math.sqrt(shape[1:].numel())
             if len(shape) > 1:
                 drawn.uniform_(-scale, scale, generator=generator)
