@@ -77,9 +77,9 @@ def laboratory(out, smoke=False, flow=False):
 
     def of():
         if not made:
-            studio = Studio(flow=flow)
-            small = [Path(out).with_name("smoke_namer.pt"), 8, 2]
-            made.extend([studio, Namer(studio, *(small if smoke else [OUT / "namer.pt"]))])
+            folder = Path(out).parent / "smoke" if smoke else OUT
+            studio = Studio(flow=flow, keep=folder / "base")
+            made.extend([studio, Namer(studio, folder / "namer.pt", *([8, 2] if smoke else []))])
         return made
 
     return of

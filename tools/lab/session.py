@@ -20,6 +20,7 @@ from d3po_core.training.presets import RECOMMENDED, resolved, sized
 from d3po_core.training.settings import GUIDANCE, RECORDED
 from tools.lab.artists import Artist, chance
 from tools.lab.namer import NAMES, WORDS
+from tools.lab.studio import BASE
 from tools.lab.tastes import TASTES
 from tools.model_pictures import caption
 
@@ -74,19 +75,25 @@ def kept(now, base):
     return float(now.sum() / max(1, base.sum()))
 
 
+def of_round(round_):
+    """What made the candidates of a round."""
+    return f"round {round_}" if round_ else BASE
+
+
 class Measure:
     """What became of held-out seeds, of prompts that were trained on and of others, by the base's."""
 
     def __init__(self, studio, namer, prompts, taste, each=SEEDS):
         self.studio, self.namer, self.taste, self.each = studio, namer, TASTES[taste], each
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
-        self.base = self.look()
+        self.base = self.look(BASE)
         varied = self.base["scores"].reshape(-1, each).std(1, ddof=1)
         self.spread = float(np.sqrt(np.mean(varied**2)))
 
-    def look(self):
+    def look(self, policy):
         seeds = [90_000 + i for i in range(len(self.prompts))]
-        recorded = self.studio.record([caption(*p) for p in self.prompts], seeds, 1, STEPS, CFG)
+        prompts = [caption(*p) for p in self.prompts]
+        recorded = self.studio.record(prompts, seeds, 1, STEPS, CFG, policy=policy)
         images = self.studio.pictures(torch.cat([one.states[-1] for one in recorded]))
         flat, each = images.reshape(-1, self.each, images[0].size), self.each
         apart = np.linalg.norm(flat[:, :, None] - flat[:, None], axis=-1)
@@ -99,7 +106,7 @@ class Measure:
         }
 
     def figures(self):
-        now, base = self.look(), self.base
+        now, base = self.look("trained"), self.base
         gains = (now["scores"] - base["scores"]) / self.spread
         seen = np.arange(len(gains)) < SEEN * self.each
         by_prompt = gains[~seen].reshape(-1, self.each).mean(1)
@@ -184,10 +191,15 @@ class Evenings:
         plan, rng = self.plan, chance("round", self.plan.seed, round_)
         prompts = [self.trained[(round_ * plan.sets + i) % len(self.trained)] for i in range(plan.sets)]
         seeds = [rng.randrange(2**32) for _ in prompts]
-        policy = "base" if round_ == 0 else f"round {round_}"
         prompts = [caption(*p) for p in prompts]
         recorded = self.studio.record(
-            prompts, seeds, plan.candidates, STEPS, CFG, policy=policy, first=self.first(prompts, rng)
+            prompts,
+            seeds,
+            plan.candidates,
+            STEPS,
+            CFG,
+            policy=of_round(round_),
+            first=self.first(prompts, rng),
         )
         new = self.judge(recorded, rng)
         self.judged += new
@@ -226,7 +238,7 @@ class Evenings:
         self.told = taste.accuracy.share if taste.accuracy else None
         if not taste.trusted:
             return []
-        recorded = self.studio.record(prompts, seeds, FURTHER, STEPS, CFG, policy=f"round {round_}")
+        recorded = self.studio.record(prompts, seeds, FURTHER, STEPS, CFG, policy=of_round(round_))
         with adapter.off():
             return [
                 Preferences(self.as_learned(one), best_over_worst(taste.scores(self.seen(one))), TASTE)

@@ -5,6 +5,7 @@ own, or in float32 where the processor is faster at that; the LoRA is float32. S
 ancestral step without the host around it: a test holds it against the host's own sampler.
 """
 
+import hashlib
 import sys
 import time
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from tools.host import CHECKPOINT, FLOW_CHECKPOINT, comfyui_folder
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
 
 LATENT = (4, 8, 8)
-PER_PASS = 96  # latents that go through the network together
+PER_PASS = 24  # latents that go through the network together: a quarter faster than 96
+BASE = "base"  # the policy of the model as it is
 
 
 @cache
@@ -64,10 +66,12 @@ class Studio:
 
     dtype  what the network computes in; None: the fastest
     flow   the flow model in place of the epsilon model
+    keep   a folder where the base's recordings are kept: sessions of a seed begin with the same ones,
+           whatever their taste
     """
 
-    def __init__(self, dtype=None, flow=False):
-        self.flow, dtype = flow, dtype or fastest()
+    def __init__(self, dtype=None, flow=False, keep=None):
+        self.flow, self.keep, self.dtype = flow, keep, dtype or fastest()
         self.prediction, self.kernel = ("flow", FlowAncestral) if flow else ("epsilon", Ancestral)
         self.scheduler = "simple" if flow else "normal"
         self.name = (FLOW_CHECKPOINT if flow else CHECKPOINT).stem
@@ -77,7 +81,7 @@ class Studio:
         try:
             with torch.inference_mode(False):
                 patcher, self.clip, self.vae, _ = host.sd.load_checkpoint_guess_config(
-                    str(FLOW_CHECKPOINT if flow else CHECKPOINT), model_options={"dtype": dtype}
+                    str(FLOW_CHECKPOINT if flow else CHECKPOINT), model_options={"dtype": self.dtype}
                 )
         finally:
             host.model_management.unet_manual_cast = cast
@@ -120,7 +124,7 @@ class Studio:
 
     @torch.no_grad()
     def record(
-        self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy="base", first=None, window=None
+        self, prompts, seeds, candidates, steps=10, cfg=2.0, eta=1.0, policy=BASE, first=None, window=None
     ):
         """A Trajectory for each prompt and seed, all sampled together.
 
@@ -128,6 +132,40 @@ class Studio:
         first   noises [candidates, C, H, W] of each prompt to begin with; else its candidates share one
         window  (first step, steps) that are random and recorded; None: all
         """
+        asked = prompts, seeds, candidates, steps, cfg, eta
+        kept = self.keep and policy == BASE and not (first or window)
+        states, denoised, final = self._kept(asked) if kept else self._sampled(*asked, first, window)
+        begin, count = window or (0, steps)
+        sigmas = self.sigmas(steps)
+        return [
+            Trajectory(
+                states=states[i].clone(),
+                denoised=denoised[i].clone(),
+                sigmas=sigmas[begin : begin + count + 1].clone(),
+                kernel=self.kernel(eta),
+                set_id=f"{prompt} {seed}",
+                model=self.name,
+                policy=policy,
+                settings={"seed": seed, "cfg": cfg, "prompt": prompt},
+                schedule=window and sigmas,
+                final=window and final[i].clone(),
+            )
+            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+
+    def _kept(self, asked):
+        """`_sampled`, from disk where it is there."""
+        name = hashlib.sha256(repr((self.name, str(self.dtype), asked)).encode()).hexdigest()[:16]
+        file = self.keep / f"{name}.pt"
+        if not file.exists():
+            self.keep.mkdir(parents=True, exist_ok=True)
+            whole = file.with_suffix(f".{time.monotonic_ns()}")
+            torch.save(self._sampled(*asked), whole)
+            whole.replace(file)
+        return torch.load(file)
+
+    def _sampled(self, prompts, seeds, candidates, steps, cfg, eta, first=None, window=None):
+        """(states, denoised, final) by prompt, as Trajectory has them."""
         kernel, sigmas = self.kernel(eta), self.sigmas(steps)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         first = torch.cat(
@@ -148,23 +186,8 @@ class Studio:
                 x = x + (x - x0) / sigma * (following - sigma)
             if i == begin + count - 1:
                 states.append(x)
-        states, denoised = (torch.stack(parts).split(candidates, 1) for parts in (states, denoised))
-        final = x.split(candidates)
-        return [
-            Trajectory(
-                states=states[i].clone(),
-                denoised=denoised[i].clone(),
-                sigmas=sigmas[begin : begin + count + 1].clone(),
-                kernel=kernel,
-                set_id=f"{prompt} {seed}",
-                model=self.name,
-                policy=policy,
-                settings={"seed": seed, "cfg": cfg, "prompt": prompt},
-                schedule=window and sigmas,
-                final=window and final[i].clone(),
-            )
-            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-        ]
+        by_prompt = [torch.stack(parts).split(candidates, 1) for parts in (states, denoised)]
+        return *by_prompt, x.split(candidates)
 
     def _guided(self, x, sigma, prompts, candidates, cfg):
         positive = torch.cat([self.text(prompt).expand(candidates, -1, -1) for prompt in prompts])
