@@ -1,0 +1,40 @@
+"""The nodes' words in every language, and that the host hands them out."""
+
+import os
+import re
+
+import pytest
+
+from tools import locales
+
+
+def test_english_is_what_the_nodes_say(object_info):
+    """With D3PO_ACCEPT_WORDS=1 it is written anew, and what has changed is taken from the other languages."""
+    now = locales.words(object_info)
+    if os.environ.get("D3PO_ACCEPT_WORDS"):
+        locales.accept(now)
+    assert locales.read(locales.ENGLISH) == now, (
+        "words have changed: run this test with D3PO_ACCEPT_WORDS=1, then translate what is missing"
+    )
+
+
+@pytest.mark.parametrize("language", locales.languages())
+def test_every_word_is_translated(language):
+    english, own = (locales.leaves(locales.read(name)) for name in (locales.ENGLISH, language))
+    missing = [f"{'.'.join(path)}: {text}" for path, text in english.items() if not own.get(path)]
+    assert not missing, "\n".join(missing)
+    assert own.keys() == english.keys()
+    alike = [text for path, text in english.items() if own[path] == text and len(text.split()) > 4]
+    assert not alike
+
+
+@pytest.mark.parametrize("language", [locales.ENGLISH, *locales.languages()])
+def test_the_frontend_takes_it_as_it_is(language):
+    for text in locales.leaves(locales.read(language)).values():
+        assert not set(re.sub(r"\{'[{}@|]'\}", "", text)) & set("{}@|")
+
+
+def test_the_host_hands_out_all_languages(host):
+    told = host.get("/i18n")
+    for language in (locales.ENGLISH, *locales.languages()):
+        assert locales.read(language).items() <= told[language]["nodeDefs"].items()
