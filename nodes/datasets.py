@@ -6,6 +6,7 @@ from itertools import islice
 from comfy_api.latest import io
 
 from . import host
+from .prompts import prompts_of
 from .stored import (
     ANNOTATORS,
     HELD_OUT,
@@ -85,13 +86,13 @@ class D3POSaveToDataset(io.ComfyNode):
             raise ValueError(
                 f"images: there are {len(images)} batches of images for {len(trajectory)} sets of candidates"
             )
-        written = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id)
-        prompts = list(prompt) or [written.get("prompt")]
+        model_name = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id).get("model", "")
+        prompts = prompts_of(cls, prompt, len(trajectory))
         handle = DatasetHandle(dataset[0], annotator[0])
         with handle.open(create=True) as store:
             added = sum(
-                keep(store, recorded, batch, prompts[min(i, len(prompts) - 1)], written.get("model", ""))
-                for i, (recorded, batch) in enumerate(zip(trajectory, images))
+                keep(store, recorded, batch, text, model_name)
+                for recorded, batch, text in zip(trajectory, images, prompts)
             )
             text = f"{dataset[0]}: {added} new of {len(trajectory)} sets"
         return io.NodeOutput(trajectory, images, handle, ui={"text": [text]})

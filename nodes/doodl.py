@@ -13,7 +13,8 @@ from ..d3po_core.search.doodl import ascended
 from . import host
 from .host.conditioning import AS_RECORDED
 from .noise_ascent import Scored, answer, outputs, require_gradient
-from .pictures import prompt_input, seed_input, text_of, wires
+from .pictures import prompt_input, seed_input, wires
+from .prompts import text_of
 from .sampling import cfg_input, scheduler_input, sigmas_of
 from .train.rewards import prepared, prompt_of
 from .types import CATEGORY

@@ -19,6 +19,7 @@ from ..d3po_core.candidates.preferences import Preferences
 from . import routes
 from .corrections import corrections
 from .judging import preferred_and_rejected, require_one_image_each
+from .prompts import prompts_of
 from .stored import DatasetType, record_judgements, require_sets
 from .types import CATEGORY, PICKS, PreferencesType, Trajectories
 
@@ -174,8 +175,15 @@ class D3POPairPreference(io.ComfyNode):
         picked = sets_in(picks[0])
         judgements = {recorded.set_id: finished(picked, recorded) for recorded in trajectory}
         shown = [
-            {"set": recorded.set_id, "candidates": recorded.count, "images": cls.previews(batch)}
-            for recorded, batch in zip(trajectory, images)
+            {
+                "set": recorded.set_id,
+                "candidates": recorded.count,
+                "images": cls.previews(batch),
+                "text": text or "",
+            }
+            for recorded, batch, text in zip(
+                trajectory, images, cls.texts(trajectory, dataset[0]), strict=True
+            )
         ]
         missing = [set_ for set_ in shown if judgements[set_["set"]] is None]
         if missing and when_missing[0] == WAIT:
@@ -201,6 +209,16 @@ class D3POPairPreference(io.ComfyNode):
         if warned := corrections(cls.hidden.dynprompt, cls.hidden.unique_id, picked):
             message |= {"text": warned, "warnings": warned}
         return io.NodeOutput(*map(list, zip(*outputs)), ui=message)
+
+    @classmethod
+    def texts(cls, trajectory, dataset):
+        """The sets' prompts: what the dataset has kept, else what is written above; None where unknown."""
+        above = prompts_of(cls, (), len(trajectory))
+        if not dataset:
+            return above
+        with dataset.open() as store:
+            kept = [store.find(recorded.set_id) for recorded in trajectory]
+        return [(row and row.prompt) or text for row, text in zip(kept, above, strict=True)]
 
     @classmethod
     def previews(cls, batch):

@@ -101,11 +101,6 @@ class Pictures:
             )
 
 
-def text_of(node, prompt):
-    """The prompt's text for scorers: what is wired, or written above the node."""
-    return prompt or host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompt")
-
-
 def wires(scored):
     """What is wired to a node that makes pictures; `scored` is a scorer's tooltip."""
     return [

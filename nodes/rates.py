@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from ..d3po_core.candidates.scorers import Scorer, WrongNumber
 from ..d3po_core.training.rates import PairedRates
 from .comparing import IMAGES_A, IMAGES_B, NAME_A, NAME_B, paired
-from .scores import numbers, prompts_of
+from .prompts import prompts_of
+from .scores import numbers
 from .types import CATEGORY
 
 ABOVE, BELOW = "above the threshold", "below the threshold"

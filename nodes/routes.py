@@ -23,6 +23,7 @@ from ..d3po_core.candidates.judgement import Judgement
 from ..d3po_core.dataset.index import DiskFull
 
 LARGEST_BODY = 2**20  # bytes
+SHOWN = ("set", "candidates", "images", "text")  # what the page is told of a set
 MOST_STOPPED = 100  # of the newest runs in the history
 
 _lock = threading.Lock()
@@ -49,7 +50,7 @@ class Wait:
     prompt_id: str
     node: str
     workflow: str | None
-    sets: list  # {"set", "candidates", "images"} each
+    sets: list  # of SHOWN each
     keep: Callable[[dict], None]
     picks: dict | None = None
     _over: bool = field(default=False, init=False)
@@ -193,9 +194,7 @@ def stopped():
         seen |= {(workflow, node, set_["set"]) for node, sets in outputs for set_ in sets}
         for node, sets in reversed(outputs):
             missing = [
-                {key: set_[key] for key in ("set", "candidates", "images")}
-                for set_ in sets
-                if not set_["judged"]
+                {key: set_[key] for key in SHOWN if key in set_} for set_ in sets if not set_["judged"]
             ]
             if missing:
                 unanswered.append(

@@ -1,6 +1,5 @@
 """Recording: prompts in, candidates with their trajectories out."""
 
-import random
 from functools import partial
 
 import comfy.sample
@@ -9,6 +8,7 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
+from ..d3po_core.candidates.prompts import drawn
 from . import host
 from .types import CATEGORY, SKIPPED, Trajectories
 
@@ -60,14 +60,7 @@ class D3POPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts, count, seed):
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-        if not lines:
-            raise ValueError("prompts: write at least one prompt, one in each line")
-        rng = random.Random(seed)
-        drawn = []
-        while len(drawn) < count:
-            drawn += rng.sample(lines, len(lines))
-        return io.NodeOutput(drawn[:count], [rng.getrandbits(48) for _ in range(count)])
+        return io.NodeOutput(*drawn(prompts, count, seed))
 
 
 def schedule_inputs():

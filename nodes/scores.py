@@ -12,8 +12,8 @@ from ..d3po_core.candidates.joining import JOININGS, PARETO, SUM, joined, sums
 from ..d3po_core.candidates.judgement import LARGEST_SCORE
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.candidates.scorers import Scorer
-from . import host
 from .judging import judged_outputs, preferred_and_rejected, require_one_image_each, said_of
+from .prompts import prompts_of
 from .stored import DatasetType, record_pairs
 from .types import CATEGORY, Trajectories
 
@@ -88,13 +88,6 @@ class D3POScorePreference(io.ComfyNode):
         ]
         *results, lines = map(list, zip(*made))
         return io.NodeOutput(*results, ui={"text": ["\n".join(line for own in lines for line in own)]})
-
-
-def prompts_of(node, prompt, count):
-    """The prompts' texts of so many batches: what is wired, of which the last one serves for the rest, or
-    what is written above the node."""
-    texts = list(prompt) or [host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompt")]
-    return texts + texts[-1:] * (count - len(texts))
 
 
 class Rule(NamedTuple):

@@ -12,9 +12,9 @@ from .pictures import (
     prompt_input,
     sampling_inputs,
     seed_input,
-    text_of,
     wires,
 )
+from .prompts import text_of
 from .types import CATEGORY
 
 SEEDS = 2**64

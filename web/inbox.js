@@ -18,6 +18,7 @@ const MOST_SETS = 500
  * @property {string} set
  * @property {number} candidates
  * @property {Reference[]} images of each candidate
+ * @property {string} [text] the prompt, where it is known
  * @property {string | null} [workflow]
  *
  * @typedef {object} Shown what a node of a run shows
@@ -31,6 +32,7 @@ const MOST_SETS = 500
  * @property {string} set
  * @property {number} candidates
  * @property {Reference[]} images
+ * @property {string} text the prompt, where it is known
  * @property {string} workflow
  * @property {string} node an execution id
  * @property {string} prompt the id of the newest run that showed the set there
@@ -106,13 +108,14 @@ export function setsOfRun(prompt) {
 /** @param {Shown} told */
 function receive({ prompt_id: prompt, node, workflow, waiting, sets: shown }) {
   if (!workflow) return // a run that no page queued belongs to no page
-  for (const { set, candidates, images } of shown) {
+  for (const { set, candidates, images, text = "" } of shown) {
     const key = `${workflow} ${node} ${set}`
     if (sets.get(key)?.prompt !== prompt) sets.delete(key) // to the newest end
     sets.set(key, {
       set,
       candidates,
       images,
+      text,
       workflow,
       node,
       prompt,

@@ -59,6 +59,7 @@ export class Panel {
       button("result", "", "see the result", does.end)
     )
     this.help = h("div", { class: "d3po-help", hidden: true })
+    this.prompt = h("div", { class: "d3po-prompt", hidden: true })
     this.message = h("div", { class: "d3po-message", hidden: true })
     this.answers = h("div", { class: "d3po-answers" })
     this.told = h("div", { class: "d3po-told", hidden: true })
@@ -137,6 +138,7 @@ export class Panel {
       this.ending,
       this.help,
       this.message,
+      this.prompt,
       stage,
       this.answers,
       this.status,
@@ -149,13 +151,16 @@ export class Panel {
    *  @param {Settings} settings
    *  @param {Kind | "done" | "empty"} kind
    *  @param {{ waiting: boolean, enough: boolean }} state whether a run waits for the picks; whether there
-   *    are enough answers, though more could be given */
-  show(settings, kind, { waiting, enough }) {
+   *    are enough answers, though more could be given
+   *  @param {string} text the prompt, where it is known */
+  show(settings, kind, { waiting, enough }, text) {
     this.mode.value = settings.mode
     this.carryOn.checked = settings.continue_when_done
     this.root.dataset.kind = kind
     this.banner.hidden = !waiting
     this.ending.hidden = !enough
+    this.prompt.hidden = !text
+    this.prompt.title = this.prompt.textContent = text
   }
 
   /** @param {string} text */

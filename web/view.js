@@ -149,7 +149,7 @@ export class View {
     this.#ready = false
     this.#flipped = false
     const state = { waiting: Boolean(entry?.waiting), enough: question !== undefined && this.model.enough }
-    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), state)
+    this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), state, entry?.text ?? "")
     this.panel.tell(picks.problem || (entry ? "" : "Press Run: the candidates will be shown here."))
     this.#drawProgress()
     if (question) this.#drawAnswers(question)

@@ -14,12 +14,14 @@ from comfy.quant_ops import QuantizedTensor
 
 import nodes as host_nodes
 
+from ...d3po_core.candidates.prompts import drawn
 from ...d3po_core.runs.files import content_name
 from .input_files import file_of
 
 IMMATERIAL = {
     "D3POLoadRun": ("run", "checkpoint", "start_from")
 }  # inputs that say nothing about a set of candidates
+PLAIN_TEXTS = ("PrimitiveString", "PrimitiveStringMultiline")  # nodes of the host that say a text
 PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
 HERE = uuid.uuid4().hex  # tells the objects of this host process from any other's
 
@@ -262,8 +264,8 @@ def _counted(value, spec, digest, base):
 
 
 def texts_above(graph, node_id):
-    """What the graph above a node says in plain text: {"prompt": a sampler's positive text, "model": a model
-    file's name}, each where there is one."""
+    """What the graph above a node says in plain text: {"prompts": a sampler's positive texts, "model": a
+    model file's name}, each where there is one."""
     texts, todo, seen = {}, [node_id], set()
     while todo:
         inputs = graph.get_node(todo.pop(0))["inputs"]
@@ -271,13 +273,28 @@ def texts_above(graph, node_id):
             if isinstance(inputs.get(name), str):
                 texts.setdefault("model", inputs[name])
         if _is_link(inputs.get("positive")):
-            text = graph.get_node(inputs["positive"][0])["inputs"].get("text")
-            if isinstance(text, str):
-                texts.setdefault("prompt", text)
+            written = _written(graph, graph.get_node(inputs["positive"][0])["inputs"].get("text"))
+            if written:
+                texts.setdefault("prompts", written)
         above = [value[0] for value in inputs.values() if _is_link(value) and value[0] not in seen]
         seen.update(above)
         todo += above
     return texts
+
+
+def _written(graph, text):
+    """The texts that a text input comes to, as far as the graph says so."""
+    if isinstance(text, str):
+        return [text]
+    if not _is_link(text):
+        return []
+    node, output = graph.get_node(text[0]), text[1]
+    inputs = node["inputs"]
+    if node["class_type"] in PLAIN_TEXTS:
+        return _written(graph, inputs["value"])
+    if node["class_type"] == "D3POPrompts" and output == 0 and not any(map(_is_link, inputs.values())):
+        return drawn(**inputs)[0]
+    return []
 
 
 def is_empty_text(graph, node_id, name):

@@ -10,6 +10,7 @@ from ...d3po_core.taste.guard import LEASH
 from ...d3po_core.training import rewards
 from ...d3po_core.training.adapter import TARGETS
 from .. import host
+from ..prompts import prompts_of
 from ..routes import workflow_id
 from ..sampling import cfg_input, every, latent_of, scheduler_input, sigmas_of
 from ..types import CATEGORY, LoraModel, ScorerType
@@ -45,9 +46,7 @@ class D3PORewardTrainStep(io.ComfyNode):
         sets = every({"positive": positive, "negative": negative, "latent": latent_image})
         name = host.set_name(cls.hidden.dynprompt, cls.hidden.unique_id)
         prompts = [prompt_of(model, f"{name} {i}", cfg[0], **own) for i, own in enumerate(sets)]
-        written = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id)
-        texts = list(prompt) or [written.get("prompt") if len(prompts) == 1 else None]
-        texts += texts[-1:] * (len(prompts) - len(texts))
+        texts = prompts_of(cls, prompt, len(prompts))
 
         recipe = rewards.Recipe(*(one[name] for name in ("method", "updates", "pictures", "last_steps")))
         settings = replace(rewards.SETTINGS, learning_rate=one["learning_rate"], seed=one["seed"] % 2**63)

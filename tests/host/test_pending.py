@@ -36,7 +36,7 @@ def test_a_waiting_node_is_told_with_its_sets_and_images(host):
     assert told.keys() == {"prompt_id", "node", "workflow", "waiting", "sets"}
     assert (told["node"], told["workflow"], told["waiting"]) == ("judge", "the-workflow", True)
     assert [(each.keys(), each["candidates"]) for each in told["sets"]] == [
-        ({"set", "candidates", "images"}, 3)
+        ({"set", "candidates", "images", "text"}, 3)
     ] * 2
     images = views(host, told)
     assert [len(each) for each in images] == [3, 3] and len(set(sum(images, []))) == 6
@@ -51,7 +51,7 @@ def test_a_stopped_run_is_told_out_of_the_history(host):
     told = stopped(host, prompt_id)
     assert (told["node"], told["workflow"], told["waiting"]) == ("judge", "the-workflow", False)
     assert told["sets"] == [
-        {key: each[key] for key in ("set", "candidates", "images")}
+        {key: each[key] for key in ("set", "candidates", "images", "text")}
         for each in entry["outputs"]["judge"]["d3po"]
     ]
     assert [each["workflow"] for each in entry["outputs"]["judge"]["d3po"]] == ["the-workflow"] * 2

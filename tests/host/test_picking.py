@@ -10,7 +10,7 @@ from tests.host.graphs import choosing, found, picked, probe, says, train_nodes,
 def shown(host, graph):
     """What the picker tells of its sets."""
     told = host.run(graph)["outputs"]["judge"]["d3po"]
-    return [{key: each[key] for key in ("set", "candidates", "judged")} for each in told]
+    return [{key: each[key] for key in ("set", "candidates", "judged", "text")} for each in told]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,9 @@ def test_nothing_trains_until_every_set_of_a_list_is_judged(host):
         graph = with_prompts(picked(picks), ["a cat", "a dog"])
         return graph | {**train_nodes(), "losses": probe("LossMap", "train", 2)}
 
-    sets = [told["set"] for told in shown(host, graph(""))]
-    assert len(set(sets)) == 2
+    told = shown(host, graph(""))
+    sets = [set_["set"] for set_ in told]
+    assert len(set(sets)) == 2 and {set_["text"] for set_ in told} == {"a cat", "a dog"}
     half = host.run(graph(json.dumps({"sets": {sets[0]: {"pairs": [[0, 1]]}}})))
     assert [told["judged"] for told in half["outputs"]["judge"]["d3po"]] == [True, False]
     assert not {"train", "losses"} & set(half["outputs"])

@@ -1,0 +1,16 @@
+"""The prompts' texts of what a node sees."""
+
+from . import host
+
+
+def prompts_of(node, prompt, count):
+    """The texts of the prompts of so many sets or batches, None each where they are not known: what is wired,
+    of which the last one serves for the rest, or what is written above the node."""
+    above = host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompts", [])
+    texts = list(prompt) or (above if len(above) in (1, count) else [None])
+    return (texts + texts[-1:] * (count - len(texts)))[:count]
+
+
+def text_of(node, prompt):
+    """The text of a node's one prompt."""
+    return prompts_of(node, [prompt] if prompt else (), 1)[0]
