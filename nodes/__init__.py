@@ -14,6 +14,7 @@ from .learned_scorers import D3POImplicitScorer, D3POTasteScorer
 from .library import D3POLoadRun, D3POSaveRun
 from .lora_export import D3POSaveLoRA
 from .manage_runs import D3POManageRuns
+from .merging import D3POMergeDatasets
 from .model_scorers import D3POImageRewardScorer, D3POONNXScorer
 from .picking import D3POPairPreference
 from .plotting import D3POPlot
@@ -59,6 +60,7 @@ class D3POExtension(ComfyExtension):
             D3POLoadSets,
             D3POLoadPreferences,
             D3PODatasetStatistics,
+            D3POMergeDatasets,
             D3POImportPreferences,
             D3POExportPreferences,
             D3POEncodePairs,

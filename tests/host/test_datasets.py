@@ -300,3 +300,20 @@ def test_a_damaged_set_is_left_out_and_the_others_go_on(host, base, dataset):
     assert "3 sets, 3 judged" in texts["figures"]
     assert "1 pairs in 1 sets" in texts["out"] and first in texts["out"] and "is not an image" in texts["out"]
     assert "1 pairs in 1 sets" in texts["encode"] and first in texts["encode"] and second in texts["encode"]
+
+
+def test_datasets_are_merged_once_under_a_new_name(host, dataset):
+    name, other, both = dataset, f"{dataset} 2", f"{dataset} both"
+    for each, prompt in ((name, "a cat"), (other, "a dog")):
+        host.run(saved(each, prompts=[prompt], seed=33))
+    graph = {
+        "merge": node("D3POMergeDatasets", datasets=f"{name}\n{other}\n", merged=both),
+        "load": load(both),
+    }
+    graph["load"]["inputs"]["dataset"] = ["merge", 0]
+    entry = host.run(graph)["outputs"]
+    assert entry["merge"]["text"] == [f"{both}: 2 sets and 0 judgements of 2 datasets"]
+    assert entry["load"]["text"] == [f"{both}: 2 sets to judge"]
+    graph["merge"]["inputs"]["datasets"] += "another\n"
+    (kept,) = host.run(graph)["outputs"]["merge"]["text"]
+    assert kept.startswith(f"{both} is there already")

@@ -42,6 +42,7 @@ NODES = [
     "D3POLoadSets",
     "D3POLoadPreferences",
     "D3PODatasetStatistics",
+    "D3POMergeDatasets",
     "D3POImportPreferences",
     "D3POExportPreferences",
     "D3POEncodePairs",

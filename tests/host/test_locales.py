@@ -13,7 +13,9 @@ def test_english_is_what_the_nodes_say(object_info):
     now = locales.words(object_info)
     if os.environ.get("D3PO_ACCEPT_WORDS"):
         locales.accept(now)
-    assert locales.read(locales.ENGLISH) == now, (
+    written, now = (locales.leaves(told) for told in (locales.read(locales.ENGLISH), now))
+    changed = {path for path in written.keys() | now.keys() if written.get(path) != now.get(path)}
+    assert not changed, (
         "words have changed: run this test with D3PO_ACCEPT_WORDS=1, then translate what is missing"
     )
 

@@ -289,11 +289,10 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
     run = unique("shared")
     first = open_page(browser, host)
     one = load_example(first, small(load(EXAMPLE)), run)
-    stopped = one.run()
-    nodes = stopped["prompt"][2]
+    nodes = one.run()["prompt"][2]
     sampler = only(i for i, node in nodes.items() if node["class_type"] == "D3POKSampler")
-    prompt = nodes[nodes[sampler]["inputs"]["positive"][0]]["inputs"]["text"]
-    assert one.root.locator(".d3po-prompt").inner_text() == prompt
+    written = nodes[nodes[sampler]["inputs"]["positive"][0]]["inputs"]["text"]
+    assert one.root.locator(".d3po-prompt").inner_text() == written
     one.focus()
     one.answer_as(by_number)
     saved = first.evaluate("() => app.graph.serialize()")
