@@ -1,7 +1,8 @@
-"""The nodes' words in the languages of locales/, in the form that ComfyUI's frontend reads.
+"""The nodes' and the widgets' words in the languages of locales/, in the form that ComfyUI's frontend reads.
 
-locales/en/nodeDefs.json says what there is to translate: the nodes' own words, as the host tells them. What
-is otherwise in it than in the nodes has changed since it was translated.
+locales/en/ says what there is to translate. nodeDefs.json has the nodes' own words, as the host tells them:
+what is otherwise in it than in the nodes has changed since it was translated. main.json has the widgets',
+each by what it is in English in web/.
 """
 
 import json
@@ -9,7 +10,7 @@ import json
 from tools.host import ROOT
 
 FOLDER = ROOT / "locales"
-ENGLISH, FILE = "en", "nodeDefs.json"
+ENGLISH, FILE, WIDGETS = "en", "nodeDefs.json", "main.json"
 # what the frontend reads as a value's name, a link to other words and a choice of plurals, as itself
 LITERAL = {ord(sign): f"{{'{sign}'}}" for sign in "{}@|"}
 
@@ -49,6 +50,11 @@ def _named(label, tooltip):
 def read(language):
     file = FOLDER / language / FILE
     return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
+def widgets(language):
+    """{what the widgets say in English: in that language}"""
+    return json.loads((FOLDER / language / WIDGETS).read_text("utf-8"))["d3po"]
 
 
 def write(language, told):

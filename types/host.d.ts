@@ -176,6 +176,7 @@ interface App {
   >
   extensionManager: {
     toast: { add(toast: Toast): void }
+    setting: { get(name: string): unknown }
     workflow?: { activeWorkflow?: { changeTracker?: { captureCanvasState?(): void; checkState?(): void } } }
   }
   queuePrompt(number: number, batch: number): Promise<unknown>

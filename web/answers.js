@@ -1,6 +1,7 @@
 // The answers there are to each kind of question, as buttons and as keys.
 
 import { BAD, DOWN, SKIP, TIE, UP } from "./judging.js"
+import { tr } from "./language.js"
 import { held } from "./place.js"
 import { h } from "./stage.js"
 
@@ -43,7 +44,7 @@ export const button = (name, key, label, act, ...before) =>
       class: `d3po-${name}`,
       "data-act": name,
       "aria-keyshortcuts": key,
-      title: key ? `${label} (${key})` : label,
+      title: key ? `${tr(label)} (${key})` : label,
       onclick: act
     },
     ...before,
@@ -75,7 +76,7 @@ export function buttonsFor(kind, { choose, answer, flip }) {
     return [
       ...STARS.map((n) => {
         const star = answering(n, `star-${n}`, String(n), `${n} ${"★".repeat(n)}`)
-        star.setAttribute("aria-label", `${n} of 5 stars`)
+        star.setAttribute("aria-label", tr("{n} of 5 stars", { n }))
         return star
       }),
       skip

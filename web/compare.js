@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
+import { tr } from "./language.js"
 import { act, held, leaveToCanvas, listOf, Place } from "./place.js"
 import { h, Stage } from "./stage.js"
 import { hearing } from "./told.js"
@@ -178,8 +179,9 @@ class Comparison {
   #labels(pair, apart) {
     const sides = apart ? this.#names : [this.#both]
     const named = this.#alone !== null || this.#pairs.length <= MOST_NAMED
-    const what = this.#alone === null ? "look at it alone" : "look at all"
-    return sides.map((side) => ({ badge: named ? side : "", text: `Pair ${pair + 1}, ${side}: ${what}` }))
+    const pairOf = tr("Pair {n}", { n: pair + 1 })
+    const what = tr(this.#alone === null ? "look at it alone" : "look at all")
+    return sides.map((side) => ({ badge: named ? side : "", text: `${pairOf}, ${side}: ${what}` }))
   }
 
   /** What a pane that holds both sides is called. */
@@ -187,7 +189,7 @@ class Comparison {
     const [a, b] = this.#names
     if (this.#flipped) return a
     if (this.#view === "line") return `${a} | ${b}`
-    return this.#view === "difference" ? VIEWS.difference : b
+    return this.#view === "difference" ? tr(VIEWS.difference) : b
   }
 
   #drawControls() {
@@ -199,12 +201,14 @@ class Comparison {
     const slider = SLIDERS[this.#view]
     this.slider.hidden = !slider
     if (slider) {
-      this.slider.setAttribute("aria-label", slider.label)
-      Object.assign(this.slider, { min: String(slider.min), max: String(slider.max), title: slider.label })
+      const { min, max, label } = slider
+      this.slider.setAttribute("aria-label", tr(label))
+      Object.assign(this.slider, { min: String(min), max: String(max), title: tr(label) })
       this.slider.value = String(this.#slid[slider.property])
     }
-    this.count.textContent =
-      this.#alone === null ? `${count} pair${count === 1 ? "" : "s"}` : `${this.#alone + 1} of ${count}`
+    const one = this.#alone === null ? null : this.#alone + 1
+    const all = count === 1 ? "1 pair" : "{count} pairs"
+    this.count.textContent = one ? tr("{n} of {count}", { n: one, count }) : tr(all, { count })
     this.previous.disabled = this.next.disabled = count < 2
     this.all.disabled = this.#alone === null
   }
@@ -212,7 +216,7 @@ class Comparison {
   /** @param {string} text */
   #tell(text) {
     this.message.hidden = !text
-    this.message.textContent = text
+    this.message.textContent = tr(text)
   }
 
   /** @param {ViewName} name */

@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
 import { nodeOf, post, root } from "./inbox.js"
+import { tr } from "./language.js"
 import { leaveToCanvas } from "./place.js"
 import { h } from "./stage.js"
 import { tell } from "./told.js"
@@ -65,7 +66,7 @@ function curve(name, values) {
   const known = values.filter((value) => value !== null)
   const [low, high] = SHARES.includes(name) ? [0, 1] : [Math.min(0, ...known), Math.max(...known)]
   const last = known[known.length - 1]
-  const title = TITLES[name] ?? name
+  const title = tr(TITLES[name] ?? name)
   return h(
     "figure",
     { "data-metric": name, "aria-label": `${title}: ${short(last)}` },
@@ -87,7 +88,7 @@ class Curves {
   constructor() {
     this.words = h("span", { class: "d3po-count", role: "status" })
     this.enough = button("enough", "", "stop and keep", () => this.#end())
-    this.enough.title = "End training after this update, and keep what was learned"
+    this.enough.title = tr("End training after this update, and keep what was learned")
     this.curves = h("div", { class: "d3po-curves" })
     this.element = h(
       "div",

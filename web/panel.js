@@ -2,6 +2,7 @@
 
 import { button } from "./answers.js"
 import { MODES } from "./judging.js"
+import { tr } from "./language.js"
 import { act, listOf, Place } from "./place.js"
 import { find, h } from "./stage.js"
 import { KEYS, KEYS_ALWAYS } from "./words.js"
@@ -166,7 +167,7 @@ export class Panel {
   /** @param {string} text */
   tell(text) {
     this.message.hidden = !text
-    this.message.textContent = text
+    this.message.textContent = tr(text)
   }
 
   /** Show what a blind session came to.

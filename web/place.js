@@ -2,6 +2,7 @@
 // the canvas around it.
 
 import { app } from "../../scripts/app.js"
+import { tr } from "./language.js"
 import { find, h } from "./stage.js"
 
 /** The place of an element in its node, and the dialog that it opens in. It has a button "expand". */
@@ -31,7 +32,7 @@ export class Place {
     document.body.append(this.dialog)
     this.dialog.append(this.root)
     this.dialog.showModal()
-    find(this.root, ".d3po-expand").textContent = "close"
+    find(this.root, ".d3po-expand").textContent = tr("close")
     this.root.focus()
   }
 
@@ -42,7 +43,7 @@ export class Place {
   }
 
   #collapse() {
-    find(this.root, ".d3po-expand").textContent = "expand"
+    find(this.root, ".d3po-expand").textContent = tr("expand")
     this.element.append(this.root)
     this.dialog.remove()
     this.root.focus()

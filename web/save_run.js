@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { post } from "./inbox.js"
+import { tr } from "./language.js"
 import { hearing, tell } from "./told.js"
 
 const NAME = "undo last round"
@@ -43,5 +44,6 @@ app.registerExtension({
     if (!isSaveRun(node)) return
     const button = node.addWidget("button", NAME, null, () => undo(node), { serialize: false })
     button.serialize = false
+    button.label = tr(NAME)
   }
 })

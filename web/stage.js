@@ -1,10 +1,12 @@
 // Images side by side or in the same place, zoomed and moved together.
 
 import { api } from "../../scripts/api.js"
+import { tr } from "./language.js"
 
 const LARGEST_ZOOM = 16
 const STILL = 5 // pixels a press may wander and still be a click
 const KEPT = 96 // images
+const SAID = ["title", "textContent", "aria-label"] // properties that are words
 
 /** @typedef {{ filename: string, subfolder: string, type: string }} Reference an image on the server */
 /** @typedef {{ badge: string | Element, text: string }} Label what a pane shows and what it is called */
@@ -15,7 +17,7 @@ const KEPT = 96 // images
 /** @typedef {Listeners & { [name: string]: unknown }} Properties */
 
 /** A DOM element. Properties that begin with "on" are listeners; "class", "role" and names with a hyphen are
- *  attributes.
+ *  attributes. Words are put into the page's language.
  *  @template {keyof HTMLElementTagNameMap} Tag
  *  @param {Tag} tag
  *  @param {Properties} properties
@@ -23,13 +25,14 @@ const KEPT = 96 // images
  *  @returns {HTMLElementTagNameMap[Tag]} */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag)
-  for (const [name, value] of Object.entries(properties)) {
+  for (const [name, given] of Object.entries(properties)) {
+    const value = SAID.includes(name) ? tr(String(given)) : given
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value))
     else if (name === "class" || name === "role" || name.includes("-"))
       element.setAttribute(name, String(value))
     else Object.assign(element, { [name]: value })
   }
-  element.append(...children)
+  element.append(...children.map((child) => (typeof child === "string" ? tr(child) : child)))
   return element
 }
 

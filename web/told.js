@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { nodeAt } from "./inbox.js"
+import { tr } from "./language.js"
 
 /** The parts of an extension that hear what nodes give: as they run, and again where a workflow is shown once
  *  more.
@@ -32,5 +33,5 @@ export const hearing = (isOurs, hear) => ({
  *  @param {string} detail
  *  @param {number} seconds */
 export function tell(summary, severity, detail, seconds = 15) {
-  app.extensionManager.toast.add({ severity, summary, detail, life: 1000 * seconds })
+  app.extensionManager.toast.add({ severity, summary, detail: tr(detail), life: 1000 * seconds })
 }

@@ -5,7 +5,7 @@ import { judgement, logOf } from "./judgement.js"
 import { answered, ask, candidatesOf, FIRST, isSame, newest, SECOND, undone, winnerOf } from "./judging.js"
 import { Panel } from "./panel.js"
 import { picture, Stage } from "./stage.js"
-import { byWins, GONE, labelOf, MOST_SUMMED, saidOf, summaryOf } from "./words.js"
+import { askedOf, byWins, GONE, judgedOf, labelOf, MOST_SUMMED, progressOf, summaryOf } from "./words.js"
 
 const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
 
@@ -205,9 +205,9 @@ export class View {
     const place = sets.findIndex((other) => this.#isShown(other))
     const done = blind ? judged : answered
     const left = blind ? sets.length - judged : todo
-    const most = todo && settings.mode === "ranking" ? "at most " : ""
-    const where = sets.length > 1 ? ` · ${blind ? "pair" : "set"} ${place + 1} of ${sets.length}` : ""
-    this.panel.count.textContent = entry ? `${done} done, ${most}${left} to do${where}` : ""
+    const atMost = todo > 0 && settings.mode === "ranking"
+    const way = { done, left, atMost, place, sets: sets.length, blind }
+    this.panel.count.textContent = entry ? progressOf(way) : ""
     const canUndo = Boolean(entry && (undone(settings.mode, this.#log(entry)) ?? this.#before))
     this.panel.showProgress(
       { done, todo: left, at: this.#at, questions: questions.length, canUndo },
@@ -230,10 +230,8 @@ export class View {
     answers.dataset.kind = question.kind
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (answers.querySelectorAll("[data-answer]")))
       each.setAttribute("aria-pressed", String(each.dataset.answer === String(question.answer)))
-    const of = this.model.settings.mode === "ranking" ? "" : ` of ${this.#asked.questions.length}`
-    const said = saidOf(question)
-    const which = this.model.blind ? "Which is better?" : `Question ${this.#at + 1}${of}`
-    status.textContent = `${which}${said && ` · answered: ${said}`}`
+    const count = this.model.settings.mode === "ranking" ? null : this.#asked.questions.length
+    status.textContent = askedOf(question, this.#at, count, this.model.blind)
   }
 
   /** What there is to do about a set that is judged, if there is a set. */
@@ -245,7 +243,7 @@ export class View {
     status.textContent = ""
     if (!entry) return
     const open = this.model.sets().filter((other) => !this.model.picks.finished(other.set)).length
-    status.textContent = `This set is judged.${open ? ` ${open} more to judge.` : ""}`
+    status.textContent = judgedOf(open)
     answers.append(button("review", "[", "look again", () => this.#goTo(this.#asked.questions.length - 1)))
     if (open) answers.append(button("onward", "}", "next set", () => this.#next()))
     else answers.append(button("continue", "Enter", "continue the run", () => this.model.run(entry)))

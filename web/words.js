@@ -3,6 +3,7 @@
 import { thumb } from "./answers.js"
 import { record } from "./judgement.js"
 import { BAD, DOWN, FIRST, SECOND, SKIP, TIE, UP } from "./judging.js"
+import { tr } from "./language.js"
 
 /** @typedef {import("./judging.js").Answer} Answer */
 /** @typedef {import("./judgement.js").Judgement} Judgement */
@@ -62,12 +63,40 @@ export const GONE =
   "are kept."
 export const MOST_SUMMED = 16 // candidates in a judged set's summary
 
+/** @param {number} place from 0 */
+const candidateOf = (place) => tr("Candidate {n}", { n: place + 1 })
+
+/** How far a session is.
+ *  @param {{ done: number, left: number, atMost: boolean, place: number, sets: number, blind: boolean }} way
+ *  place of the set on screen, from 0 */
+export function progressOf({ done, left, atMost, place, sets, blind }) {
+  const todo = tr(atMost ? "at most {n} to do" : "{n} to do", { n: left })
+  const where = tr(blind ? "pair {n} of {sets}" : "set {n} of {sets}", { n: place + 1, sets })
+  return `${tr("{n} done", { n: done })}, ${todo}${sets > 1 ? ` · ${where}` : ""}`
+}
+
+/** What is asked, and what was answered.
+ *  @param {Question} question
+ *  @param {number} place among the questions, from 0
+ *  @param {number | null} count of questions, where it is known
+ *  @param {boolean} blind */
+export function askedOf(question, place, count, blind) {
+  const which = tr(count ? "Question {n} of {count}" : "Question {n}", { n: place + 1, count: count ?? 0 })
+  const said = saidOf(question)
+  return `${blind ? tr("Which is better?") : which}${said && ` · ${tr("answered: {said}", { said })}`}`
+}
+
+/** That a set is judged, and how many are not.
+ *  @param {number} open */
+export const judgedOf = (open) =>
+  `${tr("This set is judged.")}${open ? ` ${tr("{n} more to judge.", { n: open })}` : ""}`
+
 /** What a question's answer says, or "" if it has none.
  *  @param {Question} question */
 export function saidOf({ kind, answer }) {
   if (answer === undefined) return ""
-  if (typeof answer === "number") return kind === "star" ? `${answer} stars` : "chosen"
-  return SAID[answer]
+  if (typeof answer === "number") return tr(kind === "star" ? "{n} stars" : "chosen", { n: answer })
+  return tr(SAID[answer])
 }
 
 /** What pane i of a question is called.
@@ -76,11 +105,15 @@ export function saidOf({ kind, answer }) {
  *  @param {number} count of panes
  *  @returns {Label} */
 export function labelOf({ kind, answer }, i, count) {
-  if (kind === "star") return { badge: "", text: "The candidate to rate" }
+  if (kind === "star") return { badge: "", text: tr("The candidate to rate") }
   if (kind === "thumb")
-    return { badge: answer === UP || answer === DOWN ? thumb(answer) : "", text: "The candidate to judge" }
-  const name = count > 2 || kind === "best" ? `Candidate ${i + 1}` : ["Left candidate", "Right candidate"][i]
-  return { badge: String(i + 1), text: `${name}: choose it with ${i + 1}` }
+    return {
+      badge: answer === UP || answer === DOWN ? thumb(answer) : "",
+      text: tr("The candidate to judge")
+    }
+  const several = count > 2 || kind === "best"
+  const name = several ? candidateOf(i) : tr(["Left candidate", "Right candidate"][i])
+  return { badge: String(i + 1), text: `${name}: ${tr("choose it with {n}", { n: i + 1 })}` }
 }
 
 /** What a candidate of a judged set is called.
@@ -93,14 +126,14 @@ export function summaryOf(judged, count, candidate, place) {
   if (judged?.good) {
     const answer = judged.good.includes(candidate) ? UP : judged.bad?.includes(candidate) ? DOWN : SKIP
     return {
-      badge: answer === SKIP ? SAID[SKIP] : thumb(answer),
-      text: `Candidate ${place + 1}: ${SAID[answer]}`
+      badge: answer === SKIP ? tr(SAID[SKIP]) : thumb(answer),
+      text: `${candidateOf(place)}: ${tr(SAID[answer])}`
     }
   }
   const { won, lost } = record(judged, count)[candidate]
   return {
     badge: `${won} ✓  ${lost} ✗`,
-    text: `Candidate ${place + 1}: preferred ${won} times, rejected ${lost} times`
+    text: `${candidateOf(place)}: ${tr("preferred {won} times, rejected {lost} times", { won, lost })}`
   }
 }
 
