@@ -1,19 +1,22 @@
 """Runs that are stopped, killed, gone back on, branched and deleted."""
 
-import json
 import re
+import shutil
 
 import pytest
+from safetensors import safe_open
 
 from d3po_core.runs import files as run_files
 from d3po_core.runs import store
 from tests.host.graphs import (
     Once,  # fmt: skip
+    found,
     judged,
     loop,
     messages,
     node,
     probe,
+    recording,
     same_tensors,
     says,
     stage,
@@ -23,7 +26,8 @@ from tests.host.graphs import (
 )
 from tools.host import HostError
 
-LONG = dict(epochs=12, learning_rate=1e-3)  # two denoising steps each
+LONG = dict(epochs=8, learning_rate=1e-3)  # two denoising steps each
+DRAWN = dict(epochs=12, learning_rate=1e-3, step_fraction=0.5)  # one of the two, drawn
 
 
 class Midway(Once):
@@ -67,8 +71,8 @@ def with_held_out(graph, seed):
 def went_on(entry):
     """After how many updates of its round a train step went on, 0 if it began anew."""
     (text,) = entry["outputs"]["train"]["text"]
-    found = re.search(r"Went on after update (\d+) of this round", text)
-    return int(found[1]) if found else 0
+    told = re.search(r"Went on after update (\d+) of this round", text)
+    return int(told[1]) if told else 0
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def straight(host):
     """What two uninterrupted rounds end with: the run's file."""
     run = unique("straight")
     host.run(loop(run, seed=201))
-    host.run(loop(run, LONG, seed=202))
+    host.run(loop(run, DRAWN, seed=202))
     return host.base / "output" / "d3po" / "runs" / run / "run.safetensors"
 
 
@@ -87,10 +91,10 @@ def test_a_run_that_was_cancelled_in_training_goes_on_when_run_again(host, strai
     run = unique("cancelled")
     host.run(loop(run, seed=201))
     before = run_file(run).read_bytes()
-    entry, _ = watch(host, loop(run, LONG, seed=202), Midway(host.interrupt, "train"))
+    entry, _ = watch(host, loop(run, DRAWN, seed=202), Midway(host.interrupt, "train"))
     assert messages(entry, "execution_interrupted")
     assert run_file(run).read_bytes() == before and (run_file(run).parent / "progress.safetensors").exists()
-    entry = host.run(loop(run, LONG, seed=202))
+    entry = host.run(loop(run, DRAWN, seed=202))
     assert 3 <= went_on(entry) < 12
     assert same_tensors(run_file(run), straight)
     assert record_of(run_file(run))["history"] == record_of(straight)["history"]
@@ -101,17 +105,48 @@ def test_a_run_that_was_cancelled_in_training_goes_on_when_run_again(host, strai
     ]
 
 
-def test_a_run_whose_host_was_killed_in_training_ends_with_the_same_bits(host, straight, run_file, lora_file):
-    run = unique("killed")
+@pytest.fixture(scope="module")
+def killed(host):
+    """Killed while a run trains: the run's name, a copy's, and a recording before and after."""
+    run, copy = unique("killed"), unique("copy")
     host.run(loop(run, seed=201))
+    folder = host.base / "output" / "d3po" / "runs" / run
+    kept, graph = (folder / "run.safetensors").read_bytes(), recording(seed=68)
+    graph["look"] = probe("Trajectory", "sampler")
+    looks = [found(host.run(graph), "look")]
     with pytest.raises((HostError, OSError)):
-        watch(host, loop(run, LONG, seed=202), Midway(host.kill, "train"))
+        watch(host, loop(run, DRAWN, seed=202), Midway(host.kill, "train"))
     host.start()
-    entry = host.run(loop(run, LONG, seed=202))
+    assert (folder / "run.safetensors").read_bytes() == kept
+    shutil.copytree(folder, folder.with_name(copy))
+    return run, copy, [*looks, found(host.run(graph), "look")]
+
+
+def test_a_run_whose_host_was_killed_in_training_ends_with_the_same_bits(
+    host, straight, killed, run_file, lora_file
+):
+    run, *_ = killed
+    entry = host.run(loop(run, DRAWN, seed=202))
     assert 1 <= went_on(entry) < 12  # where the disk is slow, the first update may be the last one on it
     assert same_tensors(run_file(run), straight)
     assert same_tensors(lora_file(run), lora_file(straight.parent.name))
     assert record_of(run_file(run))["history"] == record_of(straight)["history"]
+    with safe_open(run_file(run), framework="pt") as file:
+        kinds = {name.rpartition(".")[2] for name in file.keys() if name.startswith("optimizer.")}
+    assert kinds == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_after_a_kill_in_training_a_run_goes_on_with_other_candidates(host, killed, run_file):
+    _, run, _ = killed
+    assert went_on(host.run(loop(run, seed=71))) == 0
+    assert record_of(run_file(run))["step"] == 2
+    assert sorted(path.name for path in run_file(run).parent.iterdir()) == ["checkpoints", "run.safetensors"]
+
+
+def test_a_sets_name_and_its_bits_outlive_the_host(killed):
+    *_, (before, after) = killed
+    for name in ("set_id", "model", "policy", "sha"):
+        assert after[name] == before[name]
 
 
 def test_a_first_round_that_was_cancelled_goes_on_too(host, run_file):
@@ -131,7 +166,7 @@ def test_after_too_little_memory_training_goes_on_with_fewer_candidates_per_pass
     says(failure(graph), "D3POTrainStep", "Out of memory", "one candidate at a time")
     graph["train settings"]["inputs"]["candidates_per_pass"] = 1
     assert went_on(host.run(graph)) >= 3
-    assert record_of(run_file(run))["step"] == 12
+    assert record_of(run_file(run))["step"] == 8
 
 
 def test_another_patch_on_the_model_begins_the_round_anew(host, run_file):
@@ -161,7 +196,7 @@ def test_a_damaged_progress_is_told_and_no_obstacle(host, run_file):
     entry = host.run(loop(run, LONG, seed=206))
     (text,) = entry["outputs"]["train"]["text"]
     assert went_on(entry) == 0 and "began anew" in text and str(progress) in text
-    assert record_of(run_file(run))["step"] == 12
+    assert record_of(run_file(run))["step"] == 8
 
 
 def test_without_a_run_the_train_step_writes_nothing(host, base):
@@ -183,8 +218,7 @@ def test_a_run_notes_what_each_round_was_trained_on(host, run_file):
     run, name = unique("noted"), []
     for seed in (209, 210):
         graph = loop(run, dict(epochs=2), seed=seed) | {"look": probe("Preferences", "judge")}
-        (text,) = host.run(graph)["outputs"]["look"]["text"]
-        name.append(json.loads(text)["set_id"])
+        name.append(found(host.run(graph), "look")["set_id"])
     record = record_of(run_file(run))
     assert record["format"] == store.FORMAT
     assert [each["start"] for each in record["rounds"]] == [0, 2]
@@ -245,9 +279,7 @@ def candidates(host, run, checkpoint="latest"):
     graph = loop(run, seed=224)
     graph = {name: graph[name] for name in graph if name not in ("train", "save", "judge", "decode")}
     graph["run"]["inputs"]["checkpoint"] = checkpoint
-    return json.loads(
-        host.run(graph | {"look": probe("Trajectory", "sampler")})["outputs"]["look"]["text"][0]
-    )
+    return found(host.run(graph | {"look": probe("Trajectory", "sampler")}), "look")
 
 
 def test_a_run_goes_on_from_an_earlier_checkpoint(host, three_rounds, run_file):

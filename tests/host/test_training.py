@@ -8,23 +8,19 @@ import pytest
 from safetensors import safe_open
 
 from tests.host.graphs import (
-    Once,
-    cached_nodes,
+    cached_nodes,  # fmt: skip
     found,
     judged,
     loop,
     node,
     probe,
-    recording,
     same_tensors,
     stage,
     stock_image,
     train_nodes,
     trained,
     unique,
-    watch,  # fmt: skip
 )
-from tools.host import HostError
 
 PROMPTS = ["a cat on a red background", "a dog on a blue background"]
 LN2 = float(np.float32(math.log(2)))
@@ -125,24 +121,6 @@ def test_the_same_queue_on_a_fresh_run_trains_the_same_bits(host, run_file, lora
     assert not same_tensors(lora_file(one), lora_file(third))
 
 
-def test_a_run_goes_on_over_a_restart_of_the_host_as_if_there_had_been_none(host, run_file, lora_file):
-    training = dict(step_fraction=0.5, epochs=2)
-    straight, resumed = unique("straight"), unique("resumed")
-    for seed in (1, 2, 3, 4):
-        host.run(loop(straight, training, seed=seed))
-    for seed in (1, 2):
-        host.run(loop(resumed, training, seed=seed))
-    host.restart()
-    for seed in (3, 4):
-        host.run(loop(resumed, training, seed=seed))
-    assert step_of(run_file(straight)) == step_of(run_file(resumed)) == 8
-    assert same_tensors(run_file(straight), run_file(resumed))
-    assert same_tensors(lora_file(straight), lora_file(resumed))
-    with safe_open(run_file(resumed), framework="pt") as file:
-        kinds = {name.rpartition(".")[2] for name in file.keys() if name.startswith("optimizer.")}
-    assert kinds == {"step", "exp_avg", "exp_avg_sq"}
-
-
 def test_two_rounds_on_the_same_candidates_are_one_round_of_two_epochs(host, run_file, lora_file):
     """So the optimizer, its step and the order of training are part of the run."""
     one, two = unique("one"), unique("two")
@@ -151,35 +129,6 @@ def test_two_rounds_on_the_same_candidates_are_one_round_of_two_epochs(host, run
         graph["sampler"]["inputs"]["model"] = ["loader", 0]
         host.run(graph)
     assert same_tensors(run_file(one), run_file(two)) and same_tensors(lora_file(one), lora_file(two))
-
-
-@pytest.fixture(scope="module")
-def killed(host):
-    """Killed while a run trains: the run's name, its file before, and a recording before and after."""
-    run = unique("killed")
-    host.run(loop(run, seed=69))
-    file = host.base / "output" / "d3po" / "runs" / run / "run.safetensors"
-    kept, graph = file.read_bytes(), recording(seed=68) | {"look": probe("Trajectory", "sampler")}
-    looks = [found(host.run(graph), "look")]
-    interrupt = Once(lambda: host.kill(), "train")
-    with pytest.raises((HostError, OSError)):
-        watch(host, loop(run, dict(epochs=10000), seed=70), interrupt)
-    host.start()
-    assert file.read_bytes() == kept
-    return run, looks + [found(host.run(graph), "look")]
-
-
-def test_a_host_killed_in_training_leaves_a_run_that_goes_on(host, killed, run_file):
-    run, _ = killed
-    host.run(loop(run, seed=71))
-    assert step_of(run_file(run)) == 2
-    assert sorted(path.name for path in run_file(run).parent.iterdir()) == ["checkpoints", "run.safetensors"]
-
-
-def test_a_sets_name_and_its_bits_outlive_the_host(killed):
-    _, (before, after) = killed
-    for name in ("set_id", "model", "policy", "sha"):
-        assert after[name] == before[name]
 
 
 def test_two_runs_beside_each_other_do_not_mix(host, run_file):
