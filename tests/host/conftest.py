@@ -36,7 +36,7 @@ def source(base):
     for side, shade in {"w": 1.0, "l": 0.45}.items():
         (root / side).mkdir(parents=True)
         for i, (name, colour) in enumerate(list(COLOURS.items()) * 2):
-            pixels = np.array(colour) * shade + rng.normal(0, 8, (64, 64, 3))
+            pixels = np.array(colour) * shade + rng.normal(0, 8, (32, 32, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / side / f"{i:02}.png")
             (root / side / f"{i:02}.txt").write_text(f"a {name} background")
     return root.name

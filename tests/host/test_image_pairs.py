@@ -43,9 +43,9 @@ def test_imported_pairs_train_a_lora_that_ranks_held_out_pairs(host, source):
         source,
         unique("dataset"),
         "train",
-        epochs=3,
-        sets_per_update=4,
-        learning_rate=2e-3,
+        epochs=2,
+        sets_per_update=3,
+        learning_rate=3e-3,
         rank=4,
         alpha=4.0,
         targets="all linear and convolutions",
@@ -103,7 +103,7 @@ def test_a_pair_of_one_and_the_same_picture_pulls_nowhere(host, base):
     for side in "wl":
         (root / side).mkdir(parents=True)
         ramp = np.broadcast_to(
-            np.linspace(0, 255, 64)[None, :, None], (64, 64, 3)
+            np.linspace(0, 255, 32)[None, :, None], (32, 32, 3)
         )  # not its own mirror image
         Image.fromarray(ramp.astype(np.uint8)).save(root / side / "1.png")
     prompt = graph(

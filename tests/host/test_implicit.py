@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("emoji_models")
 SHADES = [0.45, 1.0, 0.3, 0.75]  # darkest to brightest: 2, 0, 3, 1
 
 
-def save_colour(path, colour, shade, seed, size=(64, 64)):
+def save_colour(path, colour, shade, seed, size=(32, 32)):
     pixels = np.array(colour) * shade + np.random.default_rng(seed).normal(0, 8, (*size, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
@@ -37,10 +37,10 @@ def save_colour(path, colour, shade, seed, size=(64, 64)):
 
 @pytest.fixture(scope="module")
 def source(base):
-    """Eighteen pairs of plain colours in ComfyUI's input folder, the brighter one preferred."""
+    """Twelve pairs of plain colours in ComfyUI's input folder, the brighter one preferred."""
     root = base / "input" / unique("colours")
     for side, shade in {"w": 1.0, "l": 0.45}.items():
-        for i, (name, colour) in enumerate(list(COLOURS.items()) * 3):
+        for i, (name, colour) in enumerate(list(COLOURS.items()) * 2):
             save_colour(root / side / f"{i:02}.png", colour, shade, i + 100 * (side == "w"))
             (root / side / f"{i:02}.txt").write_text(f"a {name} background")
     return root.name
@@ -82,7 +82,7 @@ def images(base):
     """Nodes that load four red images of SHADES, of another size than the training's, as one batch."""
     folder, graph = unique("shades"), {}
     for i, shade in enumerate(SHADES):
-        save_colour(base / "input" / folder / f"{i}.png", (230, 60, 60), shade, 1000 + i, size=(96, 64))
+        save_colour(base / "input" / folder / f"{i}.png", (230, 60, 60), shade, 1000 + i, size=(48, 32))
         graph[f"image{i}"] = node("LoadImage", image=f"{folder}/{i}.png")
     graph["two"] = node("ImageBatch", image1=["image0", 0], image2=["image1", 0])
     graph["three"] = node("ImageBatch", image1=["two", 0], image2=["image2", 0])
