@@ -91,7 +91,7 @@ def flow_model(depth=2, channels=16, patch=2, text=768):
 
 @pytest.fixture(scope="session")
 def host(base):
-    with Host(base) as host:
+    with Host(base, ["--disable-api-nodes"]) as host:  # without which it starts sooner
         yield host
 
 

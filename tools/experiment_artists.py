@@ -79,7 +79,7 @@ def laboratory(out, smoke=False, flow=False):
         if not made:
             folder = Path(out).parent / "smoke" if smoke else OUT
             studio = Studio(flow=flow, keep=folder / "base")
-            made.extend([studio, Namer(studio, folder / "namer.pt", *([8, 2] if smoke else []))])
+            made.extend([studio, Namer(studio, folder / "namer.pt", *([2, 2] if smoke else []))])
         return made
 
     return of

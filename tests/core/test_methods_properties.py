@@ -275,7 +275,9 @@ def test_without_a_denoiser_for_no_prompt_captions_stay(drawn):
     ends = []
     for dropout in (0.0, 1.0):
         adapter, examples = drawn(dtype=torch.float32)
-        trainer = Trainer(adapter, replace(LEARNING, method="Diffusion-DPO", caption_dropout=dropout))
+        trainer = Trainer(
+            adapter, replace(LEARNING, method="Diffusion-DPO", epochs=3, caption_dropout=dropout)
+        )
         trainer.fit([replace(example, unconditional=None) for example in examples])
         ends.append(torch.cat([weight.flatten() for weight in trainer.trained().values()]))
     assert torch.equal(*ends)

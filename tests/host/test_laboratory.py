@@ -72,10 +72,10 @@ from d3po_core.taste import movement
 from tools import experiment_artists as artists, experiment_flow as flow, experiment_sessions as sessions
 from tools import experiment_rewards as rewards
 from tools.lab import hero, session
-session.STEPS = movement.STEPS = 3
+session.STEPS = movement.STEPS = 2
 session.SEEN, session.HELD_OUT, flow.OBJECTIVES = 1, 2, ("bright",)
-rewards.STEPS, rewards.SEEN, rewards.HELD_OUT, rewards.TRAINED = 3, 1, 2, 2
-movement.PICTURES, hero.EPOCHS = 4, 3
+rewards.STEPS, rewards.SEEN, rewards.HELD_OUT, rewards.TRAINED = 2, 1, 2, 2
+movement.PICTURES, hero.EPOCHS = 2, 3
 out, flow_out, rewards_out, every = sys.argv[1:]
 made = artists.laboratory
 rooms = made(out, smoke=True)

@@ -79,7 +79,6 @@ def trained(clearly, times, size, **train):
 def test_a_methods_implicit_reward_ranks_held_out_pairs_better_than_chance(host, name, more, pairs):
     entry = host.run(trained(*pairs, **{"method": name} | more))
     (figures,) = entry["outputs"]["accuracy"]["figures"]
-    print("FIG", figures)
     assert figures["low"] > 0.5, figures
     losses = found(entry, "losses")["loss"]
     assert all(map(math.isfinite, losses)) and len(losses) == 6

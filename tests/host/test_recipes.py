@@ -16,7 +16,7 @@ def kitchen(tmp_path_factory):
     cook(pack, None, *titles())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        with Host(base) as host:
+        with Host(base, ["--disable-api-nodes"]) as host:
             yield host
 
 
@@ -33,7 +33,7 @@ def test_the_node_has_its_help_page(kitchen):
     assert kitchen.get(f"/extensions/{PACK}/docs/D3POCountPairs.md").startswith(b"# D3PO Count Pairs")
 
 
-@pytest.mark.usefixtures("emoji_model")
+@pytest.mark.usefixtures("emoji_model")  # the probes' model is not in this host
 def test_the_objective_judges_and_the_node_counts(kitchen):
     graph = judged(objective="contrast (more contrast)", candidates=3)
     graph["count"] = node("D3POCountPairs", preferences=["judge", 0])

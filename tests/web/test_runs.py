@@ -218,50 +218,37 @@ def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
     assert len(picker.value) == 2
 
 
-def half_way(page, host, **options):
-    """A picker that three of six pairs are judged in."""
-    picker = Picker.build(page, host, candidates=4, **options)
-    page.wait_for_function("""() => Object.entries(localStorage).some(([key, text]) =>
-        key.startsWith("Comfy.Workflow.Draft.") && text.includes("D3POPairPreference"))""")
-    picker.run(wait="when_missing" not in options)
-    picker.focus()
-    for _ in range(3):
-        picker.question()
-        picker.press("1")
-    return picker
-
-
 def reloaded(picker):
     picker.page.reload()
     wait_until_ready(picker.page)
     picker.until(lambda: picker.js("(node) => Boolean(node?.d3po)"))
 
 
-def test_a_reload_half_way_loses_nothing_of_a_run_that_waits(host, new_page):
+def test_a_restart_of_the_server_and_reloads_half_way_cost_no_answer(host, new_page):
+    picker = Picker.build(new_page(), host, candidates=4, when_missing="wait", size=55)
+    picker.page.wait_for_function("""() => Object.entries(localStorage).some(([key, text]) =>
+        key.startsWith("Comfy.Workflow.Draft.") && text.includes("D3POPairPreference"))""")
+    picker.run(wait=False)
+    picker.focus()
+    for _ in range(2):
+        picker.question()
+        picker.press("1")
+    done = picker.value
+    host.restart()
+    reloaded(picker)
+    assert picker.value == done and picker.kind == "empty" and "waits" not in picker.text
     before = history(host)
-    picker = half_way(new_page(), host, when_missing="wait")
+    picker.run(wait=False)
+    picker.question()
+    assert "2 done, 4 to do" in picker.text and "waits" in picker.text
+    picker.focus()
+    picker.press("1")
     done = picker.value
     reloaded(picker)  # at once: the last answer is a moment old
     picker.question()
     assert picker.value == done and "3 done, 3 to do" in picker.text and "waits" in picker.text
     picker.focus()
     picker.answer_as(by_number)
-    assert outputs(picker.next_run(before), picker.others["preview"])["images"]
-
-
-def test_a_restart_of_the_server_and_a_reload_half_way_cost_no_answer(host, new_page):
-    picker = half_way(new_page(), host, size=55)
-    done = picker.value
-    host.restart()
-    reloaded(picker)
-    assert picker.value == done and picker.kind == "empty"
-    picker.run()
-    picker.question()
-    assert "3 done, 3 to do" in picker.text and "waits" not in picker.text
-    picker.focus()
-    picker.answer_as(by_number)
-    before = history(host)
-    picker.click("continue")
     assert outputs(picker.next_run(before), picker.others["preview"])["images"]
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.host.graphs import cached_nodes, same_tensors, unique
-from tests.web.picker import Picker, open_page, set_renderer
+from tests.web.picker import Picker, set_renderer
 from tests.web.test_judging import by_number, only
 from tests.web.test_look import shoot
 from tests.web.test_runs import history, outputs
@@ -253,11 +253,13 @@ def test_picks_written_by_hand_are_shown_and_can_be_changed(picker):
     )
 
 
-def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, browser, object_info):
+def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, page, new_page, object_info):
     """Judged on one page, saved, opened in another browser profile, run: the same LoRA, bit for bit."""
 
     def load_example(page, workflow, run):
         for node in workflow["nodes"]:
+            if node["type"] == "CheckpointLoaderSimple":
+                node |= {"type": "TestSmallModel", "inputs": [], "widgets_values": []}
             changes = {"D3POLoadRun": {0: run}, "D3POSaveRun": {0: run}}.get(node["type"], {})
             for place, value in changes.items():
                 node["widgets_values"][place] = value
@@ -287,31 +289,28 @@ def test_a_shared_workflow_trains_the_same_lora_without_a_click(host, base, brow
         return workflow
 
     run = unique("shared")
-    first = open_page(browser, host)
-    one = load_example(first, small(load(EXAMPLE)), run)
+    set_renderer(page, "canvas")
+    one = load_example(page, small(load(EXAMPLE)), run)
     nodes = one.run()["prompt"][2]
     sampler = only(i for i, node in nodes.items() if node["class_type"] == "D3POKSampler")
     written = nodes[nodes[sampler]["inputs"]["positive"][0]]["inputs"]["text"]
     assert one.root.locator(".d3po-prompt").inner_text() == written
     one.focus()
     one.answer_as(by_number)
-    saved = first.evaluate("() => app.graph.serialize()")
+    saved = page.evaluate("() => app.graph.serialize()")
     before = history(host)
     one.click("continue")
     trained = one.next_run(before, 180)
     assert trained["status"]["status_str"] == "success", trained["status"]["messages"][-1]
     assert sampler in cached_nodes(trained)
-    first.context.close()
 
     lora = base / "output" / "loras" / "d3po" / f"{run}.safetensors"
     kept = lora.rename(lora.with_name("kept.safetensors"))
     shutil.rmtree(base / "output" / "d3po" / "runs" / run)
     host.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from the cache
-    fresh = open_page(browser, host)
-    two = load_example(fresh, saved, run)
+    two = load_example(new_page(), saved, run)
     trained = two.run(timeout=180)
     assert trained["status"]["status_str"] == "success" and sampler not in cached_nodes(trained)
-    fresh.context.close()
     assert same_tensors(kept, lora)
 
 

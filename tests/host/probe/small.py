@@ -8,8 +8,8 @@ WIDE = 768  # what the emoji checkpoint's CLIP gives
 
 
 class SmallModel:
-    """What the emoji checkpoint's loader gives, but for a UNet a tenth as wide, of random weights, and a CLIP of
-    two layers."""
+    """What the emoji checkpoint's loader gives, but for a UNet a tenth as wide, of random weights, and a CLIP
+    of two layers."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "load", ("MODEL", "CLIP", "VAE")
 
