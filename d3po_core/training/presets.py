@@ -9,7 +9,8 @@ from typing import Any
 
 from .methods import METHODS, NOISED, RECORDED
 from .setting import Value
-from .settings import AS_METHOD, TABLE, Settings, StepSettings
+from .settings import AS_METHOD, TABLE, Settings
+from .step_settings import StepSettings
 
 RECOMMENDED, PAPER = "recommended", "paper"
 UPDATES = 10  # of a round that is trained as recommended, if it has no more sets than fit into them

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .methods import METHODS, Method
+from .methods import METHODS, NOISED, RECORDED, Method
 
 Value: TypeAlias = int | float | str
+MOST = 100_000  # updates
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,9 @@ def setting(default: Value, tooltip: str, **about: Any) -> Any:
 def those(where: Callable[[Method], bool]) -> tuple[str, ...]:
     """Names of the methods of a kind."""
     return tuple(name for name, method in METHODS.items() if where(method))
+
+
+ON_STEPS = those(lambda method: method.terms != NOISED)
+ON_DRAWS = those(lambda method: method.terms != RECORDED)
+# D3PO on images without a recording is Diffusion-DPO, which is a method of its own
+ON_EITHER = tuple(name for name in ON_DRAWS if name != "D3PO")

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 
 from ...d3po_core.runs.store import SHAPE
 from ...d3po_core.training.presets import PAPER, resolved, sized
-from ...d3po_core.training.settings import GUIDANCE, Settings
+from ...d3po_core.training.settings import Settings
+from ...d3po_core.training.step_settings import GUIDANCE
 from .passing import passed_over
 
 

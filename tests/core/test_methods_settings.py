@@ -7,7 +7,8 @@ import torch
 
 from d3po_core.training.methods import METHODS, NOISED, RECORDED, RECORDED_NOISE
 from d3po_core.training.presets import PRESETS, resolved, sized
-from d3po_core.training.settings import TABLE, Settings, StepSettings
+from d3po_core.training.settings import TABLE, Settings
+from d3po_core.training.step_settings import StepSettings
 from tests.core.judged import SETTINGS, update
 
 OTHERWISE = {

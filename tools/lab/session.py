@@ -15,9 +15,9 @@ from d3po_core.taste.head import best_over_worst, clearest, learned
 from d3po_core.taste.movement import Pictures, View, carried_on, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
-from d3po_core.training.methods import METHODS
+from d3po_core.training.methods import METHODS, RECORDED
 from d3po_core.training.presets import RECOMMENDED, resolved, sized
-from d3po_core.training.settings import GUIDANCE, RECORDED
+from d3po_core.training.step_settings import GUIDANCE
 from tools.lab.artists import Artist, chance
 from tools.lab.namer import NAMES, WORDS
 from tools.lab.studio import BASE
