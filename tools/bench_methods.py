@@ -62,6 +62,7 @@ METHODS = {
     "DDPO": {"ratio_clip": 0.1},
     "DPOK": {"ratio_clip": 0.1},
     "reward-weighted": {},
+    "DiffusionNFT": {},
     "supervised": {},
 }
 

@@ -70,9 +70,11 @@ class Preferences:
     @property
     def rewards(self) -> dict[int, float]:
         """{candidate: reward} for losses of single candidates: its score, or without scores how many pairs it
-        wins minus how many it loses."""
+        wins minus how many it loses, or without pairs its thumb, 1 or -1."""
         if self.scores:
             return {i: float(score) for i, score in enumerate(self.scores) if score is not None}
+        if not self.pairs:
+            return {i: 1.0 if liked else -1.0 for i, liked in enumerate(self.liked) if liked is not None}
         wins = dict.fromkeys(sorted({candidate for pair in self.pairs for candidate in pair}), 0.0)
         for winner, loser in self.pairs:
             wins[winner] += 1

@@ -139,15 +139,14 @@ class Trainer(Learner):
             # the loss joins candidates that do not fit together: first its slope in each, then the gradients
             first = int(torch.randint(2**62, ()))  # so that a chunk's dropout is the same both times
             values = term.all_values(first)
-            inputs = [value.requires_grad_() for value in values[:3] if value is not None]
+            inputs = [value.requires_grad_() for value in values.with_gradients()]
             value = term.loss(values)
             slopes = torch.autograd.grad(self.loss_scale * share * value, inputs, allow_unused=True)
             for number, chunk in enumerate(chunks):
                 seed(first + number, self.device)
-                outputs = [value for value in term.values(chunk)[:3] if value is not None]
                 along: Any = sum(
                     (slope[chunk] * output).sum()
-                    for slope, output in zip(slopes, outputs)
+                    for slope, output in zip(slopes, term.values(chunk).with_gradients())
                     if slope is not None
                 )
                 along.backward()

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..candidates.kernels import Scalar
+from ..candidates.kernels import Scalar, per_candidate_mean
 
 Number = TypeVar("Number", float, Tensor)
 
 USUAL = 0.9  # momentum of the moving average of the margins (beta-DPO)
+LARGEST_ADVANTAGE = 5.0  # in standard deviations (DDPO, DiffusionNFT)
 
 
 def clamp_ratio(log_ratio: Tensor, clip: float) -> Tensor:
@@ -168,7 +169,7 @@ def kto(log_ratio: Tensor, liked: Tensor, reference_point: Tensor, beta: float =
     return torch.sigmoid(-beta * torch.where(liked, gain, -gain)).mean()
 
 
-def advantages(scores: Tensor, clip: float = 5.0) -> Tensor:
+def advantages(scores: Tensor, clip: float = LARGEST_ADVANTAGE) -> Tensor:
     """(score - mean) / (standard deviation + 1e-6) within one prompt's set, clamped to [-clip, clip], [N].
 
     All are 0 if all scores are equal. It is DDPO's per-prompt advantage (arXiv 2305.13301; 1e-6 and clip as
@@ -221,3 +222,40 @@ def rwr(log_ratio: Tensor, scores: Tensor, beta: float = 0.2) -> Tensor:
     Where all scores are equal, all candidates are imitated equally.
     """
     return -(len(scores) * torch.softmax(beta * scores.detach(), 0) * log_ratio).mean()
+
+
+def nft(
+    shift: Tensor,
+    sampler_error: Tensor,
+    advantage: Tensor,
+    kl: Tensor,
+    beta: float = 1.0,
+    kl_weight: float = 1e-4,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """5 / beta [r |e + beta d|^2 / w+ + (1 - r) |e - beta d|^2 / w-] + kl_weight |v - v_ref|^2: DiffusionNFT.
+
+    arXiv 2509.16117 and its code. With v the policy's x0 of a noised image, o that of the policy that sampled
+    and x0 the image, shift [N, C, H, W] is d = v - o and sampler_error is e = o - x0, without gradient. So
+    e + beta d is the error of the positive prediction, beta v + (1 - beta) o, and e - beta d that of the
+    implicit negative one, (1 + beta) o - beta v. The code mixes velocities, which comes to the same.
+    r = 1/2 + advantage / 10 in [0, 1], where 5 is the largest advantage, [N], which passes no gradient.
+    |.|^2 is the mean square over the latent, or a mask of it [1, C, H, W]. w is the mean of the same error's
+    absolute values, without gradient and not below 1e-5. The pull to the reference is on predictions, whose
+    kl [N] is half their mean square distance.
+
+    By itself a candidate's loss is least where d = (2 r - 1) (x0 - o) / beta, but for w: a target and not a
+    push without end, and further for a lower beta. The paper's code takes 1, and 0.1 for two of its rewards.
+    In the paper o <- decay o + (1 - decay) v once a round, with a decay that begins at 0. Here it is 0
+    throughout: o is the LoRA as it was when the round began. The paper's code standardises rewards by the
+    standard deviation over all prompts, `advantages` by the set's.
+    """
+    r = 0.5 + 0.5 * (advantage.detach() / LARGEST_ADVANTAGE).clamp(-1, 1)
+
+    def normalised(error: Tensor) -> Tensor:
+        size = per_candidate_mean(error.detach().abs(), mask).clamp(min=1e-5)
+        return per_candidate_mean(error.square(), mask) / size
+
+    positive, negative = normalised(sampler_error + beta * shift), normalised(sampler_error - beta * shift)
+    improvement = LARGEST_ADVANTAGE / beta * (r * positive + (1 - r) * negative)
+    return improvement.mean() + 2 * kl_weight * kl.mean()

@@ -25,7 +25,7 @@ class Method:
     of         PAIRS, LABELS (liked or not), REWARDS, or LIKED: what must have been said of candidates
     terms      RECORDED or NOISED where it learns from nothing else, "" where it learns from either
     reference  False: training needs no pass of the reference
-    sampler    True: values hold the log-ratio to the policy that sampled
+    sampler    True: values hold how far the policy is from the one that sampled
     direction  True: values hold the log-ratio's gradient with respect to x0
     clamps     True: the loss clamps ratios to the settings' clip
     beta       False: the loss has no beta, of the settings' beta and dpo_beta
@@ -132,6 +132,18 @@ def rwr(term: "Term", values: "Values") -> Tensor:
     return losses.rwr(values.log_ratio, term.judged.rewards, term.settings.reward_beta)
 
 
+def nft(term: "Term", values: "Values") -> Tensor:
+    return losses.nft(
+        values.sampler_shift,
+        values.sampler_error,
+        losses.advantages(term.judged.rewards),
+        values.kl,
+        term.settings.nft_beta,
+        term.settings.kl_weight,
+        term.mask,
+    )
+
+
 def sft(term: "Term", values: "Values") -> Tensor:
     return losses.sft(values.log_ratio)
 
@@ -149,5 +161,6 @@ METHODS = {
     "DDPO": Method(ddpo, of=REWARDS, terms=RECORDED, sampler=True, beta=False),
     "DPOK": Method(dpok, of=REWARDS, terms=RECORDED, sampler=True, beta=False),
     "reward-weighted": Method(rwr, of=REWARDS, beta=False),
+    "DiffusionNFT": Method(nft, of=REWARDS, terms=NOISED, sampler=True, beta=False),
     "supervised": Method(sft, of=LIKED, beta=False),
 }

@@ -184,20 +184,21 @@ class Settings:
         "D3PO",
         "How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds "
         "of DPO, MaPO (needs no reference). Of thumbs, or of who is above and below the average: "
-        "Diffusion-KTO. Of scores, or wins minus losses: DDPO, DPOK, reward-weighted. Of the liked alone: "
-        "supervised. D3PO Train Settings shows what the method uses.",
+        "Diffusion-KTO. Of scores, wins minus losses, or thumbs: DiffusionNFT, DDPO, DPOK, reward-weighted. "
+        "Of the liked alone: supervised. D3PO Train Settings shows what the method uses.",
         options=tuple(METHODS),
     )
     caption_dropout: float = setting(
         0.0,
         "Noised images: share of the draws without the prompt, for winner and loser alike. Diffusion-DPO "
         "uses 0.2; its code calls it proportion_empty_prompts. Of recorded sets only those whose negative "
-        "prompt was left empty take part. -1: the method's own, which is 0 for MaPO and 0.2 for the others.",
+        "prompt was left empty take part. -1: the method's own, which is 0 for MaPO and DiffusionNFT and 0.2 "
+        "for the others.",
         low=0.0,
         high=1.0,
         step=0.05,
         own_of=ON_EITHER,
-        defaults={name: 0.2 for name in ON_EITHER if name != "MaPO"},
+        defaults={name: 0.2 for name in ON_EITHER if name not in ("MaPO", "DiffusionNFT")},
     )
     label_smoothing: float = setting(
         0.1,
@@ -272,12 +273,13 @@ class Settings:
     )
     kl_weight: float = setting(
         1e-4,
-        "Weight of the KL to the reference beside the standardised reward. Its code's kl_weight divided by "
-        "its reward_weight.",
+        "Weight of the pull to the reference beside the standardised reward. DPOK: of the KL, its code's "
+        "kl_weight divided by its reward_weight. DiffusionNFT: of the squared difference of predictions, "
+        "its code's train.beta.",
         low=0.0,
         high=1000.0,
         step=1e-4,
-        own_of=("DPOK",),
+        own_of=("DPOK", "DiffusionNFT"),
     )
     reward_beta: float = setting(
         0.2,
@@ -304,6 +306,15 @@ class Settings:
         "where it would not fit otherwise.",
         options=CHECKPOINTING,
         advanced=True,
+    )
+    nft_beta: float = setting(
+        1.0,
+        "How much of the LoRA there is in the two predictions that are held against good and bad candidates. "
+        "Lower asks for larger changes. beta in its code: 1, and 0.1 for some rewards.",
+        low=0.01,
+        high=10.0,
+        step=0.05,
+        own_of=("DiffusionNFT",),
     )
 
 

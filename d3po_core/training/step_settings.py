@@ -52,8 +52,9 @@ class StepSettings:
         RECORDED,
         "What is learned from, where candidates were recorded. recorded steps: the sampler's own steps, as "
         "in D3PO. noised images: the finished images with fresh noise, as in Diffusion-DPO. With recorded "
-        "noise: with the noise that they were sampled from, which varies less. Diffusion-DPO and MaPO take "
-        "recorded steps to mean noised images. Images without a recording are always noised anew.",
+        "noise: with the noise that they were sampled from, which varies less. Diffusion-DPO, MaPO and "
+        "DiffusionNFT take recorded steps to mean noised images. Images without a recording are always "
+        "noised anew.",
         options=LEARN_FROM,
         own_of=ON_EITHER,
     )

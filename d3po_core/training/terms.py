@@ -30,18 +30,25 @@ Asked: TypeAlias = Any  # a Tensor; None where the method does not ask for it
 
 
 class Values(NamedTuple):
-    """What a loss needs of the policy, of n candidates each; with gradients but for the direction.
+    """What a loss needs of the policy, of n candidates each; None is what the method does not ask for.
 
+    With gradients:
     log_ratio          [n] log-ratio to the reference
-    kl                 [n] KL to the reference; None where the method has no reference
-    sampler_log_ratio  [n] log-ratio to the policy that sampled; None where the method does not ask for it
+    kl                 [n] KL to the reference
+    sampler_log_ratio  [n] log-ratio to the policy that sampled, of a recorded step
+    sampler_shift      [n, C, H, W] x0 - that of the policy that sampled, of a noised draw
+
+    Without:
+    sampler_error      [n, C, H, W] x0 of the policy that sampled - the clean candidate, of a noised draw
     direction          [n, C, H, W] gradient of log_ratio with respect to x0, up to a factor that is the same
-                       for all candidates; None where the method does not ask for it
+                       for all candidates
     """
 
     log_ratio: Tensor
     kl: Asked
     sampler_log_ratio: Asked = None
+    sampler_shift: Asked = None
+    sampler_error: Asked = None
     direction: Asked = None
 
     @classmethod
@@ -49,14 +56,13 @@ class Values(NamedTuple):
         """The Values of all candidates, of those of some each."""
         return cls._make(None if field[0] is None else torch.cat(field) for field in zip(*parts))
 
+    def with_gradients(self) -> list[Tensor]:
+        return [value for value in self[:4] if value is not None]
+
     def weighted(self, weight: float) -> "Values":
-        return self._replace(
-            **{
-                name: weight * value
-                for name, value in self._asdict().items()
-                if value is not None and name != "direction"
-            }
-        )
+        """The same with weighted log-ratios and KL."""
+        weighted = (None if value is None else weight * value for value in self[:3])
+        return Values._make((*weighted, *self[3:]))
 
 
 class Term:
@@ -187,7 +193,7 @@ class TrajectoryStep(Term):
             kernels.log_ratio(x_next, mean, ref_mean, self.std, self.mask),
             kernels.kl(mean, ref_mean, self.std, self.mask),
             None if sampled is None else kernels.log_ratio(x_next, mean, sampled[chunk], self.std, self.mask),
-            self.inside(x_next - mean).detach() if self.method.direction else None,
+            direction=self.inside(x_next - mean).detach() if self.method.direction else None,
         )
 
 
@@ -203,21 +209,28 @@ class NoisedDraw(Term):
         self.clean = images.latents[:][judged.members].to(judged.device)
         self.x = images.noised(self.clean, sigma, noise)
         self.ref_x0: Asked = None
+        self.sampled_x0: Asked = None
         self.ref_error = self.clean.new_zeros(len(self.clean))
         if self.method.reference:
             self.ref_x0 = judged.reference.denoised(denoise, self.x, sigma)
             self.ref_error = self._error(slice(None), self.ref_x0)
+        if self.method.sampler:
+            same = judged.sampler is judged.reference
+            self.sampled_x0 = self.ref_x0 if same else judged.sampler.denoised(denoise, self.x, sigma)
 
     def _error(self, chunk: Chunk, x0: Tensor) -> Tensor:
         """Mean squared error of the prediction's target, [n]."""
         return per_candidate_mean(((x0 - self.clean[chunk]) / self.scale.to(self.clean)) ** 2, self.mask)
 
     def values(self, chunk: Chunk) -> Values:
-        x0 = self.x0(self.x[chunk])
+        x0, clean = self.x0(self.x[chunk]), self.clean[chunk]
+        sampled = None if self.sampled_x0 is None else self.sampled_x0[chunk]
         return Values(
             losses.error_log_ratio(self._error(chunk, x0), self.ref_error[chunk]),
             kernels.kl(x0, self.ref_x0[chunk], self.scale, self.mask) if self.method.reference else None,
-            direction=self.inside(self.clean[chunk] - x0).detach() if self.method.direction else None,
+            sampler_shift=None if sampled is None else x0 - sampled,
+            sampler_error=None if sampled is None else sampled - clean,
+            direction=self.inside(clean - x0).detach() if self.method.direction else None,
         )
 
 

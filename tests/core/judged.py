@@ -26,6 +26,7 @@ SETTINGS = still(
     reward_beta=0.4,
     adaptation=0.9,
     mapo_beta=0.6,
+    nft_beta=0.4,
 )
 USUAL_MARGIN = 0.13
 MASK = torch.zeros(1, 2, 4, 4)

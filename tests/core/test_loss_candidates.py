@@ -238,6 +238,7 @@ def test_rwrs_scores_pass_no_gradient():
         (losses.dpok, {"kl_weight": 1e-4, "clip": 1e-4}),
         (losses.kto, {"beta": 0.1}),
         (losses.rwr, {"beta": 0.2}),
+        (losses.nft, {"beta": 1.0, "kl_weight": 1e-4, "mask": None}),
         (losses.dpo, {"beta": 0.1, "label_smoothing": 0.0}),
         (losses.ipo, {"beta": 0.1}),
         (losses.advantages, {"clip": 5.0}),

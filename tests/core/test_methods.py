@@ -64,18 +64,33 @@ def kto(t, s):
     return mean([1 - sigmoid(t["beta"] * (t["r"][i] - z if up else z - t["r"][i])) for i, up in named])
 
 
-def ddpo(t, s):
+def gains(t):
     scores = torch.tensor(t["scores"])
-    gains = (scores - scores.mean()) / (scores.std(correction=0) + 1e-6)
+    return ((scores - scores.mean()) / (scores.std(correction=0) + 1e-6)).tolist()
+
+
+def ddpo(t, s):
     ratios = [q.exp() for q in t["q"]]
     return mean(
-        [-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains.tolist(), ratios)]
+        [-min(a * p, a * p.clamp(1 - s.ratio_clip, 1 + s.ratio_clip)) for a, p in zip(gains(t), ratios)]
     )
 
 
 def rwr(t, s):
     weights = [math.exp(s.reward_beta * score) for score in t["scores"]]
     return -sum(w * r for w, r in zip(weights, t["r"])) / sum(weights)
+
+
+def nft(t, s):
+    def weighted(error):
+        return error.square().mean() / error.abs().mean().item()
+
+    values, b = [], s.nft_beta
+    for a, v, o, x0, kl in zip(gains(t), t["v"], t["o"], t["x0"], t["kl"]):
+        r = 0.5 + a / 10
+        good, bad = weighted(b * v + (1 - b) * o - x0), weighted((1 + b) * o - b * v - x0)
+        values.append(5 / b * (r * good + (1 - r) * bad) + s.kl_weight * 2 * kl)
+    return mean(values)
 
 
 LOSSES = {
@@ -93,6 +108,7 @@ LOSSES = {
     "DDPO": ddpo,
     "DPOK": lambda t, s: ddpo(t, s) + s.kl_weight * mean(t["kl"]),
     "reward-weighted": rwr,
+    "DiffusionNFT": nft,
     "supervised": lambda t, s: -mean([r for r, up in zip(t["r"], t["liked"]) if up]),
 }
 
@@ -146,9 +162,12 @@ def log_probs(example):
         ]
 
 
-def draws_of(adapter, settings, example, passes):
-    """What the losses take, of each noised draw. `passes` are the (x, sigma) that the policy was given."""
+def draws_of(adapter, settings, example, passes, start):
+    """What the losses take, of each noised draw.
+
+    `passes` are the (x, sigma) that the policy was given, `start` the weights of the policy that sampled."""
     images, denoise = example.candidates.latents, example.denoise
+    adapter.hold("sampled", start)
 
     def squares(values):
         return inside(example.candidates, values).square().mean()
@@ -156,11 +175,14 @@ def draws_of(adapter, settings, example, passes):
     used = METHODS[settings.method].taking_part(example.preferences)
     for x, sigma in passes:
         noise, level = (x[0] - images[used[0]]) / sigma[0], sigma[0]
-        term = {"r": [], "kl": [], "e": [], "g": [], "beta": settings.dpo_beta, "drawn": True}
+        term = {name: [] for name in ("r", "kl", "e", "g", "v", "o", "x0")}
+        term |= {"beta": settings.dpo_beta, "drawn": True}
         for image in images:
             noised = (image + level * noise)[None]
             with adapter.off(), torch.no_grad():
                 ref = denoise.predict(noised, level[None])
+            with adapter.acting("sampled"), torch.no_grad():
+                sampled = denoise.predict(noised, level[None])
             predicted = denoise.predict(noised, level[None])
             leaf = predicted.detach().requires_grad_()
             term["g"].append(torch.autograd.grad(-0.5 * squares(leaf - noise), leaf)[0])
@@ -168,6 +190,12 @@ def draws_of(adapter, settings, example, passes):
             term["e"].append(error)
             term["r"].append((ref_error - error) / 2)
             term["kl"].append(squares(predicted - ref) / 2)
+            for name, x0 in (
+                ("v", noised - level * predicted),
+                ("o", noised - level * sampled),
+                ("x0", image[None]),
+            ):
+                term[name].append(inside(example.candidates, x0))
         yield term
 
 
@@ -230,18 +258,19 @@ def test_a_recording_is_held_against_the_policy_that_made_it_whatever_the_lora_b
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", DRAWS)
-def test_on_noised_images_an_update_is_the_method_written_out(drawn, name, mask):
+def test_on_noised_images_an_update_is_the_method_written_out(toy, drawn, name, mask):
     adapter, examples = drawn()
-    examples = masked(examples, mask)
+    examples, start = masked(examples, mask), adapter.weights()
+    toy.stir(adapter, seed=3)
     settings = replace(SETTINGS, method=name)
-    ours, metrics = update(adapter, settings, examples)
+    ours, metrics = update(adapter, settings, examples, start)
     seen, n = examples[0].denoise.seen, settings.draws_per_set
     theirs, value = expected(
         settings,
         JUDGED,
         adapter,
         [
-            draws_of(adapter, settings, example, seen[i * n : (i + 1) * n])
+            draws_of(adapter, settings, example, seen[i * n : (i + 1) * n], start)
             for i, example in enumerate(examples)
         ],
     )

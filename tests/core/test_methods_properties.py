@@ -207,9 +207,10 @@ def test_mapo_takes_no_pass_of_a_reference(drawn):
     assert "winner log-ratio" not in metrics and 0 <= metrics["implicit accuracy"] <= 1
 
 
-@pytest.mark.parametrize(
-    "name, wrong", [("MaPO", "recorded"), ("Diffusion-DPO", "recorded"), ("DDPO", "drawn"), ("DPOK", "drawn")]
-)
+WRONG = {"recorded": ("MaPO", "Diffusion-DPO", "DiffusionNFT"), "drawn": ("DDPO", "DPOK")}
+
+
+@pytest.mark.parametrize("name, wrong", [(name, kind) for kind, names in WRONG.items() for name in names])
 def test_a_method_that_cannot_learn_from_these_candidates_says_so(recorded, drawn, name, wrong):
     adapter, examples = {"recorded": recorded, "drawn": drawn}[wrong]()
     with pytest.raises(ValueError, match=f"method: {name} learns from"):
@@ -330,6 +331,7 @@ CHANGED = dict(
     window_end=0.3,
     mapo_beta=4.0,
     mapo_snr=2.0,
+    nft_beta=0.5,
     ratio_clip=0.5,
     kl_weight=5.0,
     reward_beta=2.0,
@@ -346,6 +348,7 @@ METHOD_OF = dict(
     adaptation_bound="beta-DPO",
     mapo_beta="MaPO",
     mapo_snr="MaPO",
+    nft_beta="DiffusionNFT",
     ratio_clip="DDPO",
     kl_weight="DPOK",
     reward_beta="reward-weighted",

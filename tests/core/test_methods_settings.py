@@ -26,6 +26,7 @@ OTHERWISE = {
     "adaptation": 0.1,
     "mapo_beta": 3.0,
     "mapo_snr": 2.0,
+    "nft_beta": 0.9,
     "kl_weight": 3.0,
     "reward_beta": 2.0,
 }
@@ -78,6 +79,7 @@ def test_the_defaults_are_those_of_the_table_and_can_be_had_by_themselves():
         ("supervised", RECORDED, 0.2),
         ("Diffusion-DPO", NOISED, 0.2),
         ("MaPO", NOISED, 0.0),
+        ("DiffusionNFT", NOISED, 0.0),
     ],
 )
 @pytest.mark.parametrize("given", [{}, {"caption_dropout": -1, "learn_from": RECORDED}], ids=str)

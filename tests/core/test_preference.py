@@ -17,10 +17,11 @@ def trajectory(toy):
     return toy.record(toy.Denoiser(toy.net()), candidates=3)
 
 
-def test_rewards_are_the_scores_or_else_wins_minus_losses(trajectory):
+def test_rewards_are_the_scores_or_else_wins_minus_losses_or_else_the_thumbs(trajectory):
     assert Preferences(trajectory, (), scores=(2.0, None, -1.5)).rewards == {0: 2.0, 2: -1.5}
     assert Preferences(trajectory, ((2, 0), (2, 1), (0, 1))).rewards == {0: 0.0, 1: -2.0, 2: 2.0}
-    assert Preferences(trajectory, ((2, 0),)).rewards == {0: -1.0, 2: 1.0}
+    assert Preferences(trajectory, ((2, 0),), liked=(True, None, True)).rewards == {0: -1.0, 2: 1.0}
+    assert Preferences(trajectory, (), liked=(False, None, True)).rewards == {0: -1.0, 2: 1.0}
     assert Preferences(trajectory, ()).rewards == {}
 
 

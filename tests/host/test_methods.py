@@ -48,6 +48,7 @@ OTHERS = [
     ("MaPO", {}, PAIRS),
     ("DPOK", {"ratio_clip": 0.1}, PAIRS),
     ("reward-weighted", {"reward_beta": 50.0}, CLEAR_PAIRS),
+    ("DiffusionNFT", {}, PAIRS),
     ("supervised", {}, CLEAR_PAIRS),
 ]
 # that each learns is shown on a small network too, in a fraction of a second; here all take 5 minutes

@@ -18,6 +18,7 @@ OF_METHOD = {
     "DDPO": {"ratio_clip"},
     "DPOK": {"ratio_clip", "kl_weight"},
     "reward-weighted": EITHER | {"reward_beta"},
+    "DiffusionNFT": EITHER | {"nft_beta", "kl_weight"},
     "supervised": EITHER,
 }
 ALL_OWN = set().union(*OF_METHOD.values())
@@ -29,6 +30,7 @@ SHARED = {
     "DDPO": {"clip", "beta", "dpo_beta", "draws_per_set"},
     "DPOK": {"clip", "beta", "dpo_beta", "draws_per_set"},
     "reward-weighted": {"clip", "beta", "dpo_beta"},
+    "DiffusionNFT": CLEAN | {"dpo_beta"},
     "supervised": {"clip", "beta", "dpo_beta"},
 }
 HIDDEN = {method: SHARED.get(method, {"clip"}) | ALL_OWN - own for method, own in OF_METHOD.items()}
