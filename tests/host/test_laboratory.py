@@ -74,8 +74,8 @@ from tools import experiment_rewards as rewards
 from tools.lab import hero, session
 session.STEPS = movement.STEPS = 2
 session.SEEN, session.HELD_OUT, flow.OBJECTIVES = 1, 2, ("bright",)
-rewards.STEPS, rewards.SEEN, rewards.HELD_OUT, rewards.TRAINED = 2, 1, 2, 2
-movement.PICTURES, hero.EPOCHS = 2, 3
+rewards.STEPS, rewards.SEEN, rewards.HELD_OUT, rewards.TRAINED = 3, 1, 2, 2
+movement.PICTURES, hero.EPOCHS = 4, 3
 out, flow_out, rewards_out, every = sys.argv[1:]
 made = artists.laboratory
 rooms = made(out, smoke=True)
