@@ -109,7 +109,7 @@ def test_the_browser_is_told_and_its_picks_go_on_in_the_same_run(host):
         "node": "judge",
         "workflow": None,
         "waiting": True,
-        "sets": [{"set": name, "candidates": 4, "images": entry["outputs"]["judge"]["images"]}],
+        "sets": [{"set": name, "candidates": 4, "images": entry["outputs"]["judge"]["images"], "text": ""}],
     }
     assert closed == {
         "prompt_id": entry["prompt"][1],
