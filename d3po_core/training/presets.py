@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "clip": 0.0,
         "weighting": "standardised",
         "leash": 0.85,
+        "nft_beta": 0.1,  # a round's few updates by 1 hardly move
     },
     PAPER: {},
 }
