@@ -110,6 +110,7 @@ class Progress:
         """
         round_start = trainer.round_start
         (before, warning), total = self._take_up(trainer), trainer.updates_in(examples)
+        trainer.ranks.require_same((self.key, len(before)), "what this train step begins with")
         begin(len(before))
 
         made, step = before, trainer.step
@@ -208,7 +209,7 @@ class Progress:
         Waits for the state before to be on disk, and raises what writing that raised."""
         self._settle()
         self._put_off, self._copied = False, time.monotonic()
-        if self.folder:
+        if self.folder and trainer.ranks.first:
             self._writing = Writing(partial(self._write, *trainer.state(), history, self._best))
 
     def _write(self, tensors: Tensors, step: int, history: list[Metrics], best: Best | None) -> None:

@@ -86,17 +86,18 @@ class Pictures:
         return movement(self.base, joined(self._seen(latents)), self.spread)
 
     def _sampled(self) -> list[Tensor]:
-        return [
-            torch.cat([
-                sampled(view.guided, view.candidates, noise.to(self.trainer.device))
-                for noise in noises.split(self.per_pass)
-            ])
-            for view, noises in zip(self.views, self.noises)
-        ]  # fmt: skip
+        def of(i: int) -> Tensor:
+            parts = self.noises[i].to(self.trainer.device).split(self.per_pass)
+            view = self.views[i]
+            return torch.cat([sampled(view.guided, view.candidates, noise) for noise in parts])
+
+        return self.trainer.ranks.each(of, range(len(self.views)))
 
     def _seen(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """The features of each prompt's pictures, by the network without any LoRA."""
-        return [self._features(view, own) for view, own in zip(self.views, latents)]
+        return self.trainer.ranks.each(
+            lambda i: self._features(self.views[i], latents[i]), range(len(self.views))
+        )
 
     def _features(self, view: View, latents: Tensor) -> list[Tensor]:
         with self.trainer.adapter.off():

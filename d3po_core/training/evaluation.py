@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import metrics
 from .judged import Example
@@ -32,15 +33,12 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
     """
     trainer.adapter.hold(TRAINED, trainer.trained())  # which act without dropout
     by_set, by_quarter, kls = [], defaultdict(list), []
-    for example in (examples[i] for i in range(len(examples)) if examples[i].preferences.pairs):
-        terms, of_terms = list(trainer.judged(example, RANKING).measured(draws)), []
-        with forked(trainer.device), torch.no_grad(), trainer.adapter.acting(TRAINED):
-            for term in terms:
-                values = term.all_values()
-                of_terms.append(term.margin(values.log_ratio).cpu())
-                by_quarter[term.quarter].append(of_terms[-1])
-                kls.append(values.kl.mean().cpu())
-        by_set.append(torch.stack(of_terms).mean(0))
+    asked = [i for i in range(len(examples)) if examples[i].preferences.pairs]
+    for terms in trainer.ranks.each(lambda i: _measured(trainer, examples[i], draws), asked):
+        for quarter, margin, kl in terms:
+            by_quarter[quarter].append(margin)
+            kls.append(kl)
+        by_set.append(torch.stack([margin for _, margin, _ in terms]).mean(0))
     if not by_set:
         return {metrics.HELD_OUT_PAIRS: 0}
     margins = torch.cat(by_set)
@@ -53,3 +51,13 @@ def evaluate(trainer: "Trainer", examples: Sequence[Example], draws: int = 8) ->
         metrics.of_quarter(metrics.HELD_OUT_MARGIN, quarter): float(torch.cat(by_quarter[quarter]).mean())
         for quarter in sorted(by_quarter)
     }
+
+
+def _measured(trainer: "Trainer", example: Example, draws: int) -> list[tuple[int, Tensor, Tensor]]:
+    """(quarter, the pairs' margins, mean KL) of each term of an example."""
+    terms, found = list(trainer.judged(example, RANKING).measured(draws)), []
+    with forked(trainer.device), torch.no_grad(), trainer.adapter.acting(TRAINED):
+        for term in terms:
+            values = term.all_values()
+            found.append((term.quarter, term.margin(values.log_ratio).cpu(), values.kl.mean().cpu()))
+    return found

@@ -2,9 +2,9 @@
 loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -99,8 +99,8 @@ class JudgedSet(ABC):
         """How many terms an update has of such candidates."""
 
     @abstractmethod
-    def drawn(self, generator: Generator) -> Iterator[Term]:
-        """The terms of an update, each made when it is its turn."""
+    def drawn(self, generator: Generator) -> Iterator[Callable[[], Term]]:
+        """What makes the terms of an update, one after another."""
 
     @abstractmethod
     def measured(self, draws: int) -> Iterator[Term]:
@@ -117,12 +117,12 @@ class RecordedSet(JudgedSet):
     def terms_in(candidates: Candidates, settings: Settings) -> int:
         return _share(window(cast(Trajectory, candidates), settings), settings.step_fraction)
 
-    def drawn(self, generator: Generator) -> Iterator[Term]:
+    def drawn(self, generator: Generator) -> Iterator[Callable[[], Term]]:
         steps = window(self.candidates, self.settings)
         drawn = torch.randperm(len(steps), generator=generator)[
             : self.terms_in(self.candidates, self.settings)
         ]
-        yield from map(self._step, sorted(steps[i] for i in drawn.tolist()))
+        yield from (partial(self._step, i) for i in sorted(steps[i] for i in drawn.tolist()))
 
     def measured(self, draws: int) -> Iterator[Term]:
         yield from map(self._step, self.candidates.actions)
@@ -144,13 +144,13 @@ class NoisedSet(JudgedSet):
     def terms_in(candidates: Candidates, settings: Settings) -> int:
         return settings.draws_per_set
 
-    def drawn(self, generator: Generator) -> Iterator[Term]:
+    def drawn(self, generator: Generator) -> Iterator[Callable[[], Term]]:
         unconditional, dropout = self.example.unconditional, self.settings.caption_dropout
         for sigma, noise in self.candidates.draws(self.settings.draws_per_set, generator):
             denoise = self.example.denoise
             if unconditional and dropout and torch.rand((), generator=generator) < dropout:
                 denoise = unconditional
-            yield NoisedDraw(self, sigma, noise, denoise)
+            yield partial(NoisedDraw, self, sigma, noise, denoise)
 
     def measured(self, draws: int) -> Iterator[Term]:
         for sigma, noise in self.candidates.draws(draws, generator_of(self.candidates.set_id)):

@@ -19,7 +19,8 @@ from .optimizers import (
     state_tensors,
     trained_weights,
 )
-from .randomness import Device
+from .randomness import Device, generator_of
+from .ranks import ALONE, Ranks
 from .reference import HELD, Reference
 from .settings import Settings
 
@@ -44,6 +45,8 @@ class Learner:
     overflow.
 
     room(bytes) makes room on the device and tells what is free, so that passes are made to fit (memory.py).
+
+    ranks are the processes that learn the same together (ranks.py).
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class Learner:
         device: Device = "cpu",
         loss_scale: float = 1.0,
         room: Room | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.adapter, self.settings, self.device = adapter, settings, device
+        self.adapter, self.settings, self.device, self.ranks = adapter, settings, device, ranks
         self.loss_scale = self._first_loss_scale = loss_scale
         self.step = 0
         self.optimizer = make_optimizer(
@@ -198,8 +202,10 @@ class Learner:
 
     # --- helpers ---
 
-    def _seed(self, step: int) -> int:
-        return (self.settings.seed * 1_000_003 + step) % 2**63
+    def _seed(self, step: int, *part: int) -> int:
+        """Of a step's draws, or of a part of it."""
+        whole = (self.settings.seed * 1_000_003 + step) % 2**63
+        return generator_of(whole, *part).initial_seed() if part else whole
 
 
 def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from .memory import Room
 from .methods import METHODS, Method
 from .metrics import HELD_OUT_PAIRS, MARGIN
 from .randomness import Device, forked, generator_of, seed
+from .ranks import ALONE, Ranks
 from .reference import Reference
 from .settings import REFERENCES, WEIGHTINGS, Settings  # noqa: F401 (they belong to the trainer's face)
 from .terms import Term, Values
@@ -40,8 +41,9 @@ class Trainer(Learner):
         loss_scale: float = 1.0,
         start_policy: str | None = None,
         room: Room | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(adapter, settings, reference_policy, device, loss_scale, room)
+        super().__init__(adapter, settings, reference_policy, device, loss_scale, room, ranks)
         self.method, self.usual_margin = METHODS[settings.method], 0.0
         # held against the round's start, they are one
         at_start = settings.reference == "round start"
@@ -115,17 +117,33 @@ class Trainer(Learner):
         settings = self.settings
         sums: dict[str, Any] = defaultdict(float)
         shares: dict[str, float] = defaultdict(float)
-        parts = sum(judged.parts for judged in sets)
+        parts, number = sum(judged.parts for judged in sets), 0
         with forked(self.device), torch.enable_grad(), self.passes.applied():
-            seed(self._seed(self.step), self.device)
             for judged in sets:
                 share = judged.parts / parts / judged.terms_in(judged.candidates, settings)
-                for term in judged.drawn(generator_of(settings.seed, self.step, judged.candidates.set_id)):
-                    for name, value in self._accumulate(term, share).items():
-                        sums[name] += share * value
-                        shares[name] += share
+                for made in judged.drawn(generator_of(settings.seed, self.step, judged.candidates.set_id)):
+                    if self.ranks.takes(number):
+                        seed(self._seed(self.step, number), self.device)
+                        for name, value in self._accumulate(made(), share).items():
+                            sums[name] += share * value
+                            shares[name] += share
+                    number += 1
                     on_step()
-        return {name: sums[name] / shares[name] for name in sums}
+        return self._of_all_ranks(sums, shares)
+
+    def _of_all_ranks(self, sums: dict[str, Any], shares: dict[str, float]) -> dict[str, Tensor]:
+        """The means of metrics, and in the parameters the gradients, of all terms, whoever took them."""
+        if self.ranks.count == 1:
+            return {name: sums[name] / shares[name] for name in sums}
+        self.ranks.sum_gradients(self.adapter.parameters())
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for of_rank in self.ranks.gathered({name: (float(sums[name]), shares[name]) for name in sums}):
+            for name, pair in of_rank.items():
+                found[name].append(pair)
+        return {
+            name: torch.tensor(sum(value for value, _ in pairs) / sum(share for _, share in pairs))
+            for name, pairs in found.items()
+        }
 
     def _accumulate(self, term: Term, share: float) -> dict[str, Tensor]:
         """Add share * d loss / d LoRA of one term; its metrics as 0-d tensors."""
