@@ -145,7 +145,8 @@ def rows(name):
             needs = {"D3PO": needed(network, of, run)}
             as_peft_has_it(adapter)
             if not flops:
-                needs["PEFT"], flops = needed(network, of, run), work(run, Checkpointing(of))
+                again = [block for block in of if block not in needs["D3PO"].last(0)]
+                needs["PEFT"], flops = needed(network, of, run), work(run, Checkpointing(again))
         for lora, need in needs.items():
             for checkpointing, kept in ((False, need.whole), (True, need.checkpointed)):
                 yield {

@@ -18,7 +18,7 @@ from .randomness import Device, repeated
 
 CHECKPOINTING = AUTOMATIC, ON, OFF = ("automatic", "on", "off")
 LISTS = (ModuleList, ModuleDict, Sequential)
-Seen: TypeAlias = Callable[[list[Tensor]], None]
+Seen: TypeAlias = Callable[[Module, list[Tensor]], None]
 
 
 def blocks(network: Module, layers: Collection[Module] = ()) -> list[Module]:
@@ -62,7 +62,7 @@ class Checkpointing:
     """Blocks that keep their inputs alone, while they are `applied`.
 
     device  on which they draw random numbers, if they do
-    seen    is told, after each call of a block with gradients, all that its gradient needs
+    seen    is told, after each call of a block with gradients, of which and all that its gradient needs
     """
 
     def __init__(self, of: Collection[Module], device: Device = None, seen: Seen | None = None) -> None:
@@ -116,7 +116,7 @@ class _Block:
         )
         once.keeper = handle.grad_fn
         if self.seen:
-            self.seen(once.kept)
+            self.seen(self.module, once.kept)
             once.kept = []
         return output
 

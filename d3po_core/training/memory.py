@@ -42,7 +42,12 @@ class Passes:
         self.automatic, self.checkpointed = checkpointing == AUTOMATIC, checkpointing == ON
         self.per_pass, self.begun = per_pass, False
         self.blocks = blocks(adapter.root, adapter.layers.values())
-        self.checkpointing = Checkpointing(self.blocks, device)
+        self._leave([])
+
+    def _leave(self, some: list[Module]) -> None:
+        """Let some blocks keep all they need, also with checkpointing."""
+        self.left = some
+        self.checkpointing = Checkpointing([block for block in self.blocks if block not in some], self.device)
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the network keeps for the backward pass what there is memory for."""
@@ -76,6 +81,8 @@ class Passes:
         each = need.checkpointed if self.checkpointed else need.whole
         if free < together * each:
             self.per_pass = max(1, int(free / each))
+        if self.checkpointed:
+            self._leave(need.last(int(free / self._together(together)) if self.automatic else 0))
 
     def lessen(self, most: int) -> bool:
         """After memory did not suffice for an update, of which so many candidates at most go through
@@ -85,6 +92,8 @@ class Passes:
             self.room(ALL)
         if self.automatic and not self.checkpointed:
             self.checkpointed = True
+        elif self.left:
+            self._leave([])
         elif together > 1:
             self.per_pass = together // 2
         else:
@@ -96,10 +105,43 @@ class Passes:
 
 
 class Need(NamedTuple):
-    """Bytes that a pass keeps for its backward pass: as it is, and at most at a time with checkpointing."""
+    """Bytes that a pass keeps for its backward pass: outside of blocks and for each of these to be gone
+    through again, and all that a call of a block needs, (block, bytes) in their order."""
 
-    whole: int
-    checkpointed: int
+    always: int
+    calls: Sequence[tuple[Module, int]]
+
+    @property
+    def whole(self) -> int:
+        """Without checkpointing."""
+        return self.always + sum(size for _, size in self.calls)
+
+    @property
+    def checkpointed(self) -> int:
+        """At most at a time with checkpointing."""
+        return self.always + self._largest
+
+    @property
+    def _largest(self) -> int:
+        return max((size for _, size in self.calls), default=0)
+
+    def last(self, free: int) -> list[Module]:
+        """The last blocks that need not be gone through again where so many bytes are free, or in what
+        checkpointing takes anyhow.
+
+        The backward pass begins with them, and they have given back what they kept when it comes to the
+        others. Where a pass calls a block more than once that is not so: then there are none.
+        """
+        found: list[Module] = []
+        if len({block for block, _ in self.calls}) < len(self.calls):
+            return found
+        left = max(free - self.always, self._largest)
+        for block, size in reversed(self.calls):
+            left -= size
+            if left < 0:
+                break
+            found.append(block)
+        return found
 
 
 def needed(network: Module, of: list[Module], run: Callable[[], Tensor], device: Device = None) -> Need:
@@ -107,21 +149,20 @@ def needed(network: Module, of: list[Module], run: Callable[[], Tensor], device:
     checkpointing."""
     weights = _storages([*network.parameters(), *network.buffers()])
     outside: list[Tensor] = []
-    inside: list[int] = []
+    calls: list[tuple[Module, int]] = []
 
     def keep(tensor: Tensor) -> Tensor:
         outside.append(tensor.detach())
         return tensor
 
-    def seen(kept: list[Tensor]) -> None:
-        inside.append(_bytes(kept, weights))
+    def seen(block: Module, kept: list[Tensor]) -> None:
+        calls.append((block, _bytes(kept, weights)))
 
     checkpointing = Checkpointing(of, device, seen)
     with forked(device), torch.enable_grad(), checkpointing.applied():
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             run()
-    always = _bytes(outside, weights)
-    return Need(always + sum(inside), always + max(inside, default=0))
+    return Need(_bytes(outside, weights), calls)
 
 
 def _bytes(tensors: Iterable[Tensor], but: Iterable[int]) -> int:

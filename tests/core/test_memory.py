@@ -8,7 +8,7 @@ import torch
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.checkpointing import blocks
 from d3po_core.training.loop import Example, Trainer
-from d3po_core.training.memory import ALL, SPARE, needed
+from d3po_core.training.memory import ALL, SPARE, Need, needed
 from tests.core.gradients import assert_same, gradients, still
 
 PAIRS = (((0, 1), (0, 2), (2, 1), (3, 1)), ((1, 0),))
@@ -125,6 +125,46 @@ def test_what_is_needed_is_the_sum_over_blocks_or_with_checkpointing_the_largest
     one, three = needs
     assert one.checkpointed == one.whole, "of one block all is the largest"
     assert three.checkpointed == one.checkpointed + 2 * tokens and three.whole > 2 * one.whole
+
+
+A, B, C = (torch.nn.Identity() for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    "free, last",
+    [
+        (0, [C]),  # 30 bytes are kept at a time anyhow
+        (10 + 49, [C]),
+        (10 + 50, [C, B]),
+        (10 + 70, [C, B, A]),
+    ],
+)
+def test_the_last_blocks_are_not_gone_through_again_where_there_is_room(free, last):
+    need = Need(10, [(A, 20), (B, 30), (C, 20)])
+    assert (need.whole, need.checkpointed, need.last(free)) == (80, 40, last)
+    assert Need(10, [*need.calls, (C, 20)]).last(free) == [], "what a first call kept is there until the end"
+
+
+@pytest.mark.parametrize("blocks_left", [1, 2, 3])
+def test_what_is_not_gone_through_again_fits_and_changes_no_bit(start, blocks_left):
+    adapter, examples, _ = start(depth=4)
+    usual, _ = gradients(adapter, SETTINGS, examples)
+    x, sigma = examples[0].candidates.looked_at()
+    need = need_of(adapter, lambda: examples[0].denoise(x, sigma.to(x).expand(1)))
+    each = need.calls[-1][1]
+    free = SPARE * 4 * (need.always + blocks_left * each + 1)
+    adapter, examples, _ = start(depth=4)
+    forwards = []
+    for number, block in enumerate(adapter.root.transformer_blocks):
+        block.ff.register_forward_hook(
+            lambda *_, n=number: forwards.append(n) if torch.is_grad_enabled() else None
+        )
+    partly, _ = gradients(adapter, SETTINGS, examples, room=lambda size: int(free) + 8)
+    forwards = forwards[4:]  # the first pass is to find out
+    left = len(adapter.root.transformer_blocks) - blocks_left
+    assert all(map(torch.equal, usual, partly))
+    again = [forwards.count(n) for n in range(4)]
+    assert again[left:] == [again[-1]] * blocks_left and again[:left] == [2 * again[-1]] * left
 
 
 @pytest.mark.parametrize("checkpointing", ["automatic", "on", "off"])
