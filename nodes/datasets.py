@@ -33,6 +33,7 @@ from .stored import (
     told,
     version,
 )
+from .together import everything, ranks, written_by_first
 from .types import CATEGORY, PreferencesType, Trajectories
 
 
@@ -89,12 +90,14 @@ class D3POSaveToDataset(io.ComfyNode):
         model_name = host.texts_above(cls.hidden.dynprompt, cls.hidden.unique_id).get("model", "")
         prompts = prompts_of(cls, prompt, len(trajectory))
         handle = DatasetHandle(dataset[0], annotator[0])
-        with handle.open(create=True) as store:
-            added = sum(
-                keep(store, recorded, batch, text, model_name)
-                for recorded, batch, text in zip(trajectory, images, prompts)
-            )
-            text = f"{dataset[0]}: {added} new of {len(trajectory)} sets"
+        sets = everything(list(zip(trajectory, images, prompts)), trajectory)
+
+        def write():
+            with handle.open(create=True) as store:
+                added = sum(keep(store, *each, model_name) for each in sets)
+            return f"{dataset[0]}: {added} new of {len(sets)} sets"
+
+        text = written_by_first(write)
         return io.NodeOutput(trajectory, images, handle, ui={"text": [text]})
 
 
@@ -211,7 +214,7 @@ class D3POLoadSets(io.ComfyNode):
             whole = each_whole(
                 rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out
             )
-            to_judge = [*islice(whole, limit)]
+            to_judge = [*islice(whole, limit)][ranks().rank :: ranks().count]
             text = told(f"{dataset}: {len(to_judge)} sets to judge", left_out)
             if not to_judge:
                 return nothing(cls, text, dataset=handle)

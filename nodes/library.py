@@ -21,6 +21,7 @@ from ..d3po_core.training.lora_files import joined, load_lora, to_parts, to_stat
 from . import host
 from .lora_files import metadata, remove_lora, write_lora
 from .lora_names import layer_of
+from .together import written_by_first
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
 
 NOTHING = "nothing"  # to start from
@@ -286,6 +287,14 @@ class D3POSaveRun(io.ComfyNode):
                     "Load Run's lora to the train step, or write a name here"
                 )
             run = training.home.name
+        warned, lines, name = written_by_first(lambda: cls.write(lora, training, run, keep))
+        return io.NodeOutput(
+            training.step, ui={"text": ["\n".join(lines)], "warnings": warned, "run": [name]}
+        )
+
+    @classmethod
+    def write(cls, lora, training, run, keep):
+        """Save a run and its copy for Load LoRA: (warnings, lines to tell, the run's name)."""
         folder = run_folder(runs_root(), run)
         saved = save_run(
             folder,
@@ -311,9 +320,7 @@ class D3POSaveRun(io.ComfyNode):
                 write_lora(on_shelf(saved.run), lora, metadata(training, saved.run))
             except OSError as error:  # on Windows, while Load LoRA has it open
                 lines.append(f"The run is saved. Its copy for Load LoRA is not: {error}")
-        return io.NodeOutput(
-            training.step, ui={"text": ["\n".join(lines)], "warnings": warned, "run": [saved.run]}
-        )
+        return warned, lines, saved.run
 
 
 def _branched(training, run, saved):

@@ -1,12 +1,15 @@
 """The prompts' texts of what a node sees."""
 
 from . import host
+from .together import ranks
 
 
 def prompts_of(node, prompt, count):
     """The texts of the prompts of so many sets or batches, None each where they are not known: what is wired,
     of which the last one serves for the rest, or what is written above the node."""
     above = host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompts", [])
+    if len(above) > 1:
+        above = above[ranks().rank :: ranks().count]
     texts = list(prompt) or (above if len(above) in (1, count) else [None])
     return (texts + texts[-1:] * (count - len(texts)))[:count]
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.prompts import drawn
 from . import host
+from .together import number_of, ranks, share
 from .types import CATEGORY, SKIPPED, Trajectories
 
 
@@ -60,7 +61,9 @@ class D3POPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts, count, seed):
-        return io.NodeOutput(*drawn(prompts, count, seed))
+        if ranks().count > 1:
+            seed = ranks().gathered(seed)[0]  # each may have drawn its own
+        return io.NodeOutput(*share(*drawn(prompts, count, seed), what="count"))
 
 
 def schedule_inputs():
@@ -313,7 +316,7 @@ def record_set(
     name = host.set_name(
         node.hidden.dynprompt,
         node.hidden.unique_id,
-        *(index, conditioning.seed, lora, *loaded),
+        *(number_of(node.hidden.dynprompt, node.hidden.unique_id, index), conditioning.seed, lora, *loaded),
         base=partial(host.fingerprint, model),
     )
     settings |= {

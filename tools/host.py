@@ -82,6 +82,8 @@ def link(source: Path, place: Path):
         place.unlink()
     try:
         place.symlink_to(source, target_is_directory=source.is_dir())
+    except FileExistsError:  # another process has made it meanwhile
+        return
     except OSError:
         if source.is_dir():
             subprocess.run(
@@ -135,15 +137,21 @@ class Host:
     """`with Host(base) as host:` runs the real host on that base directory and speaks to it over HTTP.
 
     apart  Ctrl+C on the terminal does not reach it: who started it ends it
+    number, environment  of one of several on the same base, and what more it finds in its environment
     """
 
-    def __init__(self, base=BASE, arguments=(), port=None, start_timeout=180, apart=False):
+    def __init__(
+        self, base=BASE, arguments=(), port=None, start_timeout=180, apart=False, number=0, environment=None
+    ):
         self.base = Path(base)
         self.arguments = tuple(arguments)
         self.port = port or free_port()
         self.start_timeout = start_timeout
-        self.apart = apart
-        self.log_file = self.base / "host.log"
+        self.apart, self.environment = apart, environment or {}
+        self.log_file = self.base / (f"host-{number}.log" if number else "host.log")
+        if number:  # what no two may share
+            own = ("--database-url", "sqlite:///:memory:", "--temp-directory", self.base / f"temp-{number}")
+            self.arguments = (*own, *self.arguments)
         self.process = None
 
     @property
@@ -169,7 +177,7 @@ class Host:
                 stdout=log,
                 stderr=log,
                 cwd=self.base,
-                env=host_environment(),
+                env=host_environment() | self.environment,
                 **(OWN_GROUP if self.apart else {}),
             )
         try:

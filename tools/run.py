@@ -4,6 +4,10 @@ The file is a workflow as the page saves it, or in its API format. Seeds and oth
 rounds as the workflow says (fixed, increment, decrement, randomize). What is learned is kept as on the page:
 a run that was stopped goes on when it is called again.
 
+Started by torchrun or `accelerate launch`, its processes share the work and train one LoRA (docs/scale.md):
+
+    torchrun --standalone --nproc-per-node 2 dev.py run WORKFLOW.json
+
 Ends with 0; with 1 if a round failed; with 2 if something is wrong with what was asked for; with 3 if it
 waits for picks. Ctrl+C ends with 130 once the progress is kept, SIGTERM with 0.
 """
@@ -11,18 +15,21 @@ waits for picks. Ctrl+C ends with 130 once the progress is kept, SIGTERM with 0.
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
 from tools.host import BASE, Host, HostError, WorkflowError, make_base
 from tools.workflow import control_values, spec_of, to_api, unknown_nodes
 
+TOGETHER = "D3PO_TOGETHER"  # tells a ComfyUI that it is one of several (nodes/together.py)
 FAILED, WRONG, WAITS, INTERRUPTED = 1, 2, 3, 130
 EVERY = 2.0  # seconds between two lines of progress
 LARGEST_SEED = 2**64 - 1
@@ -31,6 +38,33 @@ KINDS = {"INT": int, "FLOAT": float}
 
 class Wrong(ValueError):
     """What was asked for cannot be done; the message says why."""
+
+
+class Among(NamedTuple):
+    """This process among several that run the workflow together, on their own device each: as torchrun and
+    `accelerate launch` say in the environment."""
+
+    rank: int
+    count: int
+    device: int
+
+    @classmethod
+    def of_environment(cls):
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        rank, count, device = (int(os.environ.get(name, -1)) for name in names)
+        return cls(rank, count, device) if rank >= 0 and count > 1 else cls(0, 1, -1)
+
+    @property
+    def name(self):
+        return f" (process {self.rank} of {self.count})" if self.count > 1 else ""
+
+    def host(self, base):
+        """A ComfyUI of its own."""
+        if self.count == 1:
+            return Host(make_base(base), apart=True)
+        device = ("--cuda-device", self.device) if self.device >= 0 else ()
+        together = {TOGETHER: "1"}
+        return Host(make_base(base), device, apart=True, number=self.rank, environment=together)
 
 
 def parsed(arguments):
@@ -179,7 +213,8 @@ class Running(Host):
 
 
 def say(text):
-    print(text, flush=True)
+    if not Among.of_environment().rank:  # the others do and find the same
+        print(text, flush=True)
 
 
 async def followed(host, prompt):
@@ -249,13 +284,15 @@ def stop(*_):
 
 
 def main(arguments):
-    given = parsed(arguments)
+    given, among = parsed(arguments), Among.of_environment()
     signal.signal(signal.SIGTERM, stop)
     try:
         if given.rounds < 1:
             raise Wrong("--rounds: at least 1")
+        if given.url and among.count > 1:
+            raise Wrong("--url: several processes start a ComfyUI each, and share none that runs")
         workflow = read(given.workflow)
-        with Running(given.url) if given.url else Host(make_base(given.base), apart=True) as host:
+        with Running(given.url) if given.url else among.host(given.base) as host:
             say(f"ComfyUI is at {host.url}")
             try:
                 return rounds(host, workflow, given)
@@ -263,11 +300,14 @@ def main(arguments):
                 host.settle()
                 say("Stopped. Run it again to go on")
                 return 0 if isinstance(ended, Stopped) else INTERRUPTED
+            except (WorkflowError, HostError):
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself: torchrun would end it too
+                raise
     except Wrong as wrong:
-        print(f"dev.py run: {wrong}", file=sys.stderr)
+        print(f"dev.py run{among.name}: {wrong}", file=sys.stderr)
         return WRONG
     except (WorkflowError, HostError) as error:
-        print(f"dev.py run: {error}", file=sys.stderr)
+        print(f"dev.py run{among.name}: {error}", file=sys.stderr)
         return FAILED
 
 

@@ -44,10 +44,11 @@ class Ranks:
         """Raise ValueError where it is not the same in all processes."""
         found = self.gathered(value)
         if others := [rank for rank, other in enumerate(found) if other != found[0]]:
+            others_are = ", ".join(map(str, others))
             raise ValueError(
-                f"{what} is not the same in all {self.count} processes: in "
-                f"{', '.join(map(str, others))} it is another than in 0. Give all of them the same workflow, models and settings, and one output "
-                "folder that all can reach"
+                f"{what} is not the same in all {self.count} processes: in {others_are} it is another than "
+                "in 0. Give all of them the same workflow, models and settings, and one output folder that "
+                "all can reach"
             )
 
     def sum_gradients(self, parameters: Iterable[Parameter]) -> None:

@@ -13,6 +13,7 @@ from .. import host
 from ..prompts import prompts_of
 from ..routes import workflow_id
 from ..sampling import cfg_input, every, latent_of, scheduler_input, sigmas_of
+from ..together import alone
 from ..types import CATEGORY, LoraModel, ScorerType
 from .report import as_data, loss_map
 from .results import handed_on, outputs
@@ -40,6 +41,7 @@ class D3PORewardTrainStep(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, latent_image, cfg, prompt=(), lora=None, **given):
         began = time.monotonic()
+        alone("D3PO Reward Train Step")
         one = {name: values[0] for name, values in given.items()}
         model, scorer, second = one["model"], one["scorer"], one.get("second_scorer")
         require_gradient(scorer)

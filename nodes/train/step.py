@@ -10,7 +10,8 @@ from ...d3po_core.training import monitor
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
 from ..routes import workflow_id
-from ..types import CATEGORY, TASTE, LoraModel, PreferencesType
+from ..together import everybodys
+from ..types import CATEGORY, TASTE, LoraModel, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
@@ -81,6 +82,8 @@ class D3POTrainStep(io.ComfyNode):
     @classmethod
     def execute(cls, model, preferences, lora=None, held_out=None, **widgets):
         model, lora, began = model[0], (lora or [None])[0], time.monotonic()
+        policy = lora.training.policy if isinstance(lora, TrainedLora) else ""
+        preferences, held_out = (p and everybodys(p, policy) for p in (preferences, held_out))
         plan = Plan.of(preferences, host.is_flow(model), **{name: own[0] for name, own in widgets.items()})
         if not preferences:
             raise ValueError("preferences: there is nothing to learn from: no judged set came in")

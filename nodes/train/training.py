@@ -16,6 +16,7 @@ from ...d3po_core.training.reference import weights_of
 from .. import host
 from ..host.conditioning import AS_RECORDED
 from ..library import events_folder
+from ..together import ranks
 from .agreement import require_repeatable, sampled_otherwise
 from .live import LOOKING, learning
 from .results import went_on
@@ -129,6 +130,7 @@ def _trainer(session, plan, adapter, policies):
         loss_scale=2.0**16 if session.dtype == torch.float16 else 1.0,
         start_policy=policies.known(policies.start),
         room=session.room,
+        ranks=ranks(),
     )
 
 
@@ -148,7 +150,7 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
         bar.update(total - trainer.steps_in(examples, done))
         live.begin(trainer.updates_in(examples), done)
 
-    with Events(start.run and events_folder(start.run.name)) as events:
+    with Events(start.run and ranks().first and events_folder(start.run.name)) as events:
         made, resumed, warning = progress.fit(
             trainer,
             examples,
