@@ -37,7 +37,7 @@ LEARNING = {
 # what is measured in a module of its own: (module, function, the options that it takes)
 ELSEWHERE = {
     "picker": ("bench_picker", "measure", ["keys"]),
-    "dataset": ("bench_dataset", "measure", ["sets"]),
+    "dataset": ("bench_dataset", "measure", ["sets", "indexed"]),
     "methods": ("bench_methods", "main", ["seeds", "only", "write"]),
     "schedules": ("bench_schedules", "main", ["write"]),
     "windows": ("bench_windows", "main", ["seeds", "write"]),
@@ -189,6 +189,9 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--sets", type=int, default=600)
+    parser.add_argument(
+        "--indexed", type=int, default=10_000, help="dataset: sets that are in the index alone"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument(

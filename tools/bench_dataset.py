@@ -1,7 +1,8 @@
 """What a large preference dataset costs: to open, to look over, and to train from.
 
-10,000 sets are entered into the index (their files are not there, and nothing here may need them). 600 more
-sets of 4 candidates and 20 steps at 64 x 64 latents are written whole, and a tiny adapter trains from them.
+10,000 sets, or as many as are asked for, are entered into the index with five judgements each (their files
+are not there, and nothing here may need them). The two halves of it are merged. 600 more sets of 4 candidates
+and 20 steps at 64 x 64 latents are written whole, and a tiny adapter trains from them.
 """
 
 import json
@@ -14,9 +15,11 @@ import psutil
 import torch
 from torch import nn
 
+from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.kernels import Ancestral
 from d3po_core.candidates.preferences import Preferences
 from d3po_core.candidates.trajectory import Trajectory
+from d3po_core.dataset.merging import merged
 from d3po_core.dataset.sets import share
 from d3po_core.dataset.store import Dataset
 from tools.host import ROOT
@@ -28,7 +31,8 @@ if torch_is_cpu_build():  # else PEFT may not import
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.loop import Example, Settings, Trainer
 
-INDEXED, CANDIDATES, STEPS, SHAPE = 10_000, 4, 20, (4, 64, 64)
+CANDIDATES, STEPS, SHAPE = 4, 20, (4, 64, 64)
+JUDGES = ("ann", "ben", "cem", "dia", "eli")
 
 
 class Mixer(nn.Module):
@@ -42,9 +46,9 @@ class Mixer(nn.Module):
         return self.attn1["to_q"](x.movedim(1, -1)).movedim(-1, 1)
 
 
-def enter(index, count):
+def enter(index, numbers):
     """Rows of sets, images and judgements, without their files."""
-    for i in range(count):
+    for i in numbers:
         name = f"bench {i:06}"
         index.execute(
             "INSERT INTO sets VALUES (?, '2026-01-01T00:00:00.000000+00:00', ?, ?, 'a prompt', 'base', "
@@ -55,7 +59,7 @@ def enter(index, count):
             "INSERT INTO images VALUES (?, ?, ?, 10)",
             [(name, j, f"images/aa/{i}-{j}.png") for j in range(CANDIDATES)],
         )
-        for who in ("ann", "ben")[: i % 3]:
+        for who in JUDGES:
             index.execute(
                 "INSERT INTO judgements "
                 "(set_id, annotator, judgement, finished, pairs, strict, ties, time, tool) "
@@ -108,23 +112,45 @@ def train(dataset, rows):
     return used
 
 
-def measure(sets):
+def join(halves, folder):
+    """Merge two halves of a dataset, and hold the whole against them."""
+    began = time.perf_counter()
+    whole = merged(halves, folder)
+    seconds, held = time.perf_counter() - began, [0, 0]
+    for half in halves:
+        with Dataset(half, create=False) as dataset:
+            counted = dataset.statistics()
+            held = [held[0] + counted["sets"], held[1] + counted["judgements"]]
+    assert [*whole] == held, (whole, held)
+    print(f"merged its two halves, {whole.sets} sets and {whole.judgements} judgements: {seconds:.1f} s")
+
+
+def measure(sets, indexed):
     folder = ROOT / "bench_output" / "dataset"
-    shutil.rmtree(folder, ignore_errors=True)
-    with Dataset(folder) as dataset:
-        dataset._index.write(lambda index: enter(index, INDEXED))
-    timed(f"open a dataset of {INDEXED} sets", lambda: Dataset(folder, create=False).close())
+    halves = [folder.with_name(f"half {i}") for i in range(2)]
+    for place in (folder, *halves):
+        shutil.rmtree(place, ignore_errors=True)
+    for half, numbers in zip(halves, (range(0, indexed, 2), range(1, indexed, 2))):
+        with Dataset(half) as dataset:
+            dataset._index.write(lambda index: enter(index, numbers))
+    join(halves, folder)
+    for half in halves:
+        shutil.rmtree(half)
+    timed(f"open the dataset of {indexed} sets", lambda: Dataset(folder, create=False).close())
     with Dataset(folder, create=False) as dataset:
         timed("its statistics", dataset.statistics)
         timed("all of its sets, as rows", dataset.sets)
+        timed("its sets for training", lambda: dataset.sets(split="train", judged=True))
+        names = [row.id for row in dataset.sets(limit=1000)]
+        timed("what was said of 1000 sets", lambda: [dataset.pairs(name) for name in names])
         timed(
             "20 sets that one annotator has not judged",
-            lambda: dataset.sets(judged=False, annotator="ann", limit=20),
+            lambda: dataset.sets(judged=False, annotator="zoe", limit=20),
         )
         size = recorded(0).states.nbytes * 2 / 2**20
         for i in range(sets):
             dataset.add_set(f"set {i}", trajectory=recorded(i))
-            dataset.judge(f"set {i}", {"ranking": [0, 1, 2, 3]}, "ann")
+            dataset.judge(f"set {i}", Judgement.parse({"ranking": [0, 1, 2, 3]}, CANDIDATES), "ann")
         rows = [row for row in dataset.sets(judged=True, annotator="ann") if row.id.startswith("set ")]
         used = train(dataset, rows)
         early, late = statistics.median(used[20:40]), statistics.median(used[-20:])

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from sqlite3 import Connection, Row
 from typing import Any, TypeVar
@@ -147,9 +148,8 @@ class Index:
                 path, timeout=BUSY, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
-            self._connection.text_factory = lambda text: text.decode(
-                errors="replace"
-            )  # one broken text spoils no query
+            # one broken text spoils no query
+            self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             try:
                 self._prepare()
             except BaseException:

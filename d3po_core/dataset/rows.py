@@ -5,15 +5,14 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from sqlite3 import Row
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..candidates.judgement import Judgement, Pair
 
 MOST_CANDIDATES = 2**16  # in a set; lists of as many are made
 
 
-@dataclass(frozen=True)
-class SetRow:
+class SetRow(NamedTuple):
     """What the index knows of a set. `judged_by`: how many annotators' judgements of it count."""
 
     id: str
@@ -41,23 +40,18 @@ class HistoryEntry:
 
 def set_row(row: Row) -> SetRow:
     """Raises ValueError or TypeError, which name the set, where the index says nonsense of it."""
-    values: dict[str, Any] = {
-        name: bool(row[name]) if name.startswith("has_") else row[name] for name in row.keys()
-    }
-    for name, kinds in {
-        "id": str,
-        "prompt": str | None,
-        "model": str,
-        "model_name": str,
-        "share": float,
-    }.items():
-        if not isinstance(values[name], kinds):
-            raise ValueError(f"set {row['id']!r:.80}: its {name} is {values[name]!r:.80}")
-    require_count(row["candidates"])
+    name, created, candidates, prompt, model, model_name, share, trajectory, conditioning, images, by = row
+    if not (type(name) is type(model) is type(model_name) is str and type(share) is float):
+        raise ValueError(f"set {name!r:.80}: its name, model or share is {(model, model_name, share)!r:.80}")
+    if not (prompt is None or type(prompt) is str):
+        raise ValueError(f"set {name!r:.80}: its prompt is {prompt!r:.80}")
+    require_count(candidates)
     try:
-        return SetRow(**values | {"created": datetime.fromisoformat(row["created"])})
+        when = datetime.fromisoformat(created)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"set {row['id']!r:.80}: it was created at {row['created']!r:.80}") from error
+        raise ValueError(f"set {name!r:.80}: it was created at {created!r:.80}") from error
+    has = bool(trajectory), bool(conditioning), bool(images)
+    return SetRow(name, when, candidates, prompt, model, model_name, share, *has, by)
 
 
 def require_count(candidates: Any) -> None:

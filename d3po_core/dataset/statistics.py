@@ -9,6 +9,8 @@ from .annotators import agreement
 from .index import PAYLOAD, each_readable
 from .rows import judgement_in
 
+LOOKED_AT = 5_000  # sets by which it is told how far annotators agree
+
 
 def statistics(index: Connection, held_out: float) -> dict[str, Any]:
     """As Dataset.statistics says, over a connection to the index. Judgements of which it says nonsense are
@@ -17,7 +19,9 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         "SELECT count(*), count(CASE WHEN share < ? THEN 1 END), min(created), max(created) FROM sets",
         [held_out],
     ).fetchone()
-    (judged,) = index.execute("SELECT count(DISTINCT set_id) FROM counting").fetchone()
+    (judged,) = index.execute(
+        "SELECT count(*) FROM sets WHERE EXISTS (SELECT 1 FROM counting WHERE set_id = id)"
+    ).fetchone()
     annotators = index.execute(
         "SELECT annotator, count(*) AS judgements, sum(strict) AS strict, sum(ties) AS ties "
         "FROM counting GROUP BY annotator ORDER BY annotator"
@@ -30,7 +34,11 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     ).fetchone()
     by_set = groupby(
-        index.execute("SELECT set_id, pairs FROM counting WHERE strict > 0 ORDER BY set_id"),
+        index.execute(
+            "SELECT set_id, pairs FROM counting WHERE strict > 0 "
+            "AND set_id IN (SELECT id FROM sets WHERE share < ?) ORDER BY set_id",
+            [LOOKED_AT / max(sets, 1)],  # shares are spread evenly over 0 to 1
+        ),
         key=lambda row: row["set_id"],
     )
     liked = each_readable(

@@ -173,9 +173,8 @@ class Dataset(Sets):
 
         sets, judged, unjudged; judgements (those that count), annotators {name: how many of these}, pairs
         (strict), ties and thumbs {"up", "down"} in them; models {fingerprint: {"name", "sets"}}; split
-        {"train",
-        "held_out"}; bytes {"sets", "images", "conditioning", "index"}; agreement (annotators.agreement);
-        oldest, newest (when a set was created, or None)
+        {"train", "held_out"}; bytes {"sets", "images", "conditioning", "index"}; agreement
+        (annotators.agreement), of very many sets by some; oldest, newest (when a set was created, or None)
         """
         return self._index.together(lambda index: statistics(index, held_out))
 
