@@ -3,6 +3,7 @@
   demo        train a LoRA from preferences and show what changed
   serve       run ComfyUI with this pack, by hand: python dev.py serve [--port 8188] [ComfyUI arguments]
   run         run a workflow without a page: python dev.py run WORKFLOW.json [--rounds 4] [--dry-run]
+  merge       make one dataset of several: python dev.py merge A B --into C
   test        run the tests: python dev.py test [pytest arguments]
   bench       measure speed, and what methods learn
   experiment  what training does to pictures: python dev.py experiment templates
@@ -67,10 +68,18 @@ def experiment(arguments) -> int:
     return run(PYTHON, "-m", "tools.experiment", *arguments, cwd=ROOT)
 
 
+def from_here() -> dict:
+    """An environment in which file names are relative to where we are."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def merge(arguments) -> int:
+    return run(PYTHON, "-m", "tools.merge", *arguments, env=from_here())
+
+
 def run_workflow(arguments) -> int:
     """It ends by itself where it is interrupted, once what was learned is kept."""
-    path = os.environ | {"PYTHONPATH": str(ROOT)}  # file names are relative to where we are
-    process = subprocess.Popen([str(PYTHON), "-m", "tools.run", *arguments], env=path)
+    process = subprocess.Popen([str(PYTHON), "-m", "tools.run", *arguments], env=from_here())
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
@@ -109,6 +118,7 @@ COMMANDS = {
     "demo": demo,
     "serve": serve,
     "run": run_workflow,
+    "merge": merge,
     "test": test,
     "bench": bench,
     "experiment": experiment,

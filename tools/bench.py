@@ -11,6 +11,8 @@ largest.
     python dev.py bench windows     what training on a window of the steps costs, and what it does to learning
     python dev.py bench memory      what a train pass of full-size models keeps, counted without a GPU
     python dev.py bench saving      what keeping a train step's state costs, of a LoRA of SDXL's size
+    python dev.py bench step        an update beside the bare network, and beside a loop in the official style
+    python dev.py bench ranks       what two processes gain, and what more would have to tell each other
     python dev.py bench learning    what settings gain in the objective, over several seeds (slow)
 """
 
@@ -43,6 +45,8 @@ ELSEWHERE = {
     "windows": ("bench_windows", "main", ["seeds", "write"]),
     "memory": ("bench_memory", "main", ["json", "write"]),
     "saving": ("bench_saving", "main", ["repeats"]),
+    "step": ("bench_step", "main", ["json", "write", "repeats"]),
+    "ranks": ("bench_ranks", "main", ["repeats", "write"]),
 }
 
 
@@ -200,9 +204,10 @@ def main():
     parser.add_argument(
         "--write",
         action="store_true",
-        help="methods, schedules, windows: put the table into docs/methods.md; memory: into docs/memory.md",
+        help="methods, schedules, windows: put the table into docs/methods.md; memory, step: into "
+        "docs/memory.md; ranks: into docs/scale.md",
     )
-    parser.add_argument("--json", metavar="FILE", help="memory: write the rows to this file too")
+    parser.add_argument("--json", metavar="FILE", help="memory, step: write the rows to this file too")
     return measured(parser.parse_args())
 
 

@@ -13,7 +13,7 @@ MOST_CANDIDATES = 2**16  # in a set; lists of as many are made
 
 
 class SetRow(NamedTuple):
-    """What the index knows of a set. `judged_by`: how many annotators' judgements of it count."""
+    """What the index knows of a set."""
 
     id: str
     created: datetime
@@ -25,7 +25,6 @@ class SetRow(NamedTuple):
     has_trajectory: bool
     has_conditioning: bool
     has_images: bool
-    judged_by: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class HistoryEntry:
 
 def set_row(row: Row) -> SetRow:
     """Raises ValueError or TypeError, which name the set, where the index says nonsense of it."""
-    name, created, candidates, prompt, model, model_name, share, trajectory, conditioning, images, by = row
+    name, created, candidates, prompt, model, model_name, share, trajectory, conditioning, images = row
     if not (type(name) is type(model) is type(model_name) is str and type(share) is float):
         raise ValueError(f"set {name!r:.80}: its name, model or share is {(model, model_name, share)!r:.80}")
     if not (prompt is None or type(prompt) is str):
@@ -51,7 +50,7 @@ def set_row(row: Row) -> SetRow:
     except (TypeError, ValueError) as error:
         raise ValueError(f"set {name!r:.80}: it was created at {created!r:.80}") from error
     has = bool(trajectory), bool(conditioning), bool(images)
-    return SetRow(name, when, candidates, prompt, model, model_name, share, *has, by)
+    return SetRow(name, when, candidates, prompt, model, model_name, share, *has)
 
 
 def require_count(candidates: Any) -> None:

@@ -28,8 +28,7 @@ SPLITS = ("train", "held_out")
 
 ROWS = """SELECT id, created, candidates, prompt, model, model_name, share,
     trajectory IS NOT NULL AS has_trajectory, conditioning IS NOT NULL AS has_conditioning,
-    EXISTS (SELECT 1 FROM images WHERE set_id = id) AS has_images,
-    (SELECT count(*) FROM counting WHERE set_id = id) AS judged_by FROM sets"""
+    EXISTS (SELECT 1 FROM images WHERE set_id = id) AS has_images FROM sets"""
 JUDGED = (
     "EXISTS (SELECT 1 FROM counting WHERE set_id = id AND (:annotator IS NULL OR annotator = :annotator))"
 )

@@ -29,7 +29,10 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
     models = index.execute(
         "SELECT model, max(model_name) AS name, count(*) AS sets FROM sets GROUP BY model"
     ).fetchall()
-    sizes = dict(index.execute("SELECT kind, sum(bytes) FROM files GROUP BY kind").fetchall())
+    sizes = {
+        kind: index.execute("SELECT sum(bytes) FROM files WHERE kind = ?", [kind]).fetchone()[0]
+        for kind in PAYLOAD
+    }
     (index_bytes,) = index.execute(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     ).fetchone()
@@ -61,7 +64,7 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         "thumbs": {"up": thumbs.count(True), "down": thumbs.count(False)},
         "models": {str(row["model"]): {"name": str(row["name"]), "sets": row["sets"]} for row in models},
         "split": {"train": sets - held, "held_out": held},
-        "bytes": {kind: sizes.get(kind, 0) for kind in PAYLOAD} | {"index": index_bytes},
+        "bytes": {kind: sizes[kind] or 0 for kind in PAYLOAD} | {"index": index_bytes},
         "agreement": agreement(
             each_readable(
                 judged_by_several,

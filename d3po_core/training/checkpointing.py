@@ -18,7 +18,7 @@ from .randomness import Device, repeated
 
 CHECKPOINTING = AUTOMATIC, ON, OFF = ("automatic", "on", "off")
 LISTS = (ModuleList, ModuleDict, Sequential)
-Seen: TypeAlias = Callable[[Module, list[Tensor]], None]
+Seen: TypeAlias = Callable[[Module, list[Tensor], bool], None]
 
 
 def blocks(network: Module, layers: Collection[Module] = ()) -> list[Module]:
@@ -62,7 +62,8 @@ class Checkpointing:
     """Blocks that keep their inputs alone, while they are `applied`.
 
     device  on which they draw random numbers, if they do
-    seen    is told, after each call of a block with gradients, of which and all that its gradient needs
+    seen    is told, after each call of a block with gradients: which, all that its gradient needs, and
+            whether it writes over some of that or of what goes into it
     """
 
     def __init__(self, of: Collection[Module], device: Device = None, seen: Seen | None = None) -> None:
@@ -116,7 +117,8 @@ class _Block:
         )
         once.keeper = handle.grad_fn
         if self.seen:
-            self.seen(self.module, once.kept)
+            over = any(tensor._version != version for tensor, version in zip(once.kept, once.versions))
+            self.seen(self.module, once.kept, over or any(once.copied))
             once.kept = []
         return output
 
@@ -153,10 +155,12 @@ class _Pass:
         self.draws = repeated(block.device)
         self.count, self.keep = 0, keep
         self.kept: list[Tensor] = []
+        self.versions: list[int] = []
 
     def number(self, tensor: Tensor) -> int:
         if self.keep:
             self.kept.append(tensor)
+            self.versions.append(tensor._version)
         self.count += 1
         return self.count - 1
 

@@ -106,10 +106,12 @@ class Passes:
 
 class Need(NamedTuple):
     """Bytes that a pass keeps for its backward pass: outside of blocks and for each of these to be gone
-    through again, and all that a call of a block needs, (block, bytes) in their order."""
+    through again, and all that a call of a block needs, (block, bytes) in their order. written_over: whether
+    blocks write over what a gradient needs, so that each has to be gone through again."""
 
     always: int
     calls: Sequence[tuple[Module, int]]
+    written_over: bool = False
 
     @property
     def whole(self) -> int:
@@ -133,7 +135,7 @@ class Need(NamedTuple):
         others. Where a pass calls a block more than once that is not so: then there are none.
         """
         found: list[Module] = []
-        if len({block for block, _ in self.calls}) < len(self.calls):
+        if self.written_over or len({block for block, _ in self.calls}) < len(self.calls):
             return found
         left = max(free - self.always, self._largest)
         for block, size in reversed(self.calls):
@@ -150,19 +152,21 @@ def needed(network: Module, of: list[Module], run: Callable[[], Tensor], device:
     weights = _storages([*network.parameters(), *network.buffers()])
     outside: list[Tensor] = []
     calls: list[tuple[Module, int]] = []
+    written_over: list[bool] = []
 
     def keep(tensor: Tensor) -> Tensor:
         outside.append(tensor.detach())
         return tensor
 
-    def seen(block: Module, kept: list[Tensor]) -> None:
+    def seen(block: Module, kept: list[Tensor], over: bool) -> None:
         calls.append((block, _bytes(kept, weights)))
+        written_over.append(over)
 
     checkpointing = Checkpointing(of, device, seen)
     with forked(device), torch.enable_grad(), checkpointing.applied():
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             run()
-    return Need(_bytes(outside, weights), calls)
+    return Need(_bytes(outside, weights), calls, any(written_over))
 
 
 def _bytes(tensors: Iterable[Tensor], but: Iterable[int]) -> int:

@@ -7,6 +7,7 @@ from torch import nn
 
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.checkpointing import Checkpointing, blocks
+from d3po_core.training.memory import needed
 from tests.core.conftest import Block, Net
 from tests.core.test_lora import anatomy
 
@@ -123,6 +124,8 @@ def test_blocks_that_write_over_their_inputs_have_the_same_gradient_to_the_bit(t
     for _ in range(2):  # the first time it is found out what is written over
         assert all(map(torch.equal, usual, gradient(adapter, run, checkpointing)))
     assert two_streams.seen == [0, 1, 2], "what a block is told when it runs again stays there"
+    need = needed(two_streams, blocks(two_streams, adapter.layers.values()), run)
+    assert need.written_over and need.last(2**40) == [], "each of them has to be gone through again"
 
 
 def test_what_is_written_over_between_blocks_is_told_as_ever(toy):
@@ -154,7 +157,7 @@ def test_inside_a_block_nothing_is_kept_but_its_inputs(toy):
     net = toy.net()
     adapter = Adapter(net, rank=2, targets="all linear")
     kept = []
-    checkpointing = checkpointing_of(adapter, seen=lambda needed: kept.append(len(needed)))
+    checkpointing = checkpointing_of(adapter, seen=lambda block, needed, over: kept.append(len(needed)))
     outside = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: outside.append(t) or t, lambda t: t)
     with checkpointing.applied(), hooks:

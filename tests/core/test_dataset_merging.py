@@ -11,6 +11,8 @@ from d3po_core.dataset.index import DatasetError
 from d3po_core.dataset.merging import merged
 from d3po_core.dataset.store import Dataset
 from tests.core.datasets import NOON, TREE, WINNER_0, WINNER_1, equal, judge
+from tools.merge import WRONG
+from tools.merge import main as merge
 
 
 @pytest.fixture
@@ -101,3 +103,15 @@ def test_nothing_is_made_of_parts_that_do_not_fit_or_in_a_place_that_is_taken(tm
     with pytest.raises(DatasetError, match="does not exist"):
         merged([a.folder, tmp_path / "none"], tmp_path / "both")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_the_command_tells_what_it_made_or_why_not(tmp_path, part, capsys):
+    a, b = part("a"), part("b")
+    a.add_set("of a", candidates=2)
+    b.add_set("of b", candidates=2)
+    judge(b, "of b", WINNER_1, "you")
+    arguments = [str(a.folder), str(b.folder), "--into", str(tmp_path / "both")]
+    assert merge(arguments) == 0 and "both: 2 sets, 1 judgements" in capsys.readouterr().out
+    assert merge(arguments) == WRONG and "there already" in capsys.readouterr().err
+    assert merge([str(tmp_path / "none"), "--into", str(tmp_path / "c")]) == WRONG
+    assert not (tmp_path / "c").exists()

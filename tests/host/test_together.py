@@ -15,7 +15,7 @@ from d3po_core.candidates.prompts import drawn
 from d3po_core.dataset.store import Dataset
 from d3po_core.runs.store import load_record, load_run
 from tests.conftest import HERE
-from tests.host.graphs import loop, node, unique, until
+from tests.host.graphs import judged, loop, node, unique, until
 from tools.host import ROOT, link, make_base
 
 PROMPTS = ["a cat on a red background", "a dog on a blue background", "a fox on a green background"]
@@ -33,22 +33,38 @@ def hosts_under(process):
     return of
 
 
+def keep(dataset):
+    wires = dict(trajectory=["sampler", 0], images=["decode", 0])
+    return node("D3POSaveToDataset", **wires, dataset=dataset, annotator="me")
+
+
 @pytest.fixture(scope="module")
-def graph():
+def old(host):
+    """A dataset of a judged set, which all will load."""
+    name = unique("old")
+    graph = judged(candidates=4, seed=9) | {"keep": keep(name)}
+    graph["judge"]["inputs"]["dataset"] = ["keep", 2]
+    host.run(graph)
+    return host.base / "output" / "d3po" / "datasets" / name
+
+
+@pytest.fixture(scope="module")
+def graph(old):
     """A round: three prompts, which two cannot share evenly, are recorded, kept, judged and trained on."""
-    made = loop("run", TRAINING, PROMPTS, candidates=3)
-    made["keep"] = node(
-        "D3POSaveToDataset", trajectory=["sampler", 0], images=["decode", 0], dataset="kept", annotator="me"
-    )
+    made = loop("run", TRAINING | {"held_out": ["held", 0]}, PROMPTS, candidates=3)
+    made["keep"] = keep("kept")
+    made["held"] = node("D3POLoadPreferences", dataset=old.name, split="all", held_out=0.1, annotators="",
+                        joining="all", limit=0, since="", until="")  # fmt: skip
     return made
 
 
 @pytest.fixture(scope="module")
-def both(graph, tmp_path_factory):
+def both(graph, old, tmp_path_factory):
     """(base folder, what was said) of two rounds of two processes, the second of which is killed in training
     its second round."""
     base = make_base(tmp_path_factory.mktemp("together"))
     link(HERE / "host" / "probe", base / "custom_nodes" / "d3po-test-probe")
+    shutil.copytree(old, base / "output" / "d3po" / "datasets" / old.name)
     (base / "round.json").write_text(json.dumps(graph))
     command = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tools.run")
     process = subprocess.Popen(
@@ -95,10 +111,11 @@ def test_two_learn_what_one_learns(both, alone):
     ours, theirs = load_run(base / "output" / "d3po" / "runs" / "run"), load_run(alone, str(UPDATES))
     (_, record), (_, expected) = ours, theirs
     assert record["step"] == UPDATES, said
-    assert [[judged["set"] for judged in round_["sets"]] for round_ in record["rounds"]] == [
-        [judged["set"] for judged in round_["sets"]] for round_ in expected["rounds"]
+    assert [[known["set"] for known in round_["sets"]] for round_ in record["rounds"]] == [
+        [known["set"] for known in round_["sets"]] for round_ in expected["rounds"]
     ]
     assert record["rounds"][0]["key"] == expected["rounds"][0]["key"]
+    assert record["history"][-1]["held-out pairs"] == 6, "a set that all have counts once"
     assert (lora(ours) - lora(theirs)).norm() < 1e-3 * lora(theirs).norm() != 0
     for update, other in zip(record["history"], expected["history"]):
         assert update == pytest.approx(other, rel=1e-2, abs=1e-4)
