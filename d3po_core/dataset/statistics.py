@@ -36,14 +36,6 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
     (index_bytes,) = index.execute(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     ).fetchone()
-    by_set = groupby(
-        index.execute(
-            "SELECT set_id, pairs FROM counting WHERE strict > 0 "
-            "AND set_id IN (SELECT id FROM sets WHERE share < ?) ORDER BY set_id",
-            [LOOKED_AT / max(sets, 1)],  # shares are spread evenly over 0 to 1
-        ),
-        key=lambda row: row["set_id"],
-    )
     liked = each_readable(
         index.execute(
             "SELECT judgement, candidates FROM counting JOIN sets ON sets.id = set_id "
@@ -52,7 +44,6 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         lambda row: judgement_in(row["judgement"], row["candidates"]).liked,
     )
     thumbs = [thumb for answer in liked for thumb in answer]
-    judged_by_several = (rows for rows in (list(rows) for _, rows in by_set) if len(rows) > 1)
     return {
         "sets": sets,
         "judged": judged,
@@ -65,14 +56,25 @@ def statistics(index: Connection, held_out: float) -> dict[str, Any]:
         "models": {str(row["model"]): {"name": str(row["name"]), "sets": row["sets"]} for row in models},
         "split": {"train": sets - held, "held_out": held},
         "bytes": {kind: sizes[kind] or 0 for kind in PAYLOAD} | {"index": index_bytes},
-        "agreement": agreement(
-            each_readable(
-                judged_by_several,
-                lambda rows: [
-                    [(int(winner), int(loser)) for winner, loser in json.loads(row["pairs"])] for row in rows
-                ],
-            )
-        ),
+        "agreement": _agreement(index, sets),
         "oldest": oldest and str(oldest),
         "newest": newest and str(newest),
     }
+
+
+def _agreement(index: Connection, sets: int) -> float | None:
+    """How far annotators agree, by about LOOKED_AT of the sets: shares are spread evenly over 0 to 1."""
+    rows = index.execute(
+        "SELECT set_id, pairs FROM counting WHERE strict > 0 "
+        "AND set_id IN (SELECT id FROM sets WHERE share < ?) ORDER BY set_id",
+        [LOOKED_AT / max(sets, 1)],
+    )
+    by_set = (list(own) for _, own in groupby(rows, key=lambda row: row["set_id"]))
+    return agreement(
+        each_readable(
+            (own for own in by_set if len(own) > 1),
+            lambda own: [
+                [(int(winner), int(loser)) for winner, loser in json.loads(row["pairs"])] for row in own
+            ],
+        )
+    )
