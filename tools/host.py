@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -201,6 +202,13 @@ class Host:
             code = self.process and self.process.returncode
             raise HostError(f"ComfyUI is not running (exit code {code}):\n{self.log_tail()}")
 
+    def _settle_end(self):
+        """After the host did not answer: raise HostError where that is because it has just ended."""
+        if self.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            self._check_alive()
+
     def stop(self):
         """Ask the host to end; make it, if it does not."""
         if self.process is not None:
@@ -269,7 +277,11 @@ class Host:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self._check_alive()
-            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            try:
+                entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            except OSError:
+                self._settle_end()
+                raise
             if entry:
                 return entry
             time.sleep(0.1)
@@ -291,7 +303,9 @@ class Host:
         self.post("/interrupt")
 
     def settle(self, timeout=10):
-        """Interrupt whatever runs, and wait until it has ended and what it keeps is kept."""
+        """Interrupt whatever runs, and wait until it has ended and what it keeps is kept. Raises HostError
+        where the host is gone."""
+        self._check_alive()
         self.interrupt()
         deadline = time.monotonic() + timeout
         while self.get("/queue")["queue_running"] and time.monotonic() < deadline:

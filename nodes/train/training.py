@@ -143,7 +143,8 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
     def stop(made):
         nonlocal stopped
         reason = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
-        stopped = reason or live.ended_early()
+        ended = next(filter(None, ranks().gathered(live.ended_early())), "")  # on whichever page
+        stopped = reason or ended
         return stopped
 
     def begin(done):

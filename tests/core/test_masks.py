@@ -101,7 +101,7 @@ def test_the_safeguard_follows_the_log_ratios_gradient(request, kind):
 
     trainer = Trainer(adapter, replace(SETTINGS, method="Diffusion-SDPO"))
     judged = trainer.judged(replace(example, denoise=denoise))
-    term = next(iter(judged.drawn(generator_of("a draw"))))
+    term = next(iter(judged.drawn(generator_of("a draw"))))()
     values = term.values(slice(None))
     (gradient,) = torch.autograd.grad(values.log_ratio.sum(), outputs[-1])
     factor = gradient.abs().sum() / values.direction.abs().sum()

@@ -132,7 +132,7 @@ def test_what_both_recorded_is_in_one_dataset_in_the_order_of_the_prompts(both):
 
 def test_one_that_dies_ends_all_and_one_alone_goes_on(both, alone, graph, host):
     base, code, said = both
-    assert code != 0 and "(process 1 of 2): ComfyUI is not running (exit code -9)" in said, said
+    assert code != 0 and "(process 1 of 2): ComfyUI is not running" in said, said
     name = unique("alone-again")
     shutil.copytree(base / "output" / "d3po" / "runs" / "run", alone.parent / name)
     entry = host.run(named(graph, name))
