@@ -38,6 +38,7 @@ def by_round(differences, spread, name, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    differences = [np.asarray(round_) for round_ in differences]  # torch's own are no arrays to numpy
     means = np.array([0.0] + [np.mean(round_) for round_ in differences])
     half = np.array([0.0] + [1.96 * np.std(round_, ddof=1) / len(round_) ** 0.5 for round_ in differences])
     rounds = np.arange(len(means))
