@@ -214,7 +214,7 @@ class D3POLoadSets(io.ComfyNode):
             whole = each_whole(
                 rows, lambda row: (loaded(dataset, store, row), store.images(row.id)), left_out
             )
-            to_judge = [*islice(whole, limit)][ranks().rank :: ranks().count]
+            to_judge = ranks().part([*islice(whole, limit)])
             text = told(f"{dataset}: {len(to_judge)} sets to judge", left_out)
             if not to_judge:
                 return nothing(cls, text, dataset=handle)

@@ -9,7 +9,7 @@ def prompts_of(node, prompt, count):
     of which the last one serves for the rest, or what is written above the node."""
     above = host.texts_above(node.hidden.dynprompt, node.hidden.unique_id).get("prompts", [])
     if len(above) > 1:
-        above = above[ranks().rank :: ranks().count]
+        above = ranks().part(above)
     texts = list(prompt) or (above if len(above) in (1, count) else [None])
     return (texts + texts[-1:] * (count - len(texts)))[:count]
 

@@ -61,8 +61,7 @@ class D3POPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts, count, seed):
-        if ranks().count > 1:
-            seed = ranks().gathered(seed)[0]  # each may have drawn its own
+        seed = ranks().gathered(seed)[0]  # each may have drawn its own
         return io.NodeOutput(*share(*drawn(prompts, count, seed), what="count"))
 
 

@@ -30,19 +30,14 @@ def share(*lists, what):
             f"{what}: {len(lists[0])} cannot be shared out among {among.count} processes. Take more, or "
             "fewer processes"
         )
-    return [own[among.rank :: among.count] for own in lists]
+    return [among.part(own) for own in lists]
 
 
 def number_of(graph, node_id, index):
     """The number of a node's set among all ComfyUIs' sets, of its number among those here."""
-    todo, seen = [node_id], set()
-    while ranks().count > 1 and todo:
-        node = graph.get_node(todo.pop())
-        if node["class_type"] == "D3POPrompts":
-            return index * ranks().count + ranks().rank
-        above = {value[0] for value in node["inputs"].values() if isinstance(value, list) and len(value) == 2}
-        todo += above - seen
-        seen |= above
+    among = ranks()
+    if among.count > 1 and any(n["class_type"] == "D3POPrompts" for n in host.nodes_above(graph, node_id)):
+        return index * among.count + among.rank
     return index
 
 

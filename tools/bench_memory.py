@@ -5,7 +5,6 @@ put into them as in training, and everything that autograd keeps of a pass is co
 the allocator's and the kernels' own need, for which a quarter is added.
 """
 
-import json
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -20,7 +19,7 @@ from d3po_core.training.checkpointing import Checkpointing, blocks
 from d3po_core.training.memory import SPARE, needed
 from tools.host import ROOT, comfyui_folder
 from tools.launch_host import mend_torchaudio, mend_torchvision, torch_is_cpu_build
-from tools.measured import put
+from tools.measured import collected
 
 DOC = ROOT / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: python dev.py bench memory --write -->", "<!-- end of memory -->"
@@ -220,14 +219,5 @@ def card(row):
 def main(file=None, write=False):
     counted = real()
     print("SD1.5 in float32, 32x32, GiB: fake, counted, process:", *(f"{n / GIB:.3f}" for n in counted))
-    found = []
-    for name in FAMILIES:
-        for row in rows(name):
-            print(json.dumps(row), flush=True)
-            found.append(row)
-    if file:
-        with open(file, "w") as out:
-            json.dump(found, out, indent=1)
-    print(table(found))
-    if write:
-        put(DOC, BEGIN, END, table(found))
+    found = (row for name in FAMILIES for row in rows(name))
+    collected(found, table, file, (DOC, BEGIN, END) if write else None)

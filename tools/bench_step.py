@@ -8,7 +8,6 @@ the machine does not count.
 """
 
 import itertools
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 
 from d3po_core.candidates.kernels import log_ratio
 from d3po_core.candidates.preferences import Preferences
+from d3po_core.candidates.trajectory import Trajectory
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.checkpointing import OFF, ON
 from d3po_core.training.loop import Example, Trainer
@@ -26,7 +26,7 @@ from d3po_core.training.settings import Settings
 from tools.bench_memory import network_of
 from tools.host import ROOT
 from tools.lab.studio import BASE, Studio
-from tools.measured import put
+from tools.measured import collected
 
 DOC = ROOT / "docs" / "memory.md"
 BEGIN, END = "<!-- measured: python dev.py bench step --write -->", "<!-- end of step -->"
@@ -81,8 +81,7 @@ def whole(case, latent=32):
             noise = torch.randn(x.shape, generator=generator)
             x = kernel.mean(x, denoised[-1], sigma, following) + kernel.std(sigma, following).float() * noise
             states.append(x)
-    (model,) = small(Case("small", 1, 1))[2:]
-    return network, denoise, type(model)(
+    return network, denoise, Trajectory(
         states=torch.stack(states), denoised=torch.stack(denoised), sigmas=sigmas, kernel=kernel,
         set_id="whole", model=FULL, policy=BASE, settings={},
     )  # fmt: skip
@@ -96,9 +95,6 @@ class Bench:
         self.network, self.denoise, self.trajectory = (small if case.model == "small" else whole)(case)
         self.pairs = list(itertools.combinations(range(case.candidates), 2))
         self.network.requires_grad_(False)
-
-    def adapter(self, **shape):
-        return Adapter(self.network, **{"rank": RANK, "alpha": RANK} | shape)
 
     def trainer(self, adapter, recorded=True, **settings):
         """A Trainer and its batch; `recorded`: the reference's x0 is the recording's."""
@@ -159,7 +155,7 @@ def rivals(case, pairs):
             "seconds": seconds, "pairs": pairs,
         }  # fmt: skip
 
-    adapter = bench.adapter()
+    adapter = Adapter(bench.network, rank=RANK, alpha=RANK)
 
     def update(recorded=True, **settings):
         trainer, batch = bench.trainer(adapter, recorded, **settings)
@@ -176,17 +172,8 @@ def rivals(case, pairs):
 
 def main(file, write, pairs):
     torch.set_num_threads(1)
-    found = []
-    for case in (SMALL, SMALL_SEVEN, WHOLE):
-        for row in rivals(case, pairs):
-            print(json.dumps(row), flush=True)
-            found.append(row)
-    if file:
-        with open(file, "w") as out:
-            json.dump(found, out, indent=1)
-    print(table(found))
-    if write:
-        put(DOC, BEGIN, END, table(found))
+    found = (row for case in (SMALL, SMALL_SEVEN, WHOLE) for row in rivals(case, pairs))
+    collected(found, table, file, (DOC, BEGIN, END) if write else None)
 
 
 def table(found):
@@ -202,7 +189,3 @@ def table(found):
             for row in found
         ]
     )
-
-
-if __name__ == "__main__":
-    main(None, False, 3)

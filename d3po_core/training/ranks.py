@@ -36,6 +36,10 @@ class Ranks:
         """Whether a piece of work of this number is this process's."""
         return number % self.count == self.rank
 
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's share of items."""
+        return items[self.rank :: self.count]
+
     def gathered(self, value: T) -> list[T]:
         """What each process gives, by rank. All of them have to call it."""
         return [value]

@@ -263,12 +263,22 @@ def _counted(value, spec, digest, base):
     return {"file": file.content} | ({"loaded": base()} if file.written_over else {})
 
 
+def nodes_above(graph, node_id):
+    """A node and those above it, each once, the nearest first."""
+    todo, seen = [node_id], set()
+    while todo:
+        node = graph.get_node(todo.pop(0))
+        yield node
+        above = [value[0] for value in node["inputs"].values() if _is_link(value) and value[0] not in seen]
+        seen.update(above)
+        todo += above
+
+
 def texts_above(graph, node_id):
     """What the graph above a node says in plain text: {"prompts": a sampler's positive texts, "model": a
     model file's name}, each where there is one."""
-    texts, todo, seen = {}, [node_id], set()
-    while todo:
-        inputs = graph.get_node(todo.pop(0))["inputs"]
+    texts = {}
+    for inputs in (node["inputs"] for node in nodes_above(graph, node_id)):
         for name in ("ckpt_name", "unet_name"):
             if isinstance(inputs.get(name), str):
                 texts.setdefault("model", inputs[name])
@@ -276,9 +286,6 @@ def texts_above(graph, node_id):
             written = _written(graph, graph.get_node(inputs["positive"][0])["inputs"].get("text"))
             if written:
                 texts.setdefault("prompts", written)
-        above = [value[0] for value in inputs.values() if _is_link(value) and value[0] not in seen]
-        seen.update(above)
-        todo += above
     return texts
 
 

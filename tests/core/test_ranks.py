@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import socket
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from d3po_core.runs.progress import Progress
 from d3po_core.training.loop import Settings, Trainer
 from d3po_core.training.ranks import ALONE, Group, RankLost
 from tests.core.children import finish, start
+from tools.host import free_port
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that starts at once needs fork")
 SETTINGS = Settings(
@@ -22,9 +22,7 @@ SETTINGS = Settings(
 
 def together(count, work):
     """work(the rank's Group) in so many processes: what each returns, by rank; an exception as it is."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def of_rank(rank, tell):
         os.environ |= {
