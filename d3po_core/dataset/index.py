@@ -131,7 +131,26 @@ WHERE trajectory IS NOT NULL
         connection.execute(statement)
 
 
-MIGRATIONS = [version_1]  # MIGRATIONS[n] makes version n + 1 out of version n
+def version_2(connection: Connection) -> None:
+    """Which judgements count is written beside them, so that what asks for these reads no others."""
+    newest = "(SELECT max(number) FROM judgements WHERE set_id = {0}.set_id AND annotator = {0}.annotator)"
+    for statement in (
+        "ALTER TABLE judgements ADD COLUMN counts INTEGER NOT NULL DEFAULT 0",
+        f"UPDATE judgements AS j SET counts = finished WHERE number = {newest.format('j')}",
+        f"""CREATE TRIGGER newest_counts AFTER INSERT ON judgements BEGIN
+            UPDATE judgements SET counts = 0
+                WHERE set_id = NEW.set_id AND annotator = NEW.annotator AND counts;
+            UPDATE judgements SET counts = finished WHERE number = {newest.format("NEW")};
+        END""",
+        "CREATE INDEX counting_by_set ON judgements (set_id, annotator) WHERE counts",
+        "CREATE INDEX counting_by_annotator ON judgements (annotator, strict, ties) WHERE counts",
+        "DROP VIEW counting",
+        "CREATE VIEW counting AS SELECT * FROM judgements WHERE counts",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS = [version_1, version_2]  # MIGRATIONS[n] makes version n + 1 out of version n
 
 
 class Index:

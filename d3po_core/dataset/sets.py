@@ -212,18 +212,16 @@ class Sets:
             if wanted
         ]
         where = " AND ".join(conditions) or "TRUE"
-        rows = self._index.read(
-            f"{ROWS} WHERE {where} ORDER BY created, id LIMIT :limit",
-            {
-                "annotator": annotator,
-                "since": since and utc(since),
-                "until": until and utc(until),
-                "model": model,
-                "held_out": held_out,
-                "limit": -1 if limit is None else limit,
-            },
-        )
-        return [*each_readable(rows, set_row)]
+        query = f"{ROWS} WHERE {where} ORDER BY created, id LIMIT :limit"
+        values = {
+            "annotator": annotator,
+            "since": since and utc(since),
+            "until": until and utc(until),
+            "model": model,
+            "held_out": held_out,
+            "limit": -1 if limit is None else limit,
+        }
+        return self._index.together(lambda index: [*each_readable(index.execute(query, values), set_row)])
 
     # --- what a set holds ---
 

@@ -3,7 +3,7 @@ together.
 
 A dataset is a folder that holds all it needs and can be moved or copied as a whole while nobody writes to it.
 
-    index.sqlite                SQLite 3, rollback journal; application_id 0x4433504F ("D3PO"), user_version 1
+    index.sqlite                SQLite 3, rollback journal; application_id 0x4433504F ("D3PO"), user_version 2
     sets/ab/NAME.safetensors    one set's trajectory (trajectory.py): states, denoised, sigmas; metadata
                                 "d3po": JSON, with a checksum of each step
     images/ab/NAME.png          one candidate, 8 bits RGB
@@ -25,7 +25,7 @@ Tables (times are UTC, as in 2025-01-31T18:30:00.000000+00:00):
     judgements    rows are only ever added: number (rising); set_id; annotator; judgement (JSON as in
                   judgement.Judgement, NULL: withdrawn); finished (0: withdrawn, or still "open"); pairs
                   (JSON: [[winner, loser], ...], the strict pairs it implies); strict (how many); ties (how
-                  many pairs it calls equal); time; tool (what took it down)
+                  many pairs it calls equal); time; tool (what took it down); counts (a trigger sees to it)
 
 Of an annotator's judgements of a set the newest, by number, counts, if it is finished: the view `counting`
 has these rows. The view `files` has every file's kind, path and size in bytes.

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from d3po_core.candidates.judgement import Judgement
 from d3po_core.dataset import index as dataset_index
 from d3po_core.dataset.store import Dataset, DatasetError
 from tests.core.datasets import change, snapshot, taste
@@ -67,28 +68,29 @@ def test_a_newer_dataset_is_left_as_it_is(folder):
     change(folder, "PRAGMA user_version = 7")
     before = snapshot(folder)
     with pytest.raises(
-        DatasetError, match=r"index.sqlite was written by a newer version .*format 7; this one knows 1"
+        DatasetError, match=r"index.sqlite was written by a newer version .*format 7; this one knows 2"
     ):
         Dataset(folder)
     assert snapshot(folder) == before
 
 
-def to_version_2(index):
+def with_stars(index):
     index.execute("ALTER TABLE sets ADD COLUMN stars INTEGER NOT NULL DEFAULT 3")
 
 
-def to_version_3(index):
+def with_more_stars(index):
     index.execute("UPDATE sets SET stars = stars + 1")
     index.execute("CREATE TABLE more (a)")
 
 
 def test_an_older_dataset_is_brought_up_to_date_step_by_step_once(folder, monkeypatch):
-    assert [dataset_index.version_1] == dataset_index.MIGRATIONS
-    monkeypatch.setattr(dataset_index, "MIGRATIONS", [dataset_index.version_1, to_version_2, to_version_3])
+    assert [dataset_index.version_1, dataset_index.version_2] == dataset_index.MIGRATIONS
+    further = [*dataset_index.MIGRATIONS, with_stars, with_more_stars]
+    monkeypatch.setattr(dataset_index, "MIGRATIONS", further)
     for _ in range(2):
         with Dataset(folder) as dataset:
             assert [row[0] for row in dataset._index.read("SELECT stars FROM sets")] == [4, 4]
-            assert dataset._index.read("PRAGMA user_version")[0][0] == 3
+            assert dataset._index.read("PRAGMA user_version")[0][0] == 4
             assert len(dataset.trajectory("set 7").states[0]) == 3 and dataset.pairs("set 7") == [(0, 1)]
     with Dataset(folder / "new") as dataset:
         assert dataset._index.read("SELECT stars FROM sets") == []
@@ -96,15 +98,62 @@ def test_an_older_dataset_is_brought_up_to_date_step_by_step_once(folder, monkey
 
 def test_a_step_that_fails_leaves_the_older_dataset_as_it_was(folder, monkeypatch):
     def broken(index):
-        to_version_3(index)
+        with_more_stars(index)
         index.execute("nonsense")
 
     before = snapshot(folder)
     with monkeypatch.context() as patch, pytest.raises(DatasetError, match="index.sqlite"):
-        patch.setattr(dataset_index, "MIGRATIONS", [dataset_index.version_1, to_version_2, broken])
+        patch.setattr(dataset_index, "MIGRATIONS", [*dataset_index.MIGRATIONS, with_stars, broken])
         Dataset(folder)
     assert snapshot(folder) == before
     Dataset(folder).close()
+
+
+SAID = [
+    ("a", "ann", {"ranking": [0, 1]}),
+    ("a", "ann", {"ranking": [1, 0]}),
+    ("a", "ben", {"ranking": [0, 1]}),
+    ("a", "ben", {"ranking": [1, 0], "open": True}),
+    ("b", "ann", {"ranking": [0, 1]}),
+    ("b", "ann", None),
+    ("b", "ben", {"good": [0], "bad": [1]}),
+    ("c", "ann", None),
+    ("c", "ann", {"ties": [[0, 1]]}),
+]
+
+
+def say(dataset, said):
+    for name, who, what in said:
+        dataset.judge(name, what and Judgement.parse(what, 2), who)
+
+
+def newest_finished(dataset):
+    """By the definition: of an annotator's judgements of a set the newest, if it is finished."""
+    newest = {
+        (row[1], row[2]): row for row in dataset._index.read("SELECT * FROM judgements ORDER BY number")
+    }
+    return sorted(row["number"] for row in newest.values() if row["finished"])
+
+
+def counting(dataset):
+    return [row[0] for row in dataset._index.read("SELECT number FROM counting ORDER BY number")]
+
+
+def test_the_judgements_that_count_are_the_newest_ones_in_an_older_dataset_too(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_index, "MIGRATIONS", [dataset_index.version_1])
+        with Dataset(tmp_path) as older:
+            for name in "abc":
+                older.add_set(name, candidates=2)
+            say(older, SAID)
+            assert counting(older) == newest_finished(older) == [2, 7, 9]
+    with Dataset(tmp_path) as dataset:
+        assert counting(dataset) == [2, 7, 9]
+        say(dataset, [("a", "ann", None), ("a", "ben", {"ranking": [1, 0]}), ("c", "eve", {"good": [0, 1]})])
+        assert counting(dataset) == newest_finished(dataset) == [7, 9, 11, 12]
+        assert dataset.pairs("a") == [(1, 0)]
+        found = dataset.statistics()
+        assert (found["judged"], found["judgements"], found["thumbs"]) == (3, 4, {"up": 3, "down": 1})
 
 
 def test_a_dataset_that_must_exist_is_not_made(tmp_path):
