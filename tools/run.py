@@ -4,6 +4,9 @@ The file is a workflow as the page saves it, or in its API format. Seeds and oth
 rounds as the workflow says (fixed, increment, decrement, randomize). What is learned is kept as on the page:
 a run that was stopped goes on when it is called again.
 
+With --until-stop no round follows one whose training ended before its last update: by stop_kl, by patience,
+by what a scorer's guard saw, or by the page's button.
+
 Started by torchrun or `accelerate launch`, its processes share the work and train one LoRA (docs/scale.md):
 
     torchrun --standalone --nproc-per-node 2 dev.py run WORKFLOW.json
@@ -73,6 +76,9 @@ def parsed(arguments):
     )
     parser.add_argument("workflow", type=Path)
     parser.add_argument("--rounds", type=int, default=1, help="how often it is run (default: once)")
+    parser.add_argument(
+        "--until-stop", action="store_true", help="end sooner, after a round whose training ended by itself"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -245,15 +251,24 @@ def title_of(node):
 
 
 def reported(prompt, entry):
-    """Tell what the nodes of a round have said, each text once; whether picks are waited for."""
-    waits, told = False, set()
+    """Tell what the nodes of a round have said, each text once."""
+    told = set()
     for key, output in entry["outputs"].items():
         for text in output.get("text") or ():
             if isinstance(text, str) and key in prompt and text not in told:
                 told.add(text)
                 say(f"{title_of(prompt[key])}: {text}")
-        waits = waits or any(not each.get("judged", True) for each in output.get("d3po") or ())
-    return waits
+
+
+def waits(entry):
+    """Whether picks are waited for."""
+    shown = (each for output in entry["outputs"].values() for each in output.get("d3po") or ())
+    return any(not each.get("judged", True) for each in shown)
+
+
+def stopped(entry):
+    """Why training ended before its last update, of each train step that it did."""
+    return [why for output in entry["outputs"].values() for why in output.get("stopped") or ()]
 
 
 def rounds(host, workflow, given):
@@ -268,9 +283,14 @@ def rounds(host, workflow, given):
         return 0
     for number in range(given.rounds):
         say(f"round {number + 1} of {given.rounds}")
-        if reported(prompt, asyncio.run(followed(host, prompt))):
+        entry = asyncio.run(followed(host, prompt))
+        reported(prompt, entry)
+        if waits(entry):
             say("It waits for picks: judge them on the page, then run this again")
             return WAITS
+        if given.until_stop and stopped(entry):
+            say(f"No further round: {stopped(entry)[0]}")
+            break
         move_on(prompt, controls)
     return 0
 

@@ -14,6 +14,7 @@ from ...d3po_core.training.monitor import kl_above
 from ..library import file_of, with_lora
 from ..types import TrainedLora
 from .report import named
+from .results import ended_early
 
 
 def passed_over(preferences, method):
@@ -39,10 +40,10 @@ def why_nothing(preferences, method, stop_kl, history):
     return ""
 
 
-def round_of_nothing(model, start, settings, round_, why, losses):
+def round_of_nothing(model, start, settings, round_, why, losses, stopped):
     """A train step's output where nothing is learned: the LoRA as it came in, and a round without an update.
 
-    losses is the loss map so far.
+    losses is the loss map so far; stopped says why there will be no further update, "" where there may be.
     """
     state = replace(
         start, settings=start.settings if start.step else settings, rounds=start.rounds + [round_]
@@ -59,5 +60,5 @@ def round_of_nothing(model, start, settings, round_, why, losses):
         losses if start.history else ExecutionBlocker(None),
         state.step,
         text,
-        ui={"text": [text], "warnings": [text], "figures": [{}]},
+        ui={"text": [text], "warnings": [text], "figures": [{}]} | ended_early(stopped),
     )

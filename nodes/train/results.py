@@ -37,6 +37,11 @@ def handed_on(model, out, shape, state):
     return tuned, TrainedLora(tensors, state)
 
 
+def ended_early(why):
+    """What a node's ui says of training that ended before its last update, for `dev.py run --until-stop`."""
+    return {"stopped": [why]} if why else {}
+
+
 def went_on(resumed):
     """That training went on after so many updates, in words; "" where it began anew."""
     return resumed and f"Went on after update {resumed} of this round, where training had been stopped"

@@ -71,9 +71,10 @@ def train(session, plan, prompts, decode, start, progress, workflow):
         trainer.usual = guard.usual
         with learning(workflow, plan.leash) as live:
             made, lines = fit(trainer, plan, start, sources, guard, progress, live)
+            stopped = guard.stop(made) or live.ended_early()
             live.tell(LOOKING)
             told = guard.settle(made)
-        return Outcome(trainer.trained(), *trainer.state(), made, made, [*lines, *told], told)
+        return Outcome(trainer.trained(), *trainer.state(), made, made, [*lines, *told], told, stopped)
     finally:
         adapter.eject()
 

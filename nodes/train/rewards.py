@@ -16,7 +16,7 @@ from ..sampling import cfg_input, every, latent_of, scheduler_input, sigmas_of
 from ..together import alone
 from ..types import CATEGORY, LoraModel, ScorerType
 from .report import as_data, loss_map
-from .results import handed_on, outputs
+from .results import ended_early, handed_on, outputs
 from .reward_training import Round, figures_of, report, train
 from .rounds import require_continuable, round_on, state_after
 
@@ -80,7 +80,8 @@ class D3PORewardTrainStep(io.ComfyNode):
             loss_map(state.history),
             out.step,
             text,
-            ui={"text": [text], "warnings": out.warned, "figures": [as_data(figures)]},
+            ui={"text": [text], "warnings": out.warned, "figures": [as_data(figures)]}
+            | ended_early(out.stopped),
         )
 
 

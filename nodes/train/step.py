@@ -15,7 +15,7 @@ from ..types import CATEGORY, TASTE, LoraModel, PreferencesType, TrainedLora
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
-from .results import handed_on, outputs
+from .results import ended_early, handed_on, outputs
 from .rounds import (
     alike,
     figures_names,
@@ -103,7 +103,8 @@ class D3POTrainStep(io.ComfyNode):
         round_ |= figures_names(described, plan.guidance, patches, held_out)
         before = {what: alike(start, what, round_[what]) for what in ("kl", "figures")}
         if why := why_nothing(preferences, plan.settings.method, plan.stop_kl, before["kl"]):
-            return round_of_nothing(model, start, described, round_, why, loss_map(start.history))
+            stopped = why if monitor.kl_above(plan.stop_kl, before["kl"]) else ""
+            return round_of_nothing(model, start, described, round_, why, loss_map(start.history), stopped)
         passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], plan.save_every, keep_best=plan.patience > 0)
 
@@ -138,7 +139,7 @@ class D3POTrainStep(io.ComfyNode):
             loss_map(start.history + out.made),
             out.step,
             text,
-            ui={"text": [text], "warnings": warned, "figures": [as_data(figures)]},
+            ui={"text": [text], "warnings": warned, "figures": [as_data(figures)]} | ended_early(out.stopped),
         )
 
     @classmethod

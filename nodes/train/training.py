@@ -27,7 +27,8 @@ PER_PASS = 4  # pictures that go through the network together
 
 class Outcome(NamedTuple):
     """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and
-    of all that were made; what there is to tell and to warn of, in lines."""
+    of all that were made; what there is to tell and to warn of, in lines; why training ended before its last
+    update, "" where it did not."""
 
     weights: dict
     tensors: dict
@@ -36,6 +37,7 @@ class Outcome(NamedTuple):
     made: list
     told: list
     warned: list
+    stopped: str
 
 
 class Leash(NamedTuple):
@@ -99,7 +101,9 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
             for judged in (preferences, held_out)
         )
         with learning(workflow, plan.settings.leash) as live:
-            made, resumed, lines = _fit(trainer, plan, start, before, examples, unseen, progress, live)
+            made, resumed, lines, stopped = _fit(
+                trainer, plan, start, before, examples, unseen, progress, live
+            )
             history = progress.back_to_best(trainer, made)
             if len(history) < len(made):
                 lines.append(
@@ -115,7 +119,7 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
-        return Outcome(trainer.trained(), *trainer.state(), history, made, lines, unlike)
+        return Outcome(trainer.trained(), *trainer.state(), history, made, lines, unlike, stopped)
     finally:
         adapter.eject()
 
@@ -136,7 +140,7 @@ def _trainer(session, plan, adapter, policies):
 
 def _fit(trainer, plan, start, before, examples, held_out, progress, live):
     """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to
-    tell)."""
+    tell, why it ended early)."""
     total = trainer.steps_in(examples)
     bar, stopped = comfy.utils.ProgressBar(total), ""
 
@@ -167,7 +171,7 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
             if resumed < len(made):  # the rest of the last update's is written
                 last = {name: value for name, value in last.items() if metrics.held_out(name)}
             events.write(trainer.step, last)
-    return made, resumed, list(filter(None, [went_on(resumed), warning, stopped]))
+    return made, resumed, list(filter(None, [went_on(resumed), warning, stopped])), stopped
 
 
 def _fitted(passes, settings):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import sys
 import threading
 import types
@@ -15,6 +16,7 @@ from d3po_core.dataset.store import Dataset
 from tests.host import graphs
 from tests.host.answers import Client
 from tests.host.graphs import begin, choosing, end_all, live, unique
+from tools import run
 from tools.host import ROOT, WorkflowError
 
 HERE = Path(__file__).resolve().parent
@@ -149,3 +151,16 @@ def routes(monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def command(host, capsys):
+    """Call `dev.py run` on the running host: (exit code, what it said, what it complained of)."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        code = run.main([str(argument) for argument in arguments] + ["--url", host.url])
+        return code, *capsys.readouterr()
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

@@ -23,19 +23,6 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def command(host, capsys):
-    """Call it on the running host: (exit code, what it said, what it complained of)."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments):
-        code = run.main([str(argument) for argument in arguments] + ["--url", host.url])
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
-
-
 def chosen(changes, prompt):
     """Those of the changes that concern a node of a prompt, as options."""
     types = {node["class_type"] for node in prompt.values()}
@@ -95,6 +82,16 @@ def test_a_round_that_fails_ends_with_1_and_the_nodes_words(command, tmp_path):
     (tmp_path / "fails.json").write_text(json.dumps(judged(steps=1) | train_nodes()))
     code, _, complained = command(tmp_path / "fails.json")
     assert code == run.FAILED and "D3POKSampler" in complained and "use at least 2 steps" in complained
+
+
+def test_once_training_has_ended_by_itself_no_round_follows(host, command, tmp_path):
+    name = unique("enough")
+    (tmp_path / "far.json").write_text(json.dumps(loop(name, dict(epochs=8, stop_kl=1e-9), seed=4)))
+    for rounds, why in ((3, "stopped after update 5: KL"), (2, "KL to reference is")):
+        code, said, _ = command(tmp_path / "far.json", "--rounds", rounds, "--until-stop")
+        assert code == 0 and f"No further round: {why}" in said and "round 2" not in said
+    record = load_record(host.base / "output" / "d3po" / "runs" / name)
+    assert [len(round_["sets"]) for round_ in record["rounds"]] == [1, 1] and record["step"] == 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")

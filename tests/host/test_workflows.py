@@ -1,4 +1,4 @@
-"""The example workflows: sound files, and tiny versions of them run in the host."""
+"""The example workflows: sound files, and tiny versions of each run as `python dev.py run` runs them."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from tests.host import graphs
 from tests.host.graphs import cached_nodes, found, probe, unique
 from tests.host.test_interface import flat
 from tools.host import ROOT
+from tools.run import WAITS, waits
 from tools.workflow import MUTED, Level, load, to_api
 
 FILES = {path.stem: path for path in (ROOT / "example_workflows").glob("*.json")}
@@ -128,14 +129,28 @@ def test_every_widget_holds_a_value_that_its_node_takes(workflow, object_info):
                 assert isinstance(value, str), where
 
 
-def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_file, lora_file):
+@pytest.fixture
+def headless(host, command, tmp_path):
+    """Run a prompt as `dev.py run` does: its entry in the history."""
+
+    def ran(prompt):
+        (tmp_path / "prompt.json").write_text(json.dumps(prompt))
+        code, _, complained = command(tmp_path / "prompt.json")
+        (entry,) = host.get("/history?max_items=1").values()
+        assert code == (WAITS if waits(entry) else 0), complained
+        return entry
+
+    return ran
+
+
+def test_two_rounds_of_the_objective_loop_train_one_run(host, headless, object_info, run_file, lora_file):
     run = unique("objective")
     prompt = tiny(OBJECTIVE, object_info, run)
     began = len(host.log())
     train, save, steps, images = one(prompt, "D3POTrainStep"), one(prompt, "D3POSaveRun"), [], []
     for seed in (1, 2):
         prompt[one(prompt, "D3POPrompts")]["inputs"]["seed"] = seed
-        outputs = host.run(prompt)["outputs"]
+        outputs = headless(prompt)["outputs"]
         steps.append(outputs[save]["text"][0])
         assert "updates" in outputs[train]["text"][0]
         assert len(outputs[one(prompt, "D3POObjectivePreference")]["objective"]) == 4
@@ -147,14 +162,14 @@ def test_two_rounds_of_the_objective_loop_train_one_run(host, object_info, run_f
     assert not any(word in log for word in ("Traceback", "not loaded", "NOT LOADED", "WARNING")), log
 
 
-def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_file):
+def test_the_picker_loop_stops_for_picks_and_then_trains(host, headless, object_info, run_file):
     run = unique("picker")
     prompt = tiny(PICKER, object_info, run)
     picker, train, sampler = (
         one(prompt, name) for name in ("D3POPairPreference", "D3POTrainStep", "D3POKSampler")
     )
 
-    entry = host.run(prompt)
+    entry = headless(prompt)
     shown = entry["outputs"][picker]
     (told,) = shown["d3po"]
     assert told["judged"] is False and told["candidates"] == len(shown["images"]) == 2
@@ -164,14 +179,14 @@ def test_the_picker_loop_stops_for_picks_and_then_trains(host, object_info, run_
     assert not run_file(run).exists()
 
     prompt[picker]["inputs"]["picks"] = json.dumps({"version": 1, "sets": {told["set"]: {"pairs": [[1, 0]]}}})
-    entry = host.run(prompt)
+    entry = headless(prompt)
     (again,) = entry["outputs"][picker]["d3po"]
     assert again["judged"] is True and again["set"] == told["set"]
     assert {sampler, prompt[picker]["inputs"]["images"][0]} <= cached_nodes(entry)
     assert train not in cached_nodes(entry) and "1 pairs in 1 sets" in entry["outputs"][train]["text"][0]
     assert run_file(run).exists() and len(looked_at(host, prompt, entry)) == 4
 
-    entry = host.run(prompt)  # the run has a LoRA now, so these are other candidates, without picks
+    entry = headless(prompt)  # the run has a LoRA now, so these are other candidates, without picks
     (after,) = entry["outputs"][picker]["d3po"]
     assert not after["judged"] and after["set"] != told["set"] and sampler not in cached_nodes(entry)
 
@@ -190,27 +205,27 @@ def all_of(prompt, class_type):
     return [node_id for node_id, node in prompt.items() if node["class_type"] == class_type]
 
 
-def judge_all(host, prompt, picker):
+def judge_all(headless, prompt, picker):
     """Run a workflow with picks for all that one of its pickers shows; how many sets that were."""
-    told = host.run(prompt)["outputs"].get(picker, {}).get("d3po", [])
+    told = headless(prompt)["outputs"].get(picker, {}).get("d3po", [])
     prompt[picker]["inputs"]["picks"] = json.dumps(
         {"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}}
     )
-    host.run(prompt)
+    headless(prompt)
     return len(told)
 
 
-def test_what_is_recorded_is_judged_later_by_several_and_trained_on(host, object_info, run_file):
+def test_what_is_recorded_is_judged_later_by_several_and_trained_on(headless, object_info, run_file):
     dataset, run = unique("dataset"), unique("taste")
     prompt = tiny(RECORD, object_info, run, dataset=dataset)
-    host.run(prompt)
+    headless(prompt)
     (picker,) = all_of(prompt, "D3POPairPreference")
-    assert judge_all(host, prompt, picker) == 2
+    assert judge_all(headless, prompt, picker) == 2
     prompt = tiny(SEVERAL, object_info, run, dataset=dataset, annotators="", held_out=0.0)
     both = all_of(prompt, "D3POPairPreference")
-    assert [judge_all(host, prompt, picker) for picker in both] == [2, 2]
+    assert [judge_all(headless, prompt, picker) for picker in both] == [2, 2]
     train, statistics = one(prompt, "D3POTrainStep"), one(prompt, "D3PODatasetStatistics")
-    outputs = host.run(
+    outputs = headless(
         prompt
         | {"again": {"class_type": "D3PODatasetStatistics", "inputs": {"dataset": dataset, "held_out": 0.2}}}
     )
@@ -220,7 +235,7 @@ def test_what_is_recorded_is_judged_later_by_several_and_trained_on(host, object
     assert statistics
 
 
-def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
+def test_a_folder_of_pairs_trains_a_run(headless, base, object_info, run_file):
     source, run = unique("pairs"), unique("from")
     for side, shade in {"w": 220, "l": 40}.items():
         (base / "input" / source / side).mkdir(parents=True)
@@ -231,33 +246,33 @@ def test_a_folder_of_pairs_trains_a_run(host, base, object_info, run_file):
     prompt = tiny(PAIRS, object_info, run, dataset=unique("dataset"), source=source, held_out=0.0)
     train = one(prompt, "D3POTrainStep")
     assert prompt[train]["inputs"]["method"] == "Diffusion-DPO"
-    outputs = host.run(prompt)["outputs"]
+    outputs = headless(prompt)["outputs"]
     assert "3 pairs in 3 sets" in outputs[train]["text"][0]
     assert run_file(run).exists()
 
 
-def test_a_trained_lora_judges_for_another_that_learns_from_it(host, object_info, run_file):
+def test_a_trained_lora_judges_for_another_that_learns_from_it(headless, object_info, run_file):
     judge, run = unique("judge"), unique("taught")
-    host.run(tiny(OBJECTIVE, object_info, judge))
+    headless(tiny(OBJECTIVE, object_info, judge))
     prompt = tiny(JUDGE, object_info, run, draws=4, least_difference=0.0)
     by_judge = prompt[prompt[one(prompt, "D3POImplicitPreference")]["inputs"]["tuned"][0]]
     assert by_judge["class_type"] == "D3POLoadRun"
     by_judge["inputs"]["run"] = judge
-    outputs = host.run(prompt)["outputs"]
+    outputs = headless(prompt)["outputs"]
     assert "2 pairs in 2 sets" in outputs[one(prompt, "D3POTrainStep")]["text"][0]
     assert run_file(run).exists()
 
 
-def test_a_taste_learned_from_picks_judges_what_nobody_looks_at(host, object_info, run_file):
+def test_a_taste_learned_from_picks_judges_what_nobody_looks_at(host, headless, object_info, run_file):
     run = unique("tasted")
     prompt = tiny(TASTE, object_info, run)
     picker, train = one(prompt, "D3POPairPreference"), one(prompt, "D3POTrainStep")
-    told = host.run(prompt)["outputs"][picker]["d3po"]
+    told = headless(prompt)["outputs"][picker]["d3po"]
     assert [each["candidates"] for each in told] == [2, 2]
     prompt[picker]["inputs"]["picks"] = json.dumps(
         {"sets": {each["set"]: {"pairs": [[1, 0]]} for each in told}}
     )
-    entry = host.run(prompt)
+    entry = headless(prompt)
     outputs = entry["outputs"]
     assert "4 judged candidates in 2 sets" in outputs[one(prompt, "D3POTastePreference")]["text"][0]
     assert "updates" in outputs[train]["text"][0] and run_file(run).exists()
@@ -271,18 +286,20 @@ def test_no_example_changes_what_is_recommended(workflow):
     assert all(values[1:] == ["recommended", 0, 8, "all linear"] for values in steps)
 
 
-def test_thumbs_train_without_a_comparison(host, object_info, run_file):
+def test_thumbs_train_without_a_comparison(headless, object_info, run_file):
     run = unique("thumbs")
     prompt = tiny(THUMBS, object_info, run)
     picker, train = one(prompt, "D3POPairPreference"), one(prompt, "D3POTrainStep")
     assert prompt[train]["inputs"]["method"] == "Diffusion-KTO"
-    (told,) = host.run(prompt)["outputs"][picker]["d3po"]
+    (told,) = headless(prompt)["outputs"][picker]["d3po"]
     prompt[picker]["inputs"]["picks"] = json.dumps({"sets": {told["set"]: {"good": [0, 1]}}})
-    report = host.run(prompt)["outputs"][train]["text"][0]
+    report = headless(prompt)["outputs"][train]["text"][0]
     assert "winner log-ratio" in report and "loser log-ratio" not in report and run_file(run).exists()
 
 
-def test_two_rounds_along_a_gradient_raise_the_score_and_leave_the_model(host, object_info, run_file):
+def test_two_rounds_along_a_gradient_raise_the_score_and_leave_the_model(
+    host, headless, object_info, run_file
+):
     run = unique("rewards")
     prompt = tiny(REWARDS, object_info, run)
     train, loader = one(prompt, "D3PORewardTrainStep"), one(prompt, "CheckpointLoaderSimple")
@@ -291,55 +308,59 @@ def test_two_rounds_along_a_gradient_raise_the_score_and_leave_the_model(host, o
     )
     prompt[train]["inputs"]["second_scorer"] = ["watching", 0]
     look, figures = {loader: prompt[loader], "look": probe("Model", loader)}, []
-    before = found(host.run(look), "look")
+    before = found(headless(look), "look")
     for updates in (2, 4):
-        entry = host.run(prompt)
+        entry = headless(prompt)
         (own,) = entry["outputs"][train]["figures"]
         assert own["step"] == updates and own["second score gain"] == own["score gain"]
         figures.append(own)
     look["look"] = probe("Model", loader)
-    assert found(host.run(look), "look") == before
+    assert found(headless(look), "look") == before
     assert 0 < figures[0]["score gain"] < figures[1]["score gain"]
     assert 0 <= figures[1]["pictures moved"] <= 0.85 and run_file(run).exists()
     assert len(looked_at(host, prompt, entry)) == 4
 
 
-def test_an_unwanted_concept_is_judged_down_and_counted_on_both_kinds_of_prompts(host, object_info, run_file):
+def test_an_unwanted_concept_is_judged_down_and_counted_on_both_kinds_of_prompts(
+    headless, object_info, run_file
+):
     run = unique("safety")
     prompt = tiny(SAFETY, object_info, run, threshold=-0.4)
     train, judge = one(prompt, "D3POTrainStep"), one(prompt, "D3POScorePreference")
     assert (prompt[train]["inputs"]["method"], prompt[judge]["inputs"]["better_1"]) == (
         "D3PO", "lower is better")  # fmt: skip
-    outputs = host.run(prompt)["outputs"]
+    outputs = headless(prompt)["outputs"]
     assert "2 pairs in 2 sets" in outputs[train]["text"][0] and run_file(run).exists()
     told = [outputs[rate]["text"][0] for rate in all_of(prompt, "D3PORate")]
     for kind, text in zip(("named", "not named"), told, strict=True):
         assert text.startswith(f"deep blue, {kind} (above -0.4): ") and " of 4 with LoRA" in text
 
 
-def test_a_scorers_ranking_is_learned_and_asked_for_on_held_out_prompts(host, object_info, run_file):
+def test_a_scorers_ranking_is_learned_and_asked_for_on_held_out_prompts(
+    host, headless, object_info, run_file
+):
     run = unique("feedback")
     prompt = tiny(AI_FEEDBACK, object_info, run, draws=2)
     train, accuracy = one(prompt, "D3POTrainStep"), one(prompt, "D3POImplicitAccuracy")
     assert prompt[train]["inputs"]["method"] == "Diffusion-DPO"
-    entry = host.run(prompt)
+    entry = headless(prompt)
     assert "2 pairs in 2 sets" in entry["outputs"][train]["text"][0] and run_file(run).exists()
     assert "2 pairs in 2 sets" in entry["outputs"][accuracy]["text"][0]
     assert len(looked_at(host, prompt, entry)) == 4
 
 
-def test_a_rating_rises_along_its_gradient(host, object_info, run_file):
+def test_a_rating_rises_along_its_gradient(host, headless, object_info, run_file):
     run = unique("rating")
     prompt = tiny(AESTHETIC, object_info, run)
-    entry = host.run(prompt)
+    entry = headless(prompt)
     (figures,) = entry["outputs"][one(prompt, "D3PORewardTrainStep")]["figures"]
     assert figures["score gain"] > 0 and run_file(run).exists()
     assert len(looked_at(host, prompt, entry)) == 4
 
 
-def test_searches_find_better_pictures_and_so_does_a_taste(host, object_info):
+def test_searches_find_better_pictures_and_so_does_a_taste(headless, object_info):
     prompt = tiny(SEARCHES, object_info, "")
-    outputs = host.run(prompt)["outputs"]
+    outputs = headless(prompt)["outputs"]
     best, search, doodl = (
         outputs[one(prompt, name)]["text"][0] for name in ("D3POBestOfN", "D3PONoiseSearch", "D3PODOODL")
     )
@@ -347,10 +368,10 @@ def test_searches_find_better_pictures_and_so_does_a_taste(host, object_info):
 
     prompt = tiny(MY_TASTE, object_info, "", keep=2)
     picker, finds = one(prompt, "D3POPairPreference"), one(prompt, "D3POBestOfN")
-    outputs = host.run(prompt)["outputs"]
+    outputs = headless(prompt)["outputs"]
     assert finds not in outputs
     sets = {each["set"]: {"pairs": [[1, 0]]} for each in outputs[picker]["d3po"]}
     prompt[picker]["inputs"]["picks"] = json.dumps({"sets": sets})
-    outputs |= host.run(prompt)["outputs"]  # of what is cached, older hosts tell nothing again
+    outputs |= headless(prompt)["outputs"]  # of what is cached, older hosts tell nothing again
     assert "the best of 4 pictures scores" in outputs[finds]["text"][0]
     assert sorted(len(outputs[shown]["images"]) for shown in all_of(prompt, "PreviewImage")) == [2, 4]
