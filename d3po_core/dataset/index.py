@@ -142,8 +142,8 @@ def version_2(connection: Connection) -> None:
                 WHERE set_id = NEW.set_id AND annotator = NEW.annotator AND counts;
             UPDATE judgements SET counts = finished WHERE number = {newest.format("NEW")};
         END""",
-        "CREATE INDEX counting_by_set ON judgements (set_id, annotator) WHERE counts",
-        "CREATE INDEX counting_by_annotator ON judgements (annotator, strict, ties) WHERE counts",
+        "CREATE INDEX counting_by_set ON judgements (set_id, annotator, counts) WHERE counts",
+        "CREATE INDEX counting_by_annotator ON judgements (annotator, strict, ties, counts) WHERE counts",
         "DROP VIEW counting",
         "CREATE VIEW counting AS SELECT * FROM judgements WHERE counts",
     ):

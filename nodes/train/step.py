@@ -133,14 +133,8 @@ class D3POTrainStep(io.ComfyNode):
             *out.told,
         ]
         text = "\n".join([report(figures), *lines, *(f"Warning: {warning}" for warning in warned)])
-        return io.NodeOutput(
-            tuned,
-            trained,
-            loss_map(start.history + out.made),
-            out.step,
-            text,
-            ui={"text": [text], "warnings": warned, "figures": [as_data(figures)]} | ended_early(out.stopped),
-        )
+        ui = {"text": [text], "warnings": warned, "figures": [as_data(figures)]} | ended_early(out.stopped)
+        return io.NodeOutput(tuned, trained, loss_map(start.history + out.made), out.step, text, ui=ui)
 
     @classmethod
     def patches_above(cls):
