@@ -98,7 +98,7 @@ class Bench:
 
     def trainer(self, adapter, recorded=True, **settings):
         """A Trainer and its batch; `recorded`: the reference's x0 is the recording's."""
-        made = Trainer(adapter, Settings(**settings), BASE if recorded else "another", room=lambda size: ALL)
+        made = Trainer(adapter, Settings(**settings), BASE if recorded else "another", room=lambda *_: ALL)
         if not recorded:
             made.reference.budget = 0  # computed anew in each update
         return made, [Example(Preferences(self.trajectory, tuple(self.pairs), "bench"), self.denoise)]

@@ -44,7 +44,8 @@ class Learner:
     loss_scale keeps small gradients alive in a network that runs in float16; it is halved whenever they
     overflow.
 
-    room(bytes) makes room on the device and tells what is free, so that passes are made to fit (memory.py).
+    room(bytes, least) makes room on the device and tells what is free, so that passes are made to fit
+    (memory.py).
 
     ranks are the processes that learn the same together (ranks.py).
     """

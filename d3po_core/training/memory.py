@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SPARE = 1.25  # times what is kept: gradients on their way, kernels' scratch space, gaps between tensors
 ALL = 2**62  # bytes
-Room: TypeAlias = Callable[[int], int]
+Room: TypeAlias = Callable[[int, int], int]
 
 
 class Passes:
@@ -31,8 +31,9 @@ class Passes:
 
     checkpointing  one of checkpointing.CHECKPOINTING; automatic: where they would not fit without
     per_pass       so many candidates at a time at most, 0: all of a set
-    room           room(bytes) makes room for so many on the device, as far as it can, and returns how many
-                   are free. None: that is unknown, and is found out by running out of memory
+    room           room(bytes, least) makes room for so many on the device, as far as it can, and returns how
+                   many are free; with less than `least` a single candidate would not fit. None: that is
+                   unknown, and is found out by running out of memory
     """
 
     def __init__(
@@ -69,13 +70,14 @@ class Passes:
         if need:
             self._fit(need, self._together(max(len(judged.members) for judged in sets)))
         else:
-            self.room(ALL)
+            self.room(ALL, 0)
             self.checkpointed, self.per_pass = self.checkpointed or self.automatic, 1
 
     def _fit(self, need: "Need", together: int) -> None:
         """Let no more be kept of candidates that go through together than there is room for."""
         assert self.room
-        free = self.room(int(SPARE * together * need.whole)) / SPARE
+        least = need.checkpointed if self.checkpointed or self.automatic else need.whole
+        free = self.room(int(SPARE * together * need.whole), int(SPARE * least)) / SPARE
         if self.automatic:
             self.checkpointed = free < together * need.whole
         each = need.checkpointed if self.checkpointed else need.whole
@@ -89,7 +91,7 @@ class Passes:
         together: take less at a time. False where that cannot be."""
         together = self._together(most)
         if self.room:
-            self.room(ALL)
+            self.room(ALL, 0)
         if self.automatic and not self.checkpointed:
             self.checkpointed = True
         elif self.left:

@@ -13,6 +13,7 @@ from comfy.weight_adapter.bypass import BypassForwardHook
 
 from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
 from .guiders import moved
+from .offloading import Offloading
 from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied
 from .samplers import CFG_PP, as_guidance
 
@@ -43,8 +44,8 @@ class Session(comfy.samplers.Sampler):
     gradients.
     """
 
-    def __init__(self, work):
-        self.work, self.prompts, self.controls = work, {}, {}
+    def __init__(self, work, offloading=None):
+        self.work, self.offloading, self.prompts, self.controls = work, offloading, {}, {}
 
     def sample(
         self,
@@ -80,12 +81,17 @@ class Session(comfy.samplers.Sampler):
 
         return denoise
 
-    def room(self, size):
-        """Make room for so many bytes beside the models at work, as far as that goes: how many are free."""
+    def room(self, size, least=0):
+        """Make room for so many bytes beside the models at work, as far as that goes: how many are free.
+
+        Raises offloading.Lacking, and all begins anew, where less than `least` is and weights could go.
+        """
         at_work = (self.guider.model_patcher, *self.guider.loaded_models)
         keep = [comfy.model_management.LoadedModel(patcher) for patcher in at_work]
         comfy.model_management.free_memory(size, self.device, keep_loaded=keep)
-        return comfy.model_management.get_free_memory(self.device)
+        free = comfy.model_management.get_free_memory(self.device)
+        self.offloading.require(least, free)
+        return free
 
     def unconditional(self, candidates):
         """denoise(x, sigma) -> x0 without the prompt: under the negative conditioning alone, where that is
@@ -187,13 +193,10 @@ def train_inside(model, sets, work, per_pass=0):
             model = model.clone(disable_dynamic=True, force_deepcopy=True)
         for patcher in (model, *_beside(model, sets)):
             _own_weights(patcher.model)
+        offloading, shape = Offloading(model), largest_pass(sets, per_pass)
+        whole = lambda session: _whatever_is_overwritten(work, _with_own_adapters(session))
         try:
-            return _inside(
-                model,
-                sets,
-                lambda session: _whatever_is_overwritten(work, _with_own_adapters(session)),
-                largest_pass(sets, per_pass),
-            )
+            return offloading.run(lambda: _inside(model, sets, whole, shape, offloading))
         except comfy.model_management.OOM_EXCEPTION as error:
             raise RuntimeError(
                 "Out of memory while training, with one candidate at a time. Nothing was lost: the model and "
@@ -250,7 +253,7 @@ def _beside(model, sets):
     return [*model.model_patches_models(), *model.get_nested_additional_models(), *boxes]
 
 
-def _inside(model, sets, work, shape):
+def _inside(model, sets, work, shape, offloading=None):
     """`work(session)` in the host's sampling of `model`, which makes room for latents of `shape`."""
     here = _here(sets)
     first = here[0]
@@ -265,7 +268,7 @@ def _inside(model, sets, work, shape):
         ],
     )
     guider.set_cfg(first.cfg)
-    session = Session(work)
+    session = Session(work, offloading)
     noise = torch.zeros(shape)
     guider.sample(noise, noise.clone(), session, sets[0].levels.clone(), disable_pbar=True, seed=first.seed)
     return session.result
@@ -273,12 +276,15 @@ def _inside(model, sets, work, shape):
 
 @contextmanager
 def _in_training():
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
+    """The host computes as gradients need it: of weights in main memory, each layer gets a copy of its own,
+    not one of two places on the device that later layers write over."""
+    ours = dict(in_training=True, NUM_STREAMS=0)
+    before = {name: getattr(comfy.model_management, name) for name in ours}
+    vars(comfy.model_management).update(ours)
     try:
         yield
     finally:
-        comfy.model_management.in_training = before
+        vars(comfy.model_management).update(before)
 
 
 def _own_weights(model):

@@ -159,7 +159,7 @@ def test_what_is_not_gone_through_again_fits_and_changes_no_bit(start, blocks_le
         block.ff.register_forward_hook(
             lambda *_, n=number: forwards.append(n) if torch.is_grad_enabled() else None
         )
-    partly, _ = gradients(adapter, SETTINGS, examples, room=lambda size: int(free) + 8)
+    partly, _ = gradients(adapter, SETTINGS, examples, room=lambda *_: int(free) + 8)
     forwards = forwards[4:]  # the first pass is to find out
     left = len(adapter.root.transformer_blocks) - blocks_left
     assert all(map(torch.equal, usual, partly))
@@ -176,13 +176,14 @@ def test_passes_are_made_to_fit_into_what_is_free(start, checkpointing, share):
     passes.clear()
     asked, free = [], int(share * SPARE * 4 * need.whole)
 
-    def room(size):
-        asked.append(size)
+    def room(size, least):
+        asked.append((size, least))
         return free
 
     trainer = Trainer(adapter, dataclasses.replace(SETTINGS, checkpointing=checkpointing), room=room)
     trainer.update(examples)
-    assert asked == [int(SPARE * 4 * need.whole)] and passes[0] == 1
+    least = need.whole if checkpointing == "off" else need.checkpointed
+    assert asked == [(int(SPARE * 4 * need.whole), int(SPARE * least))] and passes[0] == 1
     used = checkpointing == "on" or checkpointing == "automatic" and share < 1
     assert trainer.passes.checkpointed == used
     fitting = free // int(SPARE * (need.checkpointed if used else need.whole))
@@ -193,7 +194,7 @@ def test_looking_ahead_draws_nothing_and_too_little_memory_for_it_is_no_error(st
     adapter, examples, _ = start(dropout=0.5)
     usual, _ = gradients(adapter, SETTINGS, examples)
     adapter, examples, _ = start(dropout=0.5)
-    seen, _ = gradients(adapter, SETTINGS, examples, room=lambda size: ALL)
+    seen, _ = gradients(adapter, SETTINGS, examples, room=lambda *_: ALL)
     assert all(map(torch.equal, usual, seen))
     adapter, examples, passes = start(most=1)
     left = [1]
@@ -203,6 +204,6 @@ def test_looking_ahead_draws_nothing_and_too_little_memory_for_it_is_no_error(st
         deny(x, sigma) if torch.is_grad_enabled() and left and left.pop() else scarce(x, sigma)
     )
     asked = []
-    trainer = Trainer(adapter, SETTINGS, room=lambda size: asked.append(size) or 0)
+    trainer = Trainer(adapter, SETTINGS, room=lambda size, least: asked.append(size) or 0)
     trainer.update([Example(example.preferences, once) for example in examples])
     assert asked == [ALL] and set(passes) == {1} and trainer.passes.checkpointed

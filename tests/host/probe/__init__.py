@@ -19,6 +19,7 @@ from .candidates import Candidates, Scorer
 from .clips import ProbeScorer, ProbeTwin, SmallCLIP
 from .common import Probe, of_pack, sha, text_sha
 from .controls import ControlNet, PatchWithModel
+from .crowded import Crowded
 from .families import Family, Inpainting, Texts
 from .files import files
 from .loras import Begun, ProbeApart, ProbeTargets, SomeLora
@@ -343,6 +344,7 @@ NODE_CLASS_MAPPINGS = {
         SharedNoise,
         SpoilTrajectory,
         TrapModel,
+        Crowded,
         ForeignLora,
         Candidates,
         Scorer,
