@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.exchange.formats import WRITERS, ExchangeError, Record, read
+from ..d3po_core.exchange.metadata import origin
 from ..d3po_core.runs.store import run_folder
 from . import host
 from .stored import (
@@ -131,7 +132,8 @@ class D3POImportPreferences(io.ComfyNode):
 
 
 def bring_in(store, record, annotator):
-    """Add one judged record to a dataset, named by its prompt and pixels: whether it is new."""
+    """Add one judged record to a dataset, named by its prompt and pixels: whether it is new. A prompt that it
+    lacks is taken from its pictures, which may say how they were made."""
     record.check_size()
     images = [torch.from_numpy(record.pixels(i)) for i in range(len(record.images))]
     digest = hashlib.sha256((record.prompt or "").encode())
@@ -141,9 +143,11 @@ def bring_in(store, record, annotator):
     name = digest.hexdigest()[:16]
     if len({image.shape for image in images}) > 1:
         images = fitted(images)
-    new = store.add_set(
-        name, images=torch.stack(images), prompt=record.prompt, settings={"source": record.source}
-    )
+    origins = [origin(image) for image in record.images]
+    prompt = record.prompt or next(filter(None, (each.prompt for each in origins)), None)
+    known = [{what: value for what, value in each._asdict().items() if value is not None} for each in origins]
+    settings = {"source": record.source} | ({"pictures": known} if any(known) else {})
+    new = store.add_set(name, images=torch.stack(images), prompt=prompt, settings=settings)
     who = record.annotator or annotator
     if not any(
         entry.annotator == who and entry.judgement == record.judgement for entry in store.judgements(name)

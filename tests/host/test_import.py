@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 import zlib
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from d3po_core.dataset.store import Dataset
-from tests.host.graphs import node, unique
+from tests.host.graphs import CHECKPOINT, TEXT, emoji, node, stage, stock_image, unique
 
 
 @pytest.fixture
@@ -118,3 +119,24 @@ def test_what_a_writer_that_was_killed_left_is_gone_when_the_next_one_opens_the_
         os.utime(path, (time.time() - 200_000,) * 2)
     host.run(brought_in(folder, dataset, "stop"))
     assert all(path.exists() for path in kept) and not any(path.exists() for path in left)
+
+
+def test_pictures_that_the_host_saved_tell_how_they_were_made(host, base, dataset):
+    graph = stage() | stock_image(seed=11) | {"loader": emoji()}
+    images = ["stock_decode", 0]
+    graph["png"] = node("SaveImage", images=images, filename_prefix="told")
+    graph["webp"] = node(
+        "SaveAnimatedWEBP", images=images, filename_prefix="told", fps=1.0, lossless=True, quality=80,
+        method="fastest",
+    )  # fmt: skip
+    outputs = host.run(graph)["outputs"]
+    root = base / "input" / unique("told")
+    for side, (name, suffix) in {"w": ("png", "png"), "l": ("webp", "webp")}.items():
+        (root / side).mkdir(parents=True)
+        (file,) = outputs[name]["images"]
+        shutil.copyfile(base / "output" / file["filename"], root / side / f"a.{suffix}")
+    host.run(brought_in(root, dataset, "stop"))
+    with dataset.open() as store:
+        (row,) = store.sets()
+        told = {"prompt": TEXT, "seed": 11, "model": CHECKPOINT}  # the negative prompt is empty
+        assert row.prompt == TEXT and store.settings(row.id)["pictures"] == [told, told]
