@@ -14,6 +14,13 @@ def prompts_of(node, prompt, count):
     return (texts + texts[-1:] * (count - len(texts)))[:count]
 
 
+def prompts_by_set(node, preferences):
+    """{set's name: its prompt's text} of the judged sets of all ComfyUIs, where it is known."""
+    texts = prompts_of(node, (), len(preferences))
+    own = {p.candidates.set_id: text for p, text in zip(preferences, texts) if text}
+    return {name: text for part in ranks().gathered(own) for name, text in part.items()}
+
+
 def text_of(node, prompt):
     """The text of a node's one prompt."""
     return prompts_of(node, [prompt] if prompt else (), 1)[0]

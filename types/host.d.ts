@@ -88,6 +88,7 @@ interface NodeOutput {
   run?: string[]
   compared?: [a: import("../web/stage.js").Reference, b: import("../web/stage.js").Reference][]
   names?: string[]
+  pictures?: import("../web/before_after.js").Pictures[]
   d3po?: import("../web/inbox.js").Told[]
 }
 

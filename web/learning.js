@@ -1,13 +1,15 @@
-// How a train step learns, while it does: where it is, its curves, and a button that ends it.
+// How a train step learns, while it does: where it is, its curves, what pictures become, and a button that
+// ends it.
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
+import { BeforeAfter } from "./before_after.js"
 import { nodeOf, post, root } from "./inbox.js"
 import { tr } from "./language.js"
 import { leaveToCanvas } from "./place.js"
 import { h } from "./stage.js"
-import { tell } from "./told.js"
+import { hearing, tell } from "./told.js"
 
 /**
  * @typedef {object} Learning what the server tells of a train step
@@ -17,6 +19,7 @@ import { tell } from "./told.js"
  * @property {"learning" | "looking" | "done"} stage
  * @property {string} words where it is
  * @property {Record<string, (number | null)[]>} curves
+ * @property {import("./before_after.js").Pictures | null} pictures
  */
 
 const NAME = "learning"
@@ -89,27 +92,38 @@ class Curves {
     this.words = h("span", { class: "d3po-count", role: "status" })
     this.enough = button("enough", "", "stop and keep", () => this.#end())
     this.enough.title = tr("End training after this update, and keep what was learned")
+    const space = h("span", { class: "d3po-space" })
+    this.head = h("div", { class: "d3po-head", hidden: true }, this.words, space, this.enough)
     this.curves = h("div", { class: "d3po-curves" })
+    this.pictures = new BeforeAfter()
     this.element = h(
       "div",
       { class: "d3po-root d3po-learning" },
-      h("div", { class: "d3po-head" }, this.words, h("span", { class: "d3po-space" }), this.enough),
-      this.curves
+      this.head,
+      this.curves,
+      this.pictures.element
     )
     leaveToCanvas(this.element)
   }
 
   get height() {
-    return HEAD + ROW * Math.ceil(this.curves.childElementCount / 2)
+    return HEAD + this.#heightOfCurves + this.pictures.height
+  }
+
+  get #heightOfCurves() {
+    return ROW * Math.ceil(this.curves.childElementCount / 2)
   }
 
   /** @param {Learning} told */
   take(told) {
     if (told.prompt_id !== this.#told?.prompt_id) this.enough.disabled = false
     this.#told = told
+    this.head.hidden = false
     this.words.textContent = told.words
     this.enough.hidden = told.stage !== "learning"
     this.curves.replaceChildren(...Object.entries(told.curves).map(([name, values]) => curve(name, values)))
+    this.curves.style.flexBasis = `${this.#heightOfCurves}px`
+    this.pictures.take(told.pictures)
   }
 
   async #end() {
@@ -139,13 +153,31 @@ function curvesOf(node) {
   return curves
 }
 
+/** @param {HostNode} node */
+const isLearner = (node) => LEARNERS.includes(node.constructor.comfyClass ?? "")
+
 /** @param {Learning} told */
 function hear(told) {
   if (told.workflow && told.workflow !== root().id) return
   const node = nodeOf(told.node)
-  if (!node || !LEARNERS.includes(node.constructor.comfyClass ?? "")) return
-  const curves = curvesOf(node)
-  curves.take(told)
+  if (!node || !isLearner(node)) return
+  curvesOf(node).take(told)
+  fit(node)
+}
+
+/** Show the pictures that a run has ended with, also where the page did not see it learn.
+ *  @param {HostNode} node
+ *  @param {NodeOutput | undefined} output */
+function remember(node, output) {
+  const pictures = output?.pictures?.[0] ?? null
+  if (!pictures && !shown.has(node)) return
+  curvesOf(node).pictures.take(pictures)
+  fit(node)
+}
+
+/** Let a node be as high as what it shows.
+ *  @param {HostNode} node */
+function fit(node) {
   const [width, height] = node.size
   const least = node.computeSize()[1]
   if (height < least) node.setSize([width, least]) // not at each update, as all is laid out anew
@@ -153,6 +185,7 @@ function hear(told) {
 }
 
 app.registerExtension({
+  ...hearing(isLearner, remember),
   name: "D3PO.Learning",
   setup() {
     api.addEventListener("d3po.learning", ({ detail }) => hear(detail))

@@ -9,7 +9,8 @@ const KEPT = 96 // images
 const SAID = ["title", "textContent", "aria-label"] // properties that are words
 
 /** @typedef {{ filename: string, subfolder: string, type: string }} Reference an image on the server */
-/** @typedef {{ badge: string | Element, text: string }} Label what a pane shows and what it is called */
+/** What a pane shows, what it is called and what is said of it beside the mouse.
+ *  @typedef {{ badge: string | Element, text: string, title?: string }} Label */
 /** @typedef {{ image: HTMLImageElement, done: boolean, ready: Promise<void> }} Picture */
 
 /** @typedef {HTMLElementEventMap} Events */
@@ -121,6 +122,7 @@ export class Stage {
     this.#panes.forEach((pane, i) => {
       find(pane, ".d3po-badge").replaceChildren(labels[i].badge)
       pane.setAttribute("aria-label", labels[i].text)
+      pane.title = labels[i].title ?? ""
     })
     const late = entries.flat().filter((entry) => !entry.done)
     if (late.length) {

@@ -10,6 +10,7 @@ take their place.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,48 +43,30 @@ class View(NamedTuple):
     plain: Denoise
 
 
-class Pictures:
+class Samples:
     """Pictures of some prompts, sampled over and over from the same noise.
 
-    trainer  whose LoRA is measured
-    views    judged sets; of pictures there are PICTURES over all their prompts
+    trainer  whose LoRA is looked at; nothing that it learns by is changed
+    started  (view, noise [n, C, H, W] that its n pictures begin with) of each prompt
     per_pass how many go through the network together
 
-    What the reference makes of them, `before`, is sampled when this is made.
+    What the reference makes of them, `before`, is sampled when this is made: latents [n, C, H, W] of each
+    prompt. `latest` is what was sampled last.
     """
 
-    def __init__(self, trainer: Learner, views: Sequence[View], per_pass: int = 4) -> None:
+    def __init__(self, trainer: Learner, started: Sequence[tuple[View, Tensor]], per_pass: int = 1) -> None:
         self.trainer, self.per_pass = trainer, per_pass
-        self.eye = Eye(trainer.adapter.root, trainer.device, per_pass)
-        whole = spaced([view for view in views if view.candidates.mask is None and view.candidates.count > 1])
-        self.views = spaced(views) if whole else evenly(views, PICTURES // APART)
-        each = max(1, PICTURES // len(self.views))
-        self.noises = [
-            torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i))
-            for i, view in enumerate(self.views)
-        ]
-        with self.trainer.reference.acting():
-            self.before = self._sampled()
-        seen = self._seen(self.before)
-        apart = [self._features(view, view.candidates.latents[:]) for view in whole] or seen
-        self.spread = [spread(of_part) for of_part in zip(*apart)]
-        self.base = joined(seen)
-
-    def moved(self) -> float:
-        """How far what has been learned moves pictures from the reference's, in standard deviations among
-        candidates of a prompt: root mean square over features, each part with the same weight."""
-        return self.movement_of(self.now())
+        self.views, self.noises = [view for view, _ in started], [noise for _, noise in started]
+        with forked(trainer.device), trainer.reference.acting():
+            self.before = self.latest = self._sampled()
 
     def now(self) -> list[Tensor]:
-        """Latents of the pictures by what has been learned, [n, C, H, W] of each prompt."""
+        """The same by what has been learned."""
         adapter = self.trainer.adapter
         adapter.hold(TRAINED, self.trainer.trained())
         with forked(self.trainer.device), torch.no_grad(), adapter.acting(TRAINED):
-            return self._sampled()
-
-    def movement_of(self, latents: Sequence[Tensor]) -> float:
-        """`moved` of pictures that `now` has given."""
-        return movement(self.base, joined(self._seen(latents)), self.spread)
+            self.latest = self._sampled()
+        return self.latest
 
     def _sampled(self) -> list[Tensor]:
         def of(i: int) -> Tensor:
@@ -92,6 +75,27 @@ class Pictures:
             return torch.cat([sampled(view.guided, view.candidates, noise) for noise in parts])
 
         return self.trainer.ranks.each(of, range(len(self.views)))
+
+
+class Pictures(Samples):
+    """Samples of PICTURES over all prompts of judged sets, and how far they have moved."""
+
+    def __init__(self, trainer: Learner, views: Sequence[View], per_pass: int = 4) -> None:
+        super().__init__(trainer, to_sample(views), per_pass)
+        self.eye = Eye(trainer.adapter.root, trainer.device, per_pass)
+        seen = self._seen(self.before)
+        apart = [self._features(view, view.candidates.latents[:]) for view in unmasked(views)] or seen
+        self.spread = [spread(of_part) for of_part in zip(*apart)]
+        self.base = joined(seen)
+
+    def moved(self) -> float:
+        """How far what has been learned moves pictures from the reference's, in standard deviations among
+        candidates of a prompt: root mean square over features, each part with the same weight."""
+        return self.movement_of(self.now())
+
+    def movement_of(self, latents: Sequence[Tensor]) -> float:
+        """`moved` of pictures that `now` has given."""
+        return movement(self.base, joined(self._seen(latents)), self.spread)
 
     def _seen(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
         """The features of each prompt's pictures, by the network without any LoRA."""
@@ -112,6 +116,34 @@ def joined(features: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 def spaced(sets: Sequence[T]) -> list[T]:
     """At most PICTURES of them, evenly apart: those of whose prompts pictures are sampled."""
     return evenly(sets, PICTURES)
+
+
+def unmasked(views: Sequence[View]) -> list[View]:
+    """Those whose candidates tell how much pictures of a prompt differ, at most PICTURES."""
+    return spaced([view for view in views if view.candidates.mask is None and view.candidates.count > 1])
+
+
+def to_sample(views: Sequence[View]) -> list[tuple[View, Tensor]]:
+    """The views that PICTURES are sampled of, each with the noise [n, C, H, W] of its own, the same at every
+    call."""
+    chosen = spaced(views) if unmasked(views) else evenly(views, PICTURES // APART)
+    each = max(1, PICTURES // len(chosen))
+    return [
+        (view, torch.randn(each, *view.candidates.latent_shape[1:], generator=generator_of("pictures", i)))
+        for i, view in enumerate(chosen)
+    ]
+
+
+def varied(prompts: Sequence[str], each: int, most: int) -> list[tuple[int, int]]:
+    """(which view, which of its pictures) of so many pictures at most, of as many prompts as there are. There
+    are `each` of a view, of the prompt that is its own in prompts."""
+    places = [(i, k) for k in range(each) for i in range(len(prompts))]
+    seen: Counter[str] = Counter()
+    turns = {}
+    for i, k in places:
+        turns[i, k] = seen[prompts[i]]
+        seen[prompts[i]] += 1
+    return sorted(places, key=lambda place: turns[place])[:most]
 
 
 def sampled(denoise: Denoise, candidates: CleanCandidates, noise: Tensor) -> Tensor:

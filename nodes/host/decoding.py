@@ -16,6 +16,10 @@ class Decoding:
         self.beside = model.clone()
         self.beside.set_additional_models("d3po_decoding", self.patchers)
 
+    def need(self, latents):
+        """About how many bytes decoding these takes, by the host's own estimate, without gradients."""
+        return int(self.vae.memory_used_decode(latents.shape, self.vae.vae_dtype))
+
     def decode(self, latents):
         latents = self.latents.process_latent_out(latents).to(self.patcher.load_device, self.vae.vae_dtype)
         images = self.patcher.model.decode(latents).float()

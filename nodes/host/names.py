@@ -19,7 +19,8 @@ from ...d3po_core.runs.files import content_name
 from .input_files import file_of
 
 IMMATERIAL = {
-    "D3POLoadRun": ("run", "checkpoint", "start_from")
+    "D3POLoadRun": ("run", "checkpoint", "start_from"),
+    "D3POTrainStep": ("vae",),
 }  # inputs that say nothing about a set of candidates
 PLAIN_TEXTS = ("PrimitiveString", "PrimitiveStringMultiline")  # nodes of the host that say a text
 PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)

@@ -2,7 +2,8 @@
 
 Browsers are told "d3po.learning" after updates, at most every PACE seconds, and once more when it has ended:
 
-    {"prompt_id", "node", "workflow", "stage": one of STAGES, "words", "curves": {metric: [number or null]}}
+    {"prompt_id", "node", "workflow", "stage": one of STAGES, "words", "curves": {metric: [number or null]},
+     "pictures": null or {"before": [file], "now": [file], "prompts": [text]}, as /view has files}
 
     POST /d3po/enough  {"prompt_id", "node"}: training ends after the update that is being made
 """
@@ -47,7 +48,7 @@ class Live:
         context = get_executing_context()
         self.about = {"prompt_id": context.prompt_id, "node": context.node_id, "workflow": workflow}
         self.leash, self.total, self.resumed, self.enough, self.history = leash, 0, 0, False, []
-        self.told = -math.inf
+        self.told, self.pictures = -math.inf, None
 
     @property
     def key(self):
@@ -66,13 +67,14 @@ class Live:
 
     def tell(self, stage):
         event = {"stage": stage, "words": self.words(stage), "curves": self.curves()}
-        PromptServer.instance.send_sync("d3po.learning", self.about | event)
+        event |= self.about | {"pictures": self.pictures}
+        PromptServer.instance.send_sync("d3po.learning", event)
 
     def words(self, stage):
         """Where training is, in a line."""
         made = len(self.history)
         if stage == LOOKING:
-            return "looking at what pictures have become"
+            return "looking at what pictures have become" if made else "looking at pictures before it learns"
         if stage == DONE:
             return f"ended after update {made} of {self.total}"
         each = (time.monotonic() - self.began) / max(1, made - self.resumed)

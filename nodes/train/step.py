@@ -9,9 +9,11 @@ from ...d3po_core.taste.movement import spaced
 from ...d3po_core.training import monitor
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
 from .. import host
+from ..prompts import prompts_by_set
 from ..routes import workflow_id
 from ..together import everybodys
 from ..types import CATEGORY, TASTE, LoraModel, PreferencesType, TrainedLora
+from .looks import shown_by
 from .passing import passed_over, round_of_nothing, why_nothing
 from .plan import Plan
 from .report import as_data, figures_of, held_out_report, loss_map, passed_over_report, report, sets_report
@@ -74,14 +76,22 @@ class D3POTrainStep(io.ComfyNode):
                     "the method's paper's settings, made for thousands of updates.",
                 ),
                 *map(widget, ("epochs", "rank", "targets"), (0, None, "all linear")),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Wire a VAE to see on this node what pictures become: the same noise by the base "
+                    "model and by the LoRA, while it learns and at its end.",
+                ),
             ],
             outputs=outputs("Loss"),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
+            has_intermediate_output=True,
         )
 
     @classmethod
-    def execute(cls, model, preferences, lora=None, held_out=None, **widgets):
-        model, lora, began = model[0], (lora or [None])[0], time.monotonic()
+    def execute(cls, model, preferences, lora=None, held_out=None, vae=None, **widgets):
+        model, lora, vae, began = model[0], (lora or [None])[0], (vae or [None])[0], time.monotonic()
+        texts = prompts_by_set(cls, preferences) if vae else {}
         policy = lora.training.policy if isinstance(lora, TrainedLora) else ""
         preferences, held_out = (p and everybodys(p, policy) for p in (preferences, held_out))
         plan = Plan.of(preferences, host.is_flow(model), **{name: own[0] for name, own in widgets.items()})
@@ -108,18 +118,19 @@ class D3POTrainStep(io.ComfyNode):
         passed = passed_over(preferences, plan.settings.method)
         progress = Progress(start.run, round_["key"], plan.save_every, keep_best=plan.patience > 0)
 
-        seen_by_leash = spaced(preferences) if plan.settings.leash else []
-        views = [host.finished(model, p.candidates) for p in seen_by_leash]
+        looked_at = spaced(preferences) if plan.settings.leash or vae else []
+        views = [host.finished(model, p.candidates) for p in looked_at]
         by_taste = any(p.source == TASTE for p in preferences)
         leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_), by_taste)
         rest = (before["kl"], preferences, held_out, host.policy_name(model), progress, leash)
         page = workflow_id(cls.hidden.extra_pnginfo)
-        out = host.train_inside(
-            model,
-            [p.candidates for p in [*preferences, *held_out]],
-            lambda session: train(session, plan, start, *rest, page),
-            plan.settings.candidates_per_pass,
-        )
+        with shown_by(model, vae, texts) as (beside, wanted):
+            out = host.train_inside(
+                beside,
+                [p.candidates for p in [*preferences, *held_out]],
+                lambda session: train(session, plan, start, *rest, page, wanted),
+                plan.settings.candidates_per_pass,
+            )
 
         state = state_after(start, out, described, base, round_, progress)
         tuned, trained = handed_on(model, out, plan.shape, state)
@@ -133,7 +144,8 @@ class D3POTrainStep(io.ComfyNode):
             *out.told,
         ]
         text = "\n".join([report(figures), *lines, *(f"Warning: {warning}" for warning in warned)])
-        ui = {"text": [text], "warnings": warned, "figures": [as_data(figures)]} | ended_early(out.stopped)
+        ui = {"text": [text], "warnings": warned, "figures": [as_data(figures)]}
+        ui |= ended_early(out.stopped) | ({"pictures": [out.pictures]} if out.pictures else {})
         return io.NodeOutput(tuned, trained, loss_map(start.history + out.made), out.step, text, ui=ui)
 
     @classmethod

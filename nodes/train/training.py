@@ -19,6 +19,7 @@ from ..library import events_folder
 from ..together import ranks
 from .agreement import require_repeatable, sampled_otherwise
 from .live import LOOKING, learning
+from .looks import Looks
 from .results import went_on
 from .schema import RECORDED_NOISE
 
@@ -28,7 +29,7 @@ PER_PASS = 4  # pictures that go through the network together
 class Outcome(NamedTuple):
     """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and
     of all that were made; what there is to tell and to warn of, in lines; why training ended before its last
-    update, "" where it did not."""
+    update, "" where it did not; the pictures that the page is told of, or None."""
 
     weights: dict
     tensors: dict
@@ -38,11 +39,13 @@ class Outcome(NamedTuple):
     told: list
     warned: list
     stopped: str
+    pictures: dict | None = None
 
 
 class Leash(NamedTuple):
-    """How far pictures may move: the judged sets as images alone, a leash's whole length (0: none), how many
-    candidates of the run somebody looked at, and whether what they like holds for others too."""
+    """How far pictures may move: the judged sets whose pictures are looked at, as images alone, a leash's
+    whole length (0: none), how many candidates of the run somebody looked at, and whether what they like
+    holds for others too."""
 
     sets: list
     whole: float
@@ -79,9 +82,10 @@ class Policies(NamedTuple):
         return name != self.start and self.known(name) is not None and name.partition(" ")[2] == self.beside
 
 
-def train(session, plan, start, before, preferences, held_out, policy, progress, leash, workflow):
+def train(session, plan, start, before, preferences, held_out, policy, progress, leash, workflow, wanted):
     """Train a LoRA on the session's network, which stays as it is: an Outcome. policy names the base model;
-    before is earlier history whose KL is to the same reference; workflow's page is told."""
+    before is earlier history whose KL is to the same reference; workflow's page is told, with the pictures
+    that are Wanted (looks.py; None: none)."""
     _, space, beside = policy.partition(" ")
     began = weights_of(start.policy) + space + beside if start.step or start.initial else policy
     policies = Policies(policy, began, session.dtype == torch.float32, plan.guidance is None)
@@ -100,10 +104,13 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
             [_example(session, p, plan.guidance, policies) for p in judged]
             for judged in (preferences, held_out)
         )
+        views = [View(s, session.denoiser(s, AS_RECORDED), session.denoiser(s)) for s in leash.sets]
         with learning(workflow, plan.settings.leash) as live:
-            made, resumed, lines, stopped = _fit(
-                trainer, plan, start, before, examples, unseen, progress, live
-            )
+            looks = wanted and Looks(session, trainer, views, wanted, live)
+            if looks:
+                looks.begin()
+            fit = (plan, start, before, examples, unseen, progress, live, looks)
+            made, resumed, lines, stopped = _fit(trainer, *fit)
             history = progress.back_to_best(trainer, made)
             if len(history) < len(made):
                 lines.append(
@@ -111,15 +118,20 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
                     "the figures above and the LoRA are of that"
                 )
             lines += _fitted(trainer.passes, plan.settings)
-            if leash.whole:
+            if leash.whole or looks:
                 live.tell(LOOKING)
-            ended = len(history) == trainer.updates_in(examples)
-            onward = ended and leash.taste and not plan.stop_kl
-            lines += _held(session, trainer, history, leash, carried_on if onward else held_back)
+            pictures = leash.whole and Pictures(trainer, views, trainer.passes.per_pass or PER_PASS)
+            if pictures:
+                ended = len(history) == trainer.updates_in(examples)
+                onward = ended and leash.taste and not plan.stop_kl
+                lines += _held(pictures, history, leash, carried_on if onward else held_back)
+            if looks:
+                lines += looks.end(pictures)
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
-        return Outcome(trainer.trained(), *trainer.state(), history, made, lines, unlike, stopped)
+        found = (history, made, lines, unlike, stopped, live.pictures)
+        return Outcome(trainer.trained(), *trainer.state(), *found)
     finally:
         adapter.eject()
 
@@ -138,7 +150,7 @@ def _trainer(session, plan, adapter, policies):
     )
 
 
-def _fit(trainer, plan, start, before, examples, held_out, progress, live):
+def _fit(trainer, plan, start, before, examples, held_out, progress, live, looks):
     """Train with progress, bar and events: (every update's metrics, how many had been made before, lines to
     tell, why it ended early)."""
     total = trainer.steps_in(examples)
@@ -149,6 +161,8 @@ def _fit(trainer, plan, start, before, examples, held_out, progress, live):
         reason = monitor.stop_reason(made, plan.stop_kl, plan.patience, before)
         ended = next(filter(None, ranks().gathered(live.ended_early())), "")  # on whichever page
         stopped = reason or ended
+        if looks and not stopped:  # another update follows
+            looks.when_due()
         return stopped
 
     def begin(done):
@@ -187,17 +201,11 @@ def _fitted(passes, settings):
     return lines
 
 
-def _held(session, trainer, history, leash, hold):
+def _held(pictures, history, leash, hold):
     """Hold what was learned on its leash by that function, add how far pictures moved to the last update's
     metrics: lines to tell."""
-    if not leash.whole:
-        return []
-    views = [
-        View(images, session.denoiser(images, AS_RECORDED), session.denoiser(images)) for images in leash.sets
-    ]
-    pictures = Pictures(trainer, views, trainer.passes.per_pass or PER_PASS)
     limit = length(leash.whole, leash.labels)
-    history[-1][metrics.MOVED], left = hold(trainer, pictures.moved, limit)
+    history[-1][metrics.MOVED], left = hold(pictures.trainer, pictures.moved, limit)
     lines = []
     if limit < leash.whole:
         lines.append(

@@ -14,12 +14,15 @@ from d3po_core.taste.movement import (
     PICTURES,
     TRIES,
     Pictures,
+    Samples,
     View,
     carried_on,
     held_back,
     length,
     sampled,
     spread,
+    to_sample,
+    varied,
 )
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.loop import Settings, Trainer
@@ -129,6 +132,21 @@ def test_few_labels_have_a_short_leash():
     assert length(0.8, 0) == 0
 
 
+@pytest.mark.parametrize(
+    "prompts, wanted",
+    [
+        ("a", [(0, 0), (0, 1), (0, 2), (0, 3)]),
+        ("ab", [(0, 0), (1, 0), (0, 1), (1, 1)]),
+        ("aabac", [(0, 0), (2, 0), (4, 0), (1, 0)]),
+        ("abcdef", [(0, 0), (1, 0), (2, 0), (3, 0)]),
+    ],
+)
+def test_a_few_pictures_are_of_as_many_prompts_as_there_are(prompts, wanted):
+    each = PICTURES // len(prompts)
+    assert varied(prompts, each, 4) == wanted
+    assert sorted(varied(prompts, each, 99)) == [(i, k) for i in range(len(prompts)) for k in range(each)]
+
+
 # --- with a network ---
 
 
@@ -159,7 +177,50 @@ def test_pictures_move_with_the_lora_and_are_held(toy, drawn_pictures):
     far = pictures.moved()
     assert far > 0.1 and pictures.moved() == far
     now, left = held_back(trainer, pictures.moved, far / 3)
+    of_final = pictures.latest
     assert 0 < now <= far / 3 and 0.05 < left < 1 and pictures.moved() == now
+    assert all(map(torch.equal, of_final, pictures.latest)), "sampled last by the LoRA that is left"
+
+
+def test_a_few_of_all_pictures_are_these_pictures(toy, drawn_pictures):
+    _, trainer, pictures = drawn_pictures()
+    started = to_sample(pictures.views)
+    few = Samples(trainer, [(started[i][0], started[i][1][k : k + 1]) for i, k in [(2, 1), (0, 3)]])
+    toy.stir(trainer.adapter, size=1.0)
+    for own, all_ in ((few.before, pictures.before), (few.now(), pictures.now())):
+        torch.testing.assert_close(
+            torch.cat(own), torch.stack([all_[2][1], all_[0][3]]), rtol=1e-4, atol=1e-3
+        )
+    assert not torch.allclose(few.before[0], few.latest[0])
+
+
+@pytest.mark.parametrize(
+    "settings, options",
+    [
+        (dict(ema=0.9, leash=0.1), dict(dropout=0.3)),
+        (dict(optimizer="AdamW schedule-free"), {}),
+        (dict(reference="round start"), dict(adapter="DoRA")),
+    ],
+)
+def test_looking_at_pictures_between_updates_changes_nothing_that_is_learned(toy, settings, options):
+    states, looks = [], []
+    for looking in (False, True):
+        torch.manual_seed(7)
+        denoise = NetDenoiser(toy.net())
+        adapter = Adapter(denoise.net, rank=2, targets=WIDEST, **options)
+        toy.stir(adapter)
+        trainer = Trainer(adapter, Settings(method="Diffusion-DPO", learning_rate=0.01, epochs=3, **settings))
+        images = clean(4, dtype=torch.float32)
+        samples = looking and Samples(trainer, to_sample([View(images, denoise, denoise)]))
+
+        def look(history):
+            if samples:
+                looks.append(samples.now()[0])
+
+        trainer.fit(examples_of(denoise, dtype=torch.float32), stop=look)
+        states.append(trainer.state()[0] | {"draws": torch.get_rng_state()})
+    assert same(*states)
+    assert len(looks) == 5 and not torch.equal(looks[0], looks[-1])
 
 
 def test_how_little_masked_candidates_differ_does_not_shorten_the_leash(toy):

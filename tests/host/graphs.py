@@ -66,9 +66,9 @@ def stage():
     }
 
 
-def sized(graph, pixels):
-    """The graph, whose images are of another size than stage's."""
-    graph["empty"]["inputs"] |= dict(width=pixels, height=pixels)
+def sized(graph, width, height=None):
+    """The graph, whose images are of another size than stage's; square where no height is given."""
+    graph["empty"]["inputs"] |= dict(width=width, height=height or width)
     return graph
 
 
@@ -114,7 +114,7 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
 def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
     """A train step and the node of its settings, by their names."""
     wires = dict(model=list(model), preferences=list(preferences))
-    wires |= {key: training.pop(key) for key in ("lora", "held_out") if key in training}
+    wires |= {key: training.pop(key) for key in ("lora", "held_out", "vae") if key in training}
     return workflow.train_nodes(name, wires, TRAINING | training)
 
 

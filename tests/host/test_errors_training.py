@@ -4,7 +4,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.host.graphs import found, judged, loop, node, probe, says, stage, train_nodes, trained, unique
+from tests.host.graphs import (
+    found,
+    judged,
+    loop,
+    node,
+    probe,
+    says,
+    stage,
+    train_nodes,
+    trained,
+    unique,
+    watch,
+)
 
 
 def with_model(graph, file):
@@ -68,6 +80,25 @@ def test_too_little_memory_for_some_passes_is_made_up_for_and_learns_the_same(ho
     assert losses.keys() == usual.keys()
     assert all(losses[name] == pytest.approx(usual[name], rel=1e-3, abs=1e-5) for name in usual)
     assert told in entry["outputs"]["train"]["text"][0]
+
+
+def test_too_little_memory_for_pictures_costs_nothing_but_these_pictures(host):
+    usual = found(host.run(trained(dict(epochs=2), seed=125)), "losses")
+    graph = trained(dict(epochs=2, vae=["loader", 2]), seed=125)
+    graph["trap"] = node("TestTrapModel", model=["loader", 0], error="memory", call=9, times=1)
+    graph["train"]["inputs"]["model"] = ["trap", 0]
+    entry, seen = watch(host, graph)
+    told = [one["data"] for one in seen if one["type"] == "d3po.learning"]
+    assert not any(one["pictures"] for one in told if one["stage"] == "learning")
+    assert found(entry, "losses") == usual
+    (last,) = entry["outputs"]["train"]["pictures"]
+    assert len(last["before"]) == len(last["now"]) == 4, "the end looks again"
+
+
+def test_a_vae_of_another_kind_of_model_is_refused_before_anything_is_learned(host, failure):
+    graph = trained(dict(epochs=500, vae=["other", 0]), seed=125)
+    graph["other"] = node("VAELoader", vae_name="flow.safetensors")
+    says(failure(graph), "D3POTrainStep", "vae: it cannot decode", "belongs to this model")
 
 
 @pytest.mark.parametrize(

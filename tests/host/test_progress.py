@@ -4,7 +4,23 @@ import json
 import time
 import urllib.error
 
-from tests.host.graphs import TEXT, found, judged, probe, recording, trained, watch, with_prompts
+import pytest
+
+from tests.host.graphs import (
+    TEXT,
+    found,
+    judged,
+    loop,
+    node,
+    probe,
+    recording,
+    same_tensors,
+    sized,
+    trained,
+    unique,
+    watch,
+    with_prompts,
+)
 
 
 def progress(seen, node_id):
@@ -51,6 +67,57 @@ def test_the_train_step_tells_its_progress_and_its_curves_to_the_end(host):
         assert one["node"] == "train"
         for name in ("margin", "implicit accuracy"):
             assert one["curves"][name] == losses[name.replace(" ", "_")][:number]
+
+
+def test_with_a_vae_it_tells_of_pictures_and_learns_the_same(host, lora_file):
+    """Once ten times a look's time has passed, and at the end. What is learned is the same to the bit."""
+    told, times = [], []
+
+    def act(message):
+        if message["type"] != "d3po.learning":
+            return
+        told.append(message["data"])
+        times.append(time.monotonic())
+        if message["data"]["stage"] == "learning" and message["data"]["pictures"]["now"]:
+            enough(host, {key: message["data"][key] for key in ("prompt_id", "node")})
+
+    training = dict(method="D3PO", sets_per_update=2)
+    looked, not_looked = unique(), unique()
+    prompts = [TEXT, "a dog"]
+    graph = loop(looked, training | dict(epochs=500, vae=["loader", 2]), prompts, seed=93)
+    entry, _ = watch(host, graph, act)
+    first, shown = [one["pictures"] for one in told[:2]]
+    assert [one["stage"] for one in told[:2]] == ["looking"] * 2 and first is None
+    assert shown["now"] == [] and shown["prompts"] == [TEXT, "a dog"] * 2
+    learned = [i for i, one in enumerate(told) if one["stage"] == "learning" and one["pictures"]["now"]]
+    assert 5 * (times[1] - times[0]) < times[learned[0]] - times[1], "ten times, but for when it is heard"
+
+    (last,) = entry["outputs"]["train"]["pictures"]
+    assert told[-1]["stage"] == "done" and told[-1]["pictures"] == last
+    before, now = ([*map(host.image, files)] for files in (last["before"], last["now"]))
+    assert all(image.size == (32, 32) for image in before + now)
+    assert len({image.tobytes() for image in before + now}) == 8
+    with pytest.raises(urllib.error.HTTPError):
+        host.image(told[learned[0]]["pictures"]["now"][0])
+
+    updates = len(told[-1]["curves"]["margin"])
+    host.run(loop(not_looked, training | dict(epochs=updates), prompts, seed=93))
+    assert same_tensors(lora_file(looked), lora_file(not_looked))
+
+
+def test_a_vae_changes_nothing_of_a_round_on_a_leash_and_of_what_is_named_by_it(host, lora_file):
+    runs, outputs, named = [unique(), unique()], [], []
+    for run, wired in zip(runs, ({}, dict(vae=["loader", 2]))):
+        graph = loop(run, dict(method="Diffusion-DPO", leash=0.85, learning_rate=3e-3) | wired, seed=94)
+        graph["again"] = node("D3POKSampler", **graph["sampler"]["inputs"] | dict(model=["train", 0]))
+        entry, seen = watch(host, sized(graph | {"look": probe("Trajectory", "again")}, 288, 32))
+        outputs.append(entry["outputs"]["train"])
+        named.append(found(entry, "look")["set_id"])
+    assert same_tensors(*map(lora_file, runs)) and named[0] == named[1]
+    assert "pictures" not in outputs[0]
+    (last,) = outputs[1]["pictures"]
+    assert learning(seen)[-2]["stage"] == "looking" and learning(seen)[-1]["pictures"] == last
+    assert [host.image(file).size for file in last["before"] + last["now"]] == [(256, 28)] * 8
 
 
 def enough(host, body):

@@ -51,7 +51,8 @@ def old(host):
 @pytest.fixture(scope="module")
 def graph(old):
     """A round: three prompts, which two cannot share evenly, are recorded, kept, judged and trained on."""
-    made = loop("run", TRAINING | {"held_out": ["held", 0]}, PROMPTS, candidates=3)
+    wires = {"held_out": ["held", 0], "vae": ["loader", 2]}
+    made = loop("run", TRAINING | wires, PROMPTS, candidates=3)
     made["keep"] = keep("kept")
     made["held"] = node("D3POLoadPreferences", dataset=old.name, split="all", held_out=0.1, annotators="",
                         joining="all", limit=0, since="", until="")  # fmt: skip
