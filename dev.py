@@ -107,6 +107,8 @@ def set_up_wanted(arguments) -> list:
     if comfyui not in (None, *COMFYUI_ARCHIVES):
         raise Problem(f"--comfyui can be {' or '.join(COMFYUI_ARCHIVES)}; COMFYUI_PATH names any other")
     set_up(frontend, comfyui or COMFYUI_VERSION)
+    # packages are installed uncompiled; with this each process would compile all that it imports
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if frontend:
         os.environ[FRONTEND_WANTED] = frontend
     if comfyui and comfyui != COMFYUI_VERSION:
