@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.sampler_helpers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 
 import nodes as host_nodes
 
@@ -115,6 +116,16 @@ def require_repeatable(denoise, x, sigma):
 
 
 # --- functions ---
+
+
+def uncompiled(model):
+    """A MODEL without torch.compile, which changes nothing but rounding: with gradients it compiles for
+    minutes, anew for each way that the LoRA is used, and looks into blocks find nothing in what it made."""
+    if not model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY):
+        return model
+    model = model.clone()
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    return model
 
 
 def steadied(model):

@@ -14,7 +14,7 @@ from comfy.weight_adapter.bypass import BypassForwardHook
 from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
 from .guiders import moved
 from .offloading import Offloading
-from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied
+from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied, uncompiled
 from .samplers import CFG_PP, as_guidance
 
 MOST_PROMPTS = 16  # prepared at a time while training
@@ -257,7 +257,7 @@ def _inside(model, sets, work, shape, offloading=None):
     """`work(session)` in the host's sampling of `model`, which makes room for latents of `shape`."""
     here = _here(sets)
     first = here[0]
-    guider = comfy.samplers.CFGGuider(steadied(model))
+    guider = comfy.samplers.CFGGuider(steadied(uncompiled(model)))
     guider.set_conds(
         [c for conditioning in here for c in _own(conditioning.positive)],
         [

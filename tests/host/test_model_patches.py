@@ -27,7 +27,7 @@ ELSEWHERE = {
     "TripoSplatSamplingPreview": "3D",
     "WanContextWindowsManual": "video",
     "WanInfiniteTalkToVideo": "video",
-    "TorchCompileModel": "takes minutes to compile",
+    "TorchCompileModel": "takes minutes to compile for sampling; of training there is a test below",
     "MultiGPU_WorkUnits": "wants several GPUs",
     "SelectModelDevice": "chooses a GPU",
     "ModelComputeDtype": "loads the model again",
@@ -346,3 +346,13 @@ def test_quantised_weights_count_by_what_they_keep(host):
         "raw differ": True,
         "raw again": True,
     }
+
+
+@works("Torch Compile Model", "works; training goes without it")
+def test_training_goes_without_what_would_compile_for_minutes(host):
+    graph = trained(dict(epochs=2), **SAMPLING)
+    usual = found(host.run(graph), "losses")
+    graph["compiled"] = node("TorchCompileModel", model=["loader", 0], backend="inductor")
+    graph["train"]["inputs"]["model"] = ["compiled", 0]
+    graph |= {"losses": probe("LossMap", "train", 2)}
+    assert found(host.run(graph), "losses") == usual
