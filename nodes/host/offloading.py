@@ -7,6 +7,7 @@ is at work; then the model is loaded again, and less of it.
 from contextlib import contextmanager
 
 import comfy.model_management
+from torch import distributed
 
 SHARE = 4  # a quarter of the weights makes room where it is not known how much is lacking
 
@@ -27,9 +28,10 @@ class Offloading:
 
     @property
     def possible(self):
-        """Whether weights are left that could make room."""
+        """Whether weights are left that could make room. Of several processes none may begin anew alone."""
         elsewhere = self.model.offload_device != self.model.load_device
-        return elsewhere and self.reserved < self.model.model_size()
+        together = distributed.is_available() and distributed.is_initialized()
+        return elsewhere and not together and self.reserved < self.model.model_size()
 
     def require(self, size, free):
         """Raises Lacking where less is free, and weights could make room."""
