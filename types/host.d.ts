@@ -86,6 +86,7 @@ interface NodeOutput {
   text?: string[]
   warnings?: string[]
   run?: string[]
+  stopped?: string[]
   compared?: [a: import("../web/stage.js").Reference, b: import("../web/stage.js").Reference][]
   names?: string[]
   pictures?: import("../web/before_after.js").Pictures[]
@@ -142,6 +143,9 @@ interface ServerEvents {
   "d3po.closed": import("../web/inbox.js").Closed
   "d3po.learning": import("../web/learning.js").Learning
   executed: { prompt_id: string; node: string; output?: NodeOutput }
+  execution_success: { prompt_id: string }
+  execution_error: { prompt_id: string }
+  execution_interrupted: { prompt_id: string }
   execution_cached: { prompt_id?: string; nodes: string[] }
   reconnected: unknown
   status: unknown

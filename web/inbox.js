@@ -20,6 +20,7 @@ const MOST_SETS = 500
  * @property {Reference[]} images of each candidate
  * @property {string} [text] the prompt, where it is known
  * @property {string | null} [workflow]
+ * @property {boolean} [judged] whether the run had picks for it
  *
  * @typedef {object} Shown what a node of a run shows
  * @property {string} prompt_id
@@ -73,7 +74,8 @@ export function listen(heard) {
   return () => events.removeEventListener("change", heard)
 }
 
-const changed = () => events.dispatchEvent(new Event("change"))
+/** Tell all that listen that there is something new to show. */
+export const changed = () => events.dispatchEvent(new Event("change"))
 
 /** The node that an execution id such as "4:7" names in the workflow on screen.
  *  @param {string} executionId

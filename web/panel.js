@@ -9,7 +9,7 @@ import { KEYS, KEYS_ALWAYS } from "./words.js"
 
 /** @typedef {import("./judging.js").Kind} Kind */
 /** @typedef {import("./judging.js").Mode} Mode */
-/** @typedef {import("./view.js").Settings} Settings */
+/** @typedef {import("./picker.js").Settings} Settings */
 
 /**
  * @typedef {object} Does what the panel's controls do
@@ -45,7 +45,17 @@ export class Panel {
     })
     this.carryOn = h("input", {
       type: "checkbox",
-      onchange: () => does.configure({ continue_when_done: this.carryOn.checked })
+      onchange: () => {
+        const on = this.carryOn.checked
+        does.configure({ continue_when_done: on, next_round: on && this.nextRound.checked })
+      }
+    })
+    this.nextRound = h("input", {
+      type: "checkbox",
+      onchange: () => {
+        const on = this.nextRound.checked
+        does.configure({ continue_when_done: on || this.carryOn.checked, next_round: on })
+      }
     })
     this.banner = h(
       "div",
@@ -116,6 +126,15 @@ export class Panel {
         { title: "After the last answer queue the run again by itself" },
         this.carryOn,
         "continue when done"
+      ),
+      h(
+        "label",
+        {
+          class: "d3po-next-round",
+          title: "When the run has ended with your picks press Run by itself, and ask about what comes"
+        },
+        this.nextRound,
+        "then the next round"
       )
     )
   }
@@ -157,6 +176,7 @@ export class Panel {
   show(settings, kind, { waiting, enough }, text) {
     this.mode.value = settings.mode
     this.carryOn.checked = settings.continue_when_done
+    this.nextRound.checked = settings.next_round
     this.root.dataset.kind = kind
     this.banner.hidden = !waiting
     this.ending.hidden = !enough

@@ -17,29 +17,38 @@ import {
 } from "./inbox.js"
 import { Picks } from "./picks.js"
 import { leaveToCanvas } from "./place.js"
+import { hasAnswered, wordsOfNext } from "./rounds.js"
 import { hearing, tell } from "./told.js"
 import { View } from "./view.js"
 import { isEnough, resultOf } from "./win_rate.js"
 
 /** @typedef {import("./inbox.js").Entry} Entry */
 /** @typedef {import("./inbox.js").Closed} Closed */
-/** @typedef {import("./view.js").Settings} Settings */
+/** @typedef {import("./judging.js").Mode} Mode */
 
 /**
+ * @typedef {object} Settings kept with the node
+ * @property {Mode} mode how candidates are judged
+ * @property {number} seed of which side each candidate is on
+ * @property {boolean} same_place whether both images of a pair are in one place
+ * @property {boolean} continue_when_done whether the last answer queues the run again
+ * @property {boolean} next_round whether the workflow is queued once more after a run with the picks
+ *
  * @typedef {object} Model what the view shows and changes
  * @property {Picks} picks
  * @property {() => Entry[]} sets the sets there are to judge, oldest first
- * @property {Settings} settings kept with the node
+ * @property {Settings} settings
  * @property {(finished: Entry | null) => void} changed picks or settings were changed; `finished` is the set
  *   that this answer completed
  * @property {(entry: Entry) => void} run continue with the picks there are
  * @property {() => void} cancel stop the run that waits
  * @property {boolean} blind whether nothing may tell one candidate from the other
  * @property {boolean} enough whether a blind session can end, though sets are left
+ * @property {string} next what there is to say of the next round, or ""
  */
 
 /** @type {Settings} */
-const SETTINGS = { mode: "pairs", seed: 0, same_place: false, continue_when_done: false }
+const SETTINGS = { mode: "pairs", seed: 0, same_place: false, continue_when_done: false, next_round: false }
 const FIRST_SIZE = [680, 740]
 const LEAST_HEIGHT = 320 // of the widget
 const SETTLED = 150 // ms after the last answer until the workflow is told of it
@@ -59,7 +68,7 @@ function tellWorkflow() {
 }
 
 export class Widget {
-  picks = new Picks()
+  picks = new Picks(() => this.blind || hasAnswered())
   /** @type {number | undefined} */
   #timer
   /** @type {(() => void)[]} */
@@ -162,6 +171,10 @@ export class Widget {
   /** Whether a blind session can end, though sets are left. */
   get enough() {
     return isEnough(resultOf(this.#session?.map((set) => this.picks.of(set)) ?? []))
+  }
+
+  get next() {
+    return this.settings.next_round && !this.blind ? wordsOfNext() : ""
   }
 
   /** Take a blind session's pairs and what it came to.

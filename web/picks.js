@@ -18,6 +18,12 @@ export class Picks {
   #touched = 0
   /** Why the text cannot be read, or "". Such a text is kept as it is. */
   problem = ""
+  #heard
+
+  /** @param {() => void} heard called when a person's judgement was put */
+  constructor(heard) {
+    this.#heard = heard
+  }
 
   get text() {
     if (this.#changed) {
@@ -75,6 +81,7 @@ export class Picks {
     this.#changed = true
     this.#recent = { ...this.recent, [set]: judgement ?? null }
     this.#touched = Date.now()
+    this.#heard()
   }
 
   /** What was put so lately that ComfyUI may not have kept it yet: judgements by set, null for a forgotten

@@ -14,9 +14,8 @@ const LOOK_AHEAD = 3 // questions whose images are fetched before they are asked
 /** @typedef {import("./judging.js").Log} Log */
 /** @typedef {import("./judging.js").Mode} Mode */
 /** @typedef {import("./picker.js").Model} Model */
+/** @typedef {import("./picker.js").Settings} Settings */
 /** @typedef {import("./judging.js").Question} Question */
-
-/** @typedef {{ mode: Mode, seed: number, same_place: boolean, continue_when_done: boolean }} Settings */
 
 /** The picker's user interface on a model. */
 export class View {
@@ -243,7 +242,7 @@ export class View {
     status.textContent = ""
     if (!entry) return
     const open = this.model.sets().filter((other) => !this.model.picks.finished(other.set)).length
-    status.textContent = judgedOf(open)
+    status.textContent = judgedOf(open, this.model.next)
     answers.append(button("review", "[", "look again", () => this.#goTo(this.#asked.questions.length - 1)))
     if (open) answers.append(button("onward", "}", "next set", () => this.#next()))
     else answers.append(button("continue", "Enter", "continue the run", () => this.model.run(entry)))

@@ -86,10 +86,13 @@ export function askedOf(question, place, count, blind) {
   return `${blind ? tr("Which is better?") : which}${said && ` · ${tr("answered: {said}", { said })}`}`
 }
 
-/** That a set is judged, and how many are not.
- *  @param {number} open */
-export const judgedOf = (open) =>
-  `${tr("This set is judged.")}${open ? ` ${tr("{n} more to judge.", { n: open })}` : ""}`
+/** That a set is judged, and how many are not, or what there is to say of the next round.
+ *  @param {number} open
+ *  @param {string} next */
+export function judgedOf(open, next) {
+  const more = open ? tr("{n} more to judge.", { n: open }) : next
+  return `${tr("This set is judged.")}${more && ` ${more}`}`
+}
 
 /** What a question's answer says, or "" if it has none.
  *  @param {Question} question */

@@ -9,6 +9,7 @@ from tests.host.graphs import cached_nodes, same_tensors, unique
 from tests.web.picker import Picker, set_renderer
 from tests.web.test_judging import by_number, only
 from tests.web.test_look import shoot
+from tests.web.test_rounds import SAME
 from tests.web.test_runs import history, outputs
 from tools.host import ROOT
 from tools.workflow import load, to_api
@@ -156,7 +157,7 @@ def promote(inner, name, place):
 @pytest.mark.frontend
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
-    outer = picker(candidates=3, size=49, renderer=renderer)
+    outer = picker(candidates=3, size=49, renderer=renderer, next_round=True)
     path = outer.js(
         """async (node, depth) => {
         let inside = node, path = []
@@ -195,6 +196,7 @@ def test_a_picker_in_a_subgraph(picker, host, renderer, depth):
     assert outputs(went_on, inner.others["preview"])["images"]
     saved = went_on["prompt"][3]["extra_pnginfo"]["workflow"]
     assert only(inner.value) in json.dumps(saved)
+    inner.until(lambda: SAME in inner.text)  # the next round was queued, and brought nothing new
     outer.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
 
 
