@@ -54,6 +54,7 @@ const over = new Set()
 /** @type {(prompt: string, node: string) => string} */
 const waitOf = (prompt, node) => `${prompt} ${node}`
 const events = new EventTarget()
+let heard = 0 // how often runs have told of themselves
 
 export const root = () => app.rootGraph ?? app.graph
 
@@ -132,10 +133,12 @@ function receive({ prompt_id: prompt, node, workflow, waiting, sets: shown }) {
 
 /** Ask the server what lacks picks. */
 export async function refresh() {
+  const before = heard
   const waited = [...sets.values()].filter((entry) => entry.waiting)
   const answer = await api.fetchApi("/d3po/pending").catch(() => null) // no server: the host says so itself
   if (!answer?.ok) return
   const pending = await answer.json()
+  if (heard > before) return refresh() // this may be older than what runs have told meanwhile
   for (const entry of waited) entry.waiting = false
   for (const told of pending) receive(told)
   changed()
@@ -203,6 +206,7 @@ function savedNode(workflow, executionId) {
 /** Begin to listen to the server. */
 export function connect() {
   api.addEventListener("d3po.waiting", ({ detail }) => {
+    heard++
     receive(detail)
     changed()
   })
@@ -221,6 +225,7 @@ export function connect() {
     // Output from the cache may have been made for a copy of this workflow: then the server is asked at the
     // run's end.
     if (workflow && workflow !== root().id) return
+    heard++
     receive({ prompt_id: detail.prompt_id, node: detail.node, workflow, waiting: false, sets: told })
     changed()
   })

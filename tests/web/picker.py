@@ -13,6 +13,9 @@ VIEWPORT = {"width": 1500, "height": 1000}
 READY = "() => window.app?.extensionManager && window.app.canvas && window.app.graph"
 # the host's own animations while a run goes on, which drawn by the processor take up to half of it
 STILL = ".animate-pulse, .animate-spin { animation: none !important }"
+ADD_STYLE = """(text) => {
+  document.head.append(Object.assign(document.createElement("style"), {textContent: text}))
+}"""
 BLANK = {"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 BUILD = """async ({blank, seed, candidates, sets, size, properties, values}) => {
   await app.loadGraphData(blank)
@@ -80,7 +83,7 @@ def wait_until_ready(page):
     page.wait_for_function(
         "() => app.extensionManager.workflow.activeWorkflow?.changeTracker", timeout=60_000
     )
-    page.add_style_tag(content=STILL)
+    page.evaluate(ADD_STYLE, STILL)  # Playwright's own fails where the page is refused a request meanwhile
 
 
 def set_setting(page, name, value):

@@ -175,27 +175,45 @@ def test_an_interrupt_ends_the_wait_and_the_next_job_runs(picker, host, how):
     assert len(picker.value) == 1
 
 
+# ask the server what lacks picks, and keep its reply until release()
+HOLD = """() => {
+    const {api} = app, ask = api.fetchApi
+    window.held = []
+    window.release = () => { delete api.fetchApi; held.forEach((go) => go()) }
+    api.fetchApi = async function (path) {
+        const reply = await ask.apply(api, arguments)
+        if (path === "/d3po/pending") await new Promise((go) => held.push(go))
+        return reply
+    }
+    api.dispatchCustomEvent("status", {exec_info: {queue_remaining: 1}})
+}"""
+
+
 def test_a_late_reply_of_the_server_does_not_bring_a_wait_back_that_is_over(picker):
     picker = picker(candidates=2, when_missing="wait", size=59)
     picker.run(wait=False)
     picker.question()
-    picker.page.evaluate("""() => {
-        const {api} = app, ask = api.fetchApi
-        window.held = []
-        window.release = () => { delete api.fetchApi; held.forEach((go) => go()) }
-        api.fetchApi = async function (path) {
-            const reply = await ask.apply(api, arguments)
-            if (path === "/d3po/pending") await new Promise((go) => held.push(go))
-            return reply
-        }
-        api.dispatchCustomEvent("status", {exec_info: {queue_remaining: 1}})
-    }""")
+    picker.page.evaluate(HOLD)
     picker.until(lambda: picker.page.evaluate("() => held.length"))
     picker.click("cancel")
     picker.until(lambda: "waits" not in picker.text)
     picker.page.evaluate("() => release()")
     picker.page.wait_for_timeout(200)
     assert "waits" not in picker.text
+
+
+def test_a_late_reply_of_the_server_puts_no_older_set_after_newer_ones(picker):
+    picker = picker(candidates=2, size=58, seed=1)
+    picker.run()
+    picker.page.evaluate(HOLD)
+    picker.until(lambda: picker.page.evaluate("() => held.length"))
+    picker.run()  # the same set, of a newer run
+    picker.js("() => { app.graph.getNodeById(1).widgets.find((w) => w.name === 'seed').value = 2 }")
+    picker.run()
+    shown = [entry["set"] for entry in picker.sets]
+    picker.page.evaluate("() => release()")
+    picker.page.wait_for_timeout(200)
+    assert len(shown) == 2 and [entry["set"] for entry in picker.sets] == shown
 
 
 def test_two_waiting_runs_are_answered_one_after_the_other(picker, host):
