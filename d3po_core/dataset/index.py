@@ -1,10 +1,12 @@
 """The index of a dataset: an SQLite file, how it is brought up to date, and its errors in words."""
 
 import errno
+import gc
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection, Row
@@ -77,6 +79,19 @@ def each_readable(rows: Iterable[R], read: Callable[[R], T]) -> Iterator[T]:
             logging.warning("left out: %s", error)
         else:
             yield value
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's collector rests: of many rows, of which none is garbage, it would look at all again and again,
+    and at all else that is loaded."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def version_1(connection: Connection) -> None:
@@ -167,8 +182,6 @@ class Index:
                 path, timeout=BUSY, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
-            # one broken text spoils no query
-            self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             try:
                 self._prepare()
             except BaseException:
@@ -210,6 +223,16 @@ class Index:
                         raise failure(error, self.path) from error
 
     def _transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._once(begin, work)
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+        # one broken text spoils no query; that each is looked at takes half as long again
+        self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        return self._once(begin, work)
+
+    def _once(self, begin: str, work: Callable[[Connection], T]) -> T:
         connection = self._connection
         try:
             connection.execute(begin)

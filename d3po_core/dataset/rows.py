@@ -50,7 +50,7 @@ def set_row(row: Row) -> SetRow:
     except (TypeError, ValueError) as error:
         raise ValueError(f"set {name!r:.80}: it was created at {created!r:.80}") from error
     has = bool(trajectory), bool(conditioning), bool(images)
-    return SetRow(name, when, candidates, prompt, model, model_name, share, *has)
+    return SetRow._make((name, when, candidates, prompt, model, model_name, share, *has))
 
 
 def require_count(candidates: Any) -> None:

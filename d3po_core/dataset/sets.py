@@ -17,7 +17,7 @@ from ..candidates.trajectory import Trajectory
 from ..files import make_folder
 from . import tree
 from .files import Files, Pixels, Stored, load_png, save_png
-from .index import NONSENSE, DatasetError, Index, each_readable, failure
+from .index import NONSENSE, DatasetError, Index, each_readable, failure, uncollected
 from .rows import MOST_CANDIDATES, SetRow, require_count, set_row
 
 S = TypeVar("S", bound="Sets")
@@ -221,7 +221,8 @@ class Sets:
             "held_out": held_out,
             "limit": -1 if limit is None else limit,
         }
-        return self._index.together(lambda index: [*each_readable(index.execute(query, values), set_row)])
+        with uncollected():
+            return self._index.together(lambda index: [*each_readable(index.execute(query, values), set_row)])
 
     # --- what a set holds ---
 
