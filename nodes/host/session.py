@@ -90,7 +90,8 @@ class Session(comfy.samplers.Sampler):
         keep = [comfy.model_management.LoadedModel(patcher) for patcher in at_work]
         comfy.model_management.free_memory(size, self.device, keep_loaded=keep)
         free = comfy.model_management.get_free_memory(self.device)
-        self.offloading.require(least, free)
+        if self.offloading:
+            self.offloading.require(least, free)
         return free
 
     def unconditional(self, candidates):
