@@ -88,12 +88,10 @@ def _decoded(comment: bytes) -> str:
 
 def _lines(text: str, _: Any) -> Origin | None:
     """Prompt, "Negative prompt: ..." and "Steps: 20, Seed: 5, Model: name, ..."."""
-    settings = None
-    for settings in SETTINGS.finditer(text):
-        pass
-    if settings is None:
+    places = [line.start() for line in SETTINGS.finditer(text)]
+    if not places:
         return None
-    said, told = text[: settings.start()], text[settings.start() :]
+    said, told = text[: places[-1]], text[places[-1] :]
     negative = NEGATIVE.search(said)
     prompt = said[: negative.start()] if negative else said
     return _origin(
@@ -130,9 +128,8 @@ def _graph(text: str, _: Any) -> Origin | None:
     saved = [key for key, own in graph.items() if "images" in own or "samples" in own] or list(graph)
     for key in _above(graph, saved):
         own = graph[key]
-        guider = graph.get(
-            _from(own.get("guider")) or "", own
-        )  # of a sampler that is wired up piece by piece
+        # of a sampler that is wired up piece by piece, else the sampler itself
+        guider = graph.get(_from(own.get("guider")) or "", own)
         if (wire := guider.get("positive", guider.get("conditioning"))) is not None:
             return _origin(
                 _found(graph, wire, TEXTS, str, "positive"),

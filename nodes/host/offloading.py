@@ -42,7 +42,8 @@ class Offloading:
         """The result of work(). Raises what it raises once nothing is left that could make room."""
         while True:
             try:
-                with _reserved(self.reserved):
+                kept = comfy.model_management.EXTRA_RESERVED_VRAM  # what the host leaves free as it loads
+                with managing(EXTRA_RESERVED_VRAM=kept + self.reserved):
                     return work()
             except (Lacking, comfy.model_management.OOM_EXCEPTION) as error:
                 if not self.possible:
@@ -52,11 +53,11 @@ class Offloading:
 
 
 @contextmanager
-def _reserved(size):
-    """The host leaves so many bytes more free when it loads models."""
-    before = comfy.model_management.EXTRA_RESERVED_VRAM
-    comfy.model_management.EXTRA_RESERVED_VRAM = before + size
+def managing(**ours):
+    """The host's memory management with some of its variables otherwise."""
+    before = {name: getattr(comfy.model_management, name) for name in ours}
+    vars(comfy.model_management).update(ours)
     try:
         yield
     finally:
-        comfy.model_management.EXTRA_RESERVED_VRAM = before
+        vars(comfy.model_management).update(before)

@@ -1,7 +1,6 @@
 """Denoisers to train through, inside the host's sampling."""
 
 import math
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import comfy.model_management
@@ -13,7 +12,7 @@ from comfy.weight_adapter.bypass import BypassForwardHook
 
 from .conditioning import AS_RECORDED, EMPTY_NEGATIVE, conditioning_of
 from .guiders import moved
-from .offloading import Offloading
+from .offloading import Offloading, managing
 from .patches import Frozen, naming_nodes, require_plain, require_steps, steadied, uncompiled
 from .samplers import CFG_PP, as_guidance
 
@@ -275,17 +274,10 @@ def _inside(model, sets, work, shape, offloading=None):
     return session.result
 
 
-@contextmanager
 def _in_training():
     """The host computes as gradients need it: of weights in main memory, each layer gets a copy of its own,
     not one of two places on the device that later layers write over."""
-    ours = dict(in_training=True, NUM_STREAMS=0)
-    before = {name: getattr(comfy.model_management, name) for name in ours}
-    vars(comfy.model_management).update(ours)
-    try:
-        yield
-    finally:
-        vars(comfy.model_management).update(before)
+    return managing(in_training=True, NUM_STREAMS=0)
 
 
 def _own_weights(model):

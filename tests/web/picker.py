@@ -16,6 +16,16 @@ STILL = ".animate-pulse, .animate-spin { animation: none !important }"
 ADD_STYLE = """(text) => {
   document.head.append(Object.assign(document.createElement("style"), {textContent: text}))
 }"""
+COPY = """(node) => {
+  app.canvas.selectNode(node)
+  app.canvas.copyToClipboard()
+  app.canvas.pasteFromClipboard({connectInputs: true})
+  return String(app.graph._nodes.at(-1).id)
+}"""
+SEED_GOES_UP = """() => {
+  const widgets = app.graph.getNodeById(1).widgets
+  widgets.find((widget) => widget.name === "control_after_generate").value = "increment"
+}"""
 BLANK = {"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0}
 BUILD = """async ({blank, seed, candidates, sets, size, properties, values}) => {
   await app.loadGraphData(blank)
@@ -160,6 +170,14 @@ class Picker:
         }}""",
             [self.node, argument],
         )
+
+    def copied(self):
+        """The Picker of a copy of the node, with the same wires into it."""
+        return Picker(self.page, self.host, self.js(COPY))
+
+    def let_the_seed_go_up(self):
+        """From run to run."""
+        self.js(SEED_GOES_UP)
 
     def run(self, wait=True, timeout=180):
         """Press Run; with `wait` until the run has ended and the page has heard of it, its history entry."""

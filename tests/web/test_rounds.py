@@ -2,15 +2,10 @@
 
 import pytest
 
-from tests.web.picker import Picker
 from tests.web.test_look import shoot
 from tests.web.test_runs import history
 
 SAMPLING, SAME = "Sampling the next round's candidates", "the same candidates came again"
-SEED_GOES_UP = (
-    "(node) => { const w = app.graph.getNodeById(1).widgets; "
-    "w.find(x => x.name === 'control_after_generate').value = 'increment' }"
-)
 # What the server tells of a run that ends: each picker with its set, all of it judged or not.
 TELL = """({pickers, ending, judged, stopped}) => {
   const {api} = app, prompt_id = `${Math.random()}`, workflow = app.rootGraph.id
@@ -52,7 +47,7 @@ def stays(picker, condition):
 @pytest.mark.parametrize("when_missing, runs", [("stop here", 6), ("wait", 3)])
 def test_round_follows_round_until_it_is_switched_off(picker, host, when_missing, runs):
     one = picker(candidates=2, when_missing=when_missing, size=71)
-    one.js(SEED_GOES_UP)
+    one.let_the_seed_go_up()
     box = one.root.get_by_label("then the next round")
     box.check()
     assert one.root.get_by_label("continue when done").is_checked()
@@ -86,19 +81,13 @@ def test_where_the_same_candidates_come_again_it_ends_and_says_so(picker, host):
 
 def test_what_a_run_ends_with_decides(picker, page):
     one = picker(candidates=2, size=73, next_round=True)
-    copy = one.js("""(node) => {
-        app.canvas.selectNode(node)
-        app.canvas.copyToClipboard()
-        app.canvas.pasteFromClipboard({connectInputs: true})
-        return String(app.graph._nodes.at(-1).id)
-    }""")
+    other = one.copied()
     one.run()
-    other = Picker(page, one.host, copy)
     for each in (one, other):
         each.js("(node) => node.d3po.view.drawn.then(() => node.d3po.view.answer('>'))")
     other.js("(node) => { node.properties.next_round = false }")
 
-    def queued(ending="execution_success", pickers=(one.node, copy), judged=True, stopped="", new=True):
+    def queued(ending="execution_success", pickers=(one.node, other.node), judged=True, stopped="", new=True):
         if new:
             one.js(
                 "(node) => { const {picks, sets} = node.d3po; const [{set}] = node.d3po.sets();"
@@ -116,7 +105,7 @@ def test_what_a_run_ends_with_decides(picker, page):
         shoot(one, "rounds_sampling")
         assert queued("execution_error") == queued("execution_interrupted") == 0 and SAMPLING not in one.text
         assert queued(judged=False) == queued(pickers=[]) == 0
-        assert queued(pickers=[copy]) == 0  # the picker that is not asked for rounds
+        assert queued(pickers=[other.node]) == 0  # the picker that is not asked for rounds
         assert queued(new=False) == 0
         assert queued(stopped="stopped after update 3: KL is above stop_kl.") == 0
         assert "No further round: stopped after update 3: KL is above stop_kl." in one.text

@@ -46,10 +46,7 @@ def test_the_last_answer_continues_the_run_and_all_above_comes_from_the_cache(pi
 @pytest.mark.frontend
 def test_a_run_goes_on_with_the_seed_it_had_although_the_widget_shows_the_next(picker, host):
     picker = picker(candidates=2, size=61, continue_when_done=True)
-    picker.js(
-        "(node) => { const w = app.graph.getNodeById(1).widgets; "
-        "w.find(x => x.name === 'control_after_generate').value = 'increment' }"
-    )
+    picker.let_the_seed_go_up()
     picker.run()
     shown = only(picker.sets)["set"]
     before = history(host)

@@ -26,16 +26,10 @@ def judged(picker, **options):
 
 
 @pytest.mark.frontend
-def test_a_copy_carries_the_picks_and_goes_its_own_way(picker, host):
+def test_a_copy_carries_the_picks_and_goes_its_own_way(picker):
     one = judged(picker, candidates=3, size=53)
-    copy = one.js("""(node) => {
-        app.canvas.selectNode(node)
-        app.canvas.copyToClipboard()
-        app.canvas.pasteFromClipboard({connectInputs: true})
-        return String(app.graph._nodes.at(-1).id)
-    }""")
-    assert copy != one.node
-    other = Picker(one.page, host, copy)
+    other = one.copied()
+    assert other.node != one.node
     assert other.value == one.value
     changed = {"version": 1, "sets": {"other": {"pairs": [[0, 1]]}}}
     other.js("(node, text) => { node.widgets[0].value = text }", json.dumps(changed))
