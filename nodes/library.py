@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from ..d3po_core.runs import store
 from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
+from ..d3po_core.runs.looks import read_look
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
 from ..d3po_core.runs.undo import undo_round
 from ..d3po_core.training.lora_files import joined, load_lora, to_parts, to_state_dict
@@ -113,6 +114,7 @@ class D3POLoadRun(io.ComfyNode):
             rounds=record["rounds"],
             home=folder,
             head=head,
+            look=read_look(folder, record),
         )
         tuned, lines = with_lora(model, state), []
         if not state.step and start_from != NOTHING:
@@ -308,6 +310,7 @@ class D3POSaveRun(io.ComfyNode):
             },
             keep,
             training.head if folder == training.home else None,
+            training.look,
         )
         for progress in training.unsaved:
             progress.remove()

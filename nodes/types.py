@@ -5,6 +5,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..d3po_core.runs.looks import Look
+
 Trajectories = io.Custom("D3PO_TRAJECTORY")
 PreferencesType = io.Custom("D3PO_PREFERENCES")
 ScorerType = io.Custom("D3PO_SCORER")  # a d3po_core.candidates.scorers.Scorer
@@ -34,6 +36,7 @@ class TrainingState:
     head     what that run was when it was loaded (runs.head): while it is, this state may take its place
     rounds   what each round was trained on: its first step, its key (progress.py), its sets with their pairs
     unsaved  the Progress of each train step since the run was loaded, of no use once this state is saved
+    look     what pictures had become when it was trained, where a VAE was there to show it
     initial  what a state of no steps starts from, of a LoRA file: a layer's path -> (up, down, alpha)
     """
 
@@ -49,6 +52,7 @@ class TrainingState:
     initial: dict = field(default_factory=dict)
     home: Path | None = None
     head: str | None = None
+    look: Look | None = None
 
     @property
     def skipped(self):

@@ -27,12 +27,14 @@ class Checkpoint:
 
     saved     counts the run's saves: a run that went back has fewer steps later
     held_out  (accuracy, margin); None where nothing was held out
+    record    all that the state says of itself, with the end of its history
     """
 
     path: Path
     step: int
     saved: int
     held_out: tuple[float, float] | None
+    record: Record
 
 
 def current_record(folder: Path) -> Record | None:
@@ -81,7 +83,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
         with suppress(NotOurs):
             record = complete(read_record(path, FORMAT))
             if checkpoint_path(folder, record["step"]) == path:
-                kept.append(Checkpoint(path, record["step"], record["saved"], held_out(record)))
+                kept.append(Checkpoint(path, record["step"], record["saved"], held_out(record), record))
     return sorted(kept, key=lambda c: (c.saved, c.step))
 
 
@@ -118,9 +120,12 @@ def state_path(folder: Path, checkpoint: str) -> Path | None:
     Where run.safetensors was moved away, the latest state is the last checkpoint. Raises ValueError if the
     run has no such checkpoint.
     """
-    current, kept = folder / STATE, checkpoints(folder)
+    current, wants_last = folder / STATE, checkpoint in (LATEST, BEGINNING)
+    if wants_last and current.exists():
+        return current
+    kept = checkpoints(folder)
     last = current if current.exists() else kept[-1].path if kept else None
-    if last is None or checkpoint in (LATEST, BEGINNING):
+    if last is None or wants_last:
         return last
     if checkpoint == BEST:
         best = best_of(kept)

@@ -104,7 +104,9 @@ def unsound(tensors: Mapping[str, Tensor]) -> str:
 def leftovers(folder: Path) -> list[Path]:
     """Files of a process that was killed while it wrote them, provided that nobody writes now."""
     return [
-        path for path in folder.glob("*.partial") if re.fullmatch(r".+\.safetensors\.\w+\.partial", path.name)
+        path
+        for path in folder.glob("*.partial")
+        if re.fullmatch(r".+\.(safetensors|png)\.\w+\.partial", path.name)
     ]
 
 

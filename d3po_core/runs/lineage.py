@@ -18,9 +18,9 @@ LONGEST = 100  # characters of a run's name
 
 
 def identity(record: Record) -> str:
-    """A name of a state. Equal states have the same name, whenever they were saved."""
+    """A name of a state. Equal states have the same name, whenever they were saved or looked at."""
     last = (record.get("history") or [])[-1:]
-    described = {name: value for name, value in record.items() if name not in ("saved", "format")}
+    described = {name: value for name, value in record.items() if name not in ("saved", "format", "look")}
     return name_of(described | {"history": last})
 
 

@@ -20,7 +20,7 @@ from ..candidates.preferences import Preferences
 from ..training.monitor import best_update
 from .files import NotOurs, content_name, name_of, read, read_record, write
 from .locks import held
-from .record import JudgedSet, Metrics, Record, Tensors
+from .record import JudgedSet, Metrics, Record, Round, Tensors
 from .writing import Writing
 
 if TYPE_CHECKING:
@@ -42,6 +42,16 @@ def trained_on(preferences: Iterable[Preferences]) -> list[JudgedSet]:
         }
         for p in preferences
     ]
+
+
+def labels(rounds: Iterable[Round]) -> int:
+    """How many candidates somebody looked at in these rounds, each once."""
+    return sum({entry["set"]: entry.get("labels", 0) for entry in sets_of(rounds)}.values())
+
+
+def sets_of(rounds: Iterable[Round]) -> list[JudgedSet]:
+    """What rounds were trained on, in order; records of earlier versions do not say it."""
+    return [entry for round_ in rounds for entry in round_.get("sets", [])]
 
 
 def said(

@@ -25,6 +25,14 @@ class JudgedSet(TypedDict, total=False):
     labels: int
 
 
+class LookFiles(TypedDict):
+    """Names of a state's pictures by the base model and by its LoRA, and the pairs' prompts (looks.py)."""
+
+    before: list[str]
+    now: list[str]
+    prompts: list[str]
+
+
 class Round(TypedDict, total=False):
     """What a round of training was: its first step, its key (progress.py), its sets."""
 
@@ -42,6 +50,7 @@ class Record(TypedDict, total=False):
     settings  what the run is trained with
     rounds    what it was trained on, oldest round first
     saved     counts the run's saves
+    look      what pictures have become, where somebody looked
     key       of a train step's progress: which train step it belongs to
     update    of the best state of a train step: the update that led there
     """
@@ -55,5 +64,6 @@ class Record(TypedDict, total=False):
     settings: dict[str, Any]
     rounds: list[Round]
     saved: int
+    look: LookFiles
     key: str
     update: int

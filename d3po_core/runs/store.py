@@ -5,6 +5,7 @@ run.safetensors                       its LoRA, optimizer, step and metrics, and
 checkpoints/step-000123.safetensors   the same of earlier steps: the last few, and the best on held-out sets
 progress.safetensors                  a train step that has not ended yet (progress.py)
 progress-best.safetensors             that train step after its best update so far
+pictures/0123456789abcdef.png         what pictures have become (looks.py)
 
 No file is ever changed, only replaced by a whole one.
 """
@@ -37,7 +38,8 @@ from .files import NotOurs, leftovers, read, read_curves, read_record, unsound, 
 from .history import Curves
 from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401
 from .locks import held
-from .record import Record, Tensors
+from .looks import PICTURES, Look, look_of, picture_files, prune_looks, read_look, write_look
+from .record import LookFiles, Record, Tensors
 
 T = TypeVar("T")
 
@@ -56,7 +58,11 @@ class Saved:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run at a glance. `problem` says why a run cannot be read."""
+    """A run at a glance. `problem` says why a run cannot be read.
+
+    sets    how many it has learned from
+    labels  how many of their candidates somebody looked at
+    """
 
     name: str
     step: int = 0
@@ -68,6 +74,10 @@ class Summary:
     size: int = 0
     changed: float = 0.0
     checkpoints: tuple[int, ...] = ()
+    sets: int = 0
+    labels: int = 0
+    best_step: int | None = None
+    look: LookFiles | None = None
     problem: str = ""
 
 
@@ -91,8 +101,16 @@ def run_folder(root: Path, name: str, what: str = "run") -> Path:
 # --- saving and loading ---
 
 
-def save_run(folder: Path, tensors: Tensors, record: Record, keep: int = 3, head: str | None = None) -> Saved:
-    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint.
+def save_run(
+    folder: Path,
+    tensors: Tensors,
+    record: Record,
+    keep: int = 3,
+    head: str | None = None,
+    look: Look | None = None,
+) -> Saved:
+    """Write a run's state, {name: tensor} and a JSON record with at least "step", also as a checkpoint, and
+    what pictures have become by it.
 
     Of the checkpoints the last `keep` stay, and the best by held-out accuracy.
 
@@ -111,14 +129,14 @@ def save_run(folder: Path, tensors: Tensors, record: Record, keep: int = 3, head
         there = current_record(folder)
         why = why_not(there, record, head)
         if there is None or not why:
-            _write_state(folder, tensors, record, keep)
+            _write_state(folder, tensors, record, keep, look)
             return Saved(folder.name)
     if is_past(record, there):
         return Saved(folder.name, "it has gone on from this LoRA already")
     for name in branch_names(folder.name):
         with held(folder.with_name(name)):
             if _takes(folder.with_name(name), record):
-                _write_state(folder.with_name(name), tensors, record, keep)
+                _write_state(folder.with_name(name), tensors, record, keep, look)
                 return Saved(name, why)
     raise ValueError(f"run: no branch of {folder.name!r} is free. Save to another name")
 
@@ -131,14 +149,17 @@ def _takes(folder: Path, record: Record) -> bool:
     return False
 
 
-def _write_state(folder: Path, tensors: Tensors, record: Record, keep: int) -> None:
+def _write_state(folder: Path, tensors: Tensors, record: Record, keep: int, look: Look | None) -> None:
     before, kept = current_record(folder), checkpoints(folder)
+    if look:
+        record = record | {"look": write_look(folder, look)}
     record = record | {"saved": 1 + max([before["saved"] if before else 0, *(c.saved for c in kept)])}
     # a state of no steps is nothing to go back to
     as_checkpoint = [checkpoint_path(folder, record["step"])] if record["step"] else []
     for path in (*as_checkpoint, folder / STATE):
         write(path, FORMAT, tensors, record)
     _prune(folder, keep)
+    prune_looks(folder, [record, *(c.record for c in checkpoints(folder))])
 
 
 def head(folder: Path) -> str | None:
@@ -184,6 +205,7 @@ def _at(
     record = complete(record)
     if checkpoint == BEGINNING:
         record |= {"step": 0, "history": []}
+        record.pop("look", None)
     if checkpoint.isdecimal():
         record["rounds"] = [round_ for round_ in record["rounds"] if round_["start"] < record["step"]]
     return tensors, record
@@ -225,7 +247,7 @@ def list_runs(root: Path) -> list[Summary]:
     folders = (
         sorted(Path(root).iterdir(), key=lambda folder: folder.name.lower()) if Path(root).is_dir() else []
     )
-    return [_summary(root, folder) for folder in folders if _own_files(folder)]
+    return [_summary(root, folder, files) for folder in folders if (files := _own_files(folder))]
 
 
 def branch(root: Path, name: str, new_name: str, checkpoint: str | int = LATEST) -> int:
@@ -248,7 +270,7 @@ def branch(root: Path, name: str, new_name: str, checkpoint: str | int = LATEST)
                 f"new_name: {new_name!r} is there already, and was left as it is. Choose another name"
             ) from None
         try:
-            _write_state(target, tensors, record, keep=1)
+            _write_state(target, tensors, record, keep=1, look=read_look(source, record))
         except OSError:
             _remove(_own_files(target), target)
             raise
@@ -272,13 +294,13 @@ def existing(root: Path, name: str) -> Path:
     if not _own_files(folder):
         names = ", ".join(run.name for run in list_runs(root)) or "none yet"
         raise ValueError(f"run: there is no run {name!r}. There are: {names}")
-    _refuse_links(root, folder)
+    _refuse_links(root, folder, _own_files(folder))
     return folder
 
 
-def _refuse_links(root: Path, folder: Path) -> None:
+def _refuse_links(root: Path, folder: Path, files: list[Path]) -> None:
     real = Path(root).resolve() / folder.name
-    for path in (folder, folder / CHECKPOINTS, *_own_files(folder)):
+    for path in (folder, *_parts(folder), *files):
         if path.resolve() != real / path.relative_to(folder):
             raise ValueError(
                 f"run: {path} is a link to another place. Nothing was changed: work on the run where it "
@@ -286,12 +308,17 @@ def _refuse_links(root: Path, folder: Path) -> None:
             )
 
 
+def _parts(folder: Path) -> tuple[Path, Path]:
+    """The folders in a run's folder."""
+    return folder / CHECKPOINTS, folder / PICTURES
+
+
 def _own_files(folder: Path) -> list[Path]:
     """All that this pack writes into a run's folder. It ends with run.safetensors, which makes it a run."""
-    whole = [*(folder / file for file in progress.FILES), *checkpoint_files(folder), folder / STATE]
+    whole = [*(folder / file for file in progress.FILES), *checkpoint_files(folder)]
+    whole += [*picture_files(folder), folder / STATE]
     return [
-        *leftovers(folder),
-        *leftovers(folder / CHECKPOINTS),
+        *(path for part in (folder, *_parts(folder)) for path in leftovers(part)),
         *(path for path in whole if path.exists() or path.is_symlink()),
     ]
 
@@ -299,18 +326,18 @@ def _own_files(folder: Path) -> list[Path]:
 def _remove(files: list[Path], folder: Path) -> None:
     for path in files:
         path.unlink(missing_ok=True)
-    for emptied in (folder / CHECKPOINTS, folder):
+    for emptied in (*_parts(folder), folder):
         with suppress(OSError):  # something that is not ours is in it
             emptied.rmdir()
 
 
-def _summary(root: Path, folder: Path) -> Summary:
+def _summary(root: Path, folder: Path, files: list[Path]) -> Summary:
     size = 0
-    for path in _own_files(folder):
+    for path in files:
         with suppress(OSError):  # a writer at work has just given it its name
             size += path.stat().st_size
     try:
-        _refuse_links(root, folder)
+        _refuse_links(root, folder, files)
         state = state_path(folder, LATEST)
         if state is None:
             return Summary(folder.name, size=size, problem="its first round is not finished")
@@ -329,4 +356,8 @@ def _summary(root: Path, folder: Path) -> Summary:
         size,
         state.stat().st_mtime,
         tuple(c.step for c in kept),
+        len({entry["set"] for entry in progress.sets_of(record["rounds"])}),
+        progress.labels(record["rounds"]),
+        best.step if best else None,
+        look_of(folder, record),
     )

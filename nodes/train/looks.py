@@ -1,5 +1,6 @@
 """Pictures that a train step shows while it learns: the same noise by the reference and by the LoRA."""
 
+import io
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import folder_paths
 import torch
 from PIL import Image
 
+from ...d3po_core.runs.looks import Look
 from ...d3po_core.taste.movement import Samples, to_sample, varied
 from ...d3po_core.training.memory import empty_cache
 from .. import host
@@ -31,6 +33,13 @@ class Wanted(NamedTuple):
 
     decoding: Decoding
     texts: dict
+
+
+class Shown(NamedTuple):
+    """A picture, small, and the temporary file that the page shows it by."""
+
+    image: Image.Image
+    file: dict
 
 
 @contextmanager
@@ -58,6 +67,7 @@ class Looks:
         self.started = [(started[i][0], started[i][1][k : k + 1]) for i, k in self.places]
         self.prompts = [wanted.texts.get(names[i], "") for i, _ in self.places]
         self.before, self.now, self.samples, self.took, self.ended = [], [], None, 0.0, 0.0
+        self.last = None  # what the final LoRA makes of them, as a run keeps it
 
     def begin(self):
         """Show the reference's pictures, before anything is learned."""
@@ -83,8 +93,10 @@ class Looks:
             samples = self.samples or Samples(self.trainer, self.started)
             return samples.before, samples.now()
 
-        shown = self._look(LOOKING, last)
-        return [] if shown else [NO_MEMORY]
+        if not self._look(LOOKING, last):
+            return [NO_MEMORY]
+        self.last = Look(*(tuple(map(as_png, side)) for side in (self.before, self.now)), tuple(self.prompts))
+        return []
 
     def _sampled(self):
         self.samples = Samples(self.trainer, self.started)
@@ -96,14 +108,15 @@ class Looks:
         began = time.monotonic()
         try:
             before, now = sampled()
-            self.before = self.before or self._files(before)
-            outdated, self.now = self.now, self._files(now)
+            self.before = self.before or self._shown(before)
+            outdated, self.now = self.now, self._shown(now)
         except comfy.model_management.OOM_EXCEPTION:
             if not self.alone:  # the others wait for this one
                 raise
             self.samples = None
         else:
-            self.live.pictures = {"before": self.before, "now": self.now, "prompts": self.prompts}
+            before, now = ([shown.file for shown in side] for side in (self.before, self.now))
+            self.live.pictures = {"before": before, "now": now, "prompts": self.prompts}
             self.live.tell(stage)
             forget(outdated)
             self.ended = time.monotonic()
@@ -112,8 +125,8 @@ class Looks:
         empty_cache(self.session.device)  # not before the error is gone: it holds what was being made
         return False
 
-    def _files(self, latents):
-        return [as_file(self._decoded(latent)) for latent in latents]
+    def _shown(self, latents):
+        return [as_shown(self._decoded(latent)) for latent in latents]
 
     @torch.no_grad()
     def _decoded(self, latent):
@@ -130,19 +143,26 @@ class Looks:
             ) from error
 
 
-def as_file(picture):
-    """A picture [H, W, 3], small, as a temporary file, as the page is told of it."""
+def as_shown(picture):
+    """A picture [H, W, 3] as Shown."""
     pixels = (255 * picture[..., :3].nan_to_num().clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
     image = Image.fromarray(pixels)
     image.thumbnail((LONGEST, LONGEST))
     folder, name = Path(folder_paths.get_temp_directory()), f"d3po_{uuid4().hex}.jpg"
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / name, quality=95, subsampling=0)
-    return {"filename": name, "subfolder": "", "type": "temp"}
+    return Shown(image, {"filename": name, "subfolder": "", "type": "temp"})
 
 
-def forget(files):
+def as_png(shown):
+    """The bytes of a PNG file of what is Shown."""
+    content = io.BytesIO()
+    shown.image.save(content, "PNG")
+    return content.getvalue()
+
+
+def forget(pictures):
     """Remove what no page is told of any more; what cannot be removed now goes when the host starts again."""
-    for file in files:
+    for shown in pictures:
         with suppress(OSError):
-            Path(folder_paths.get_temp_directory(), file["filename"]).unlink()
+            Path(folder_paths.get_temp_directory(), shown.file["filename"]).unlink()

@@ -33,12 +33,6 @@ def round_on(start, decisive, sets):
     return {"start": start.step, "key": key_of(start.step, before, decisive, start.model, sets), "sets": sets}
 
 
-def labels(*rounds):
-    """How many candidates somebody looked at in these rounds, each once."""
-    looked_at = {entry["set"]: entry.get("labels", 0) for round_ in rounds for entry in round_["sets"]}
-    return sum(looked_at.values())
-
-
 def state_after(start, out, described, base, round_, progress):
     """The run's state when a round has been trained, to go on from."""
     return TrainingState(
@@ -51,6 +45,7 @@ def state_after(start, out, described, base, round_, progress):
         unsaved=start.unsaved + [progress],
         home=start.home,
         head=start.head,
+        look=out.look,
     )
 
 

@@ -4,7 +4,7 @@ import time
 
 from comfy_api.latest import io
 
-from ...d3po_core.runs.progress import Progress, trained_on
+from ...d3po_core.runs.progress import Progress, labels, trained_on
 from ...d3po_core.taste.movement import spaced
 from ...d3po_core.training import monitor
 from ...d3po_core.training.presets import PRESETS, RECOMMENDED
@@ -21,7 +21,6 @@ from .results import ended_early, handed_on, outputs
 from .rounds import (
     alike,
     figures_names,
-    labels,
     require_continuable,
     require_same_model,
     round_of,
@@ -121,7 +120,7 @@ class D3POTrainStep(io.ComfyNode):
         looked_at = spaced(preferences) if plan.settings.leash or vae else []
         views = [host.finished(model, p.candidates) for p in looked_at]
         by_taste = any(p.source == TASTE for p in preferences)
-        leash = Leash(views, plan.settings.leash, labels(*start.rounds, round_), by_taste)
+        leash = Leash(views, plan.settings.leash, labels([*start.rounds, round_]), by_taste)
         rest = (before["kl"], preferences, held_out, host.policy_name(model), progress, leash)
         page = workflow_id(cls.hidden.extra_pnginfo)
         with shown_by(model, vae, texts) as (beside, wanted):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import comfy.utils
 import torch
 
+from ...d3po_core.runs.looks import Look
 from ...d3po_core.runs.tensorboard import Events
 from ...d3po_core.taste.movement import ENOUGH, Pictures, View, carried_on, held_back, length
 from ...d3po_core.training import loop, metrics, monitor
@@ -29,7 +30,7 @@ PER_PASS = 4  # pictures that go through the network together
 class Outcome(NamedTuple):
     """Of a train step: the LoRA and the state to go on from; the metrics of the updates that led there, and
     of all that were made; what there is to tell and to warn of, in lines; why training ended before its last
-    update, "" where it did not; the pictures that the page is told of, or None."""
+    update, "" where it did not; the pictures that the page is told of, or None, and as the run keeps them."""
 
     weights: dict
     tensors: dict
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     warned: list
     stopped: str
     pictures: dict | None = None
+    look: Look | None = None
 
 
 class Leash(NamedTuple):
@@ -130,7 +132,8 @@ def train(session, plan, start, before, preferences, held_out, policy, progress,
         if plan.patience and not monitor.best_update(made):
             lines.append("Patience had nothing to go by: held_out has no strict preference")
         unlike = sampled_otherwise([*preferences, *held_out], policy, trainer, plan.guidance)
-        found = (history, made, lines, unlike, stopped, live.pictures)
+        shown = (live.pictures, looks and looks.last)
+        found = (history, made, lines, unlike, stopped, *shown)
         return Outcome(trainer.trained(), *trainer.state(), *found)
     finally:
         adapter.eject()
