@@ -1,7 +1,6 @@
 """Runs and LoRA files on disk."""
 
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import comfy.lora
@@ -17,10 +16,9 @@ from ..d3po_core.runs.files import content_name
 from ..d3po_core.runs.lineage import NOT_PAST
 from ..d3po_core.runs.looks import read_look
 from ..d3po_core.runs.store import load_run, run_folder, run_version, save_run
-from ..d3po_core.runs.undo import undo_round
 from ..d3po_core.training.lora_files import joined, load_lora, to_parts, to_state_dict
 from . import host
-from .lora_files import metadata, remove_lora, write_lora
+from .lora_files import metadata, write_lora
 from .lora_names import layer_of
 from .together import written_by_first
 from .types import CATEGORY, SKIPPED, LoraModel, TrainedLora, TrainingState
@@ -345,18 +343,6 @@ def _branched(training, run, saved):
     )
 
 
-def take_back_round(run):
-    """Put a run, and its copy for Load LoRA, back to where its last round began; what was done in words."""
-    tensors, record, was = undo_round(runs_root(), run)
-    if tensors:
-        state = TrainingState(tensors, record["step"], record["settings"], record["model"])
-        write_lora(on_shelf(run), file_of(state), metadata(state, run))
-    else:
-        remove_lora(on_shelf(run), run)
-    back = f" To take this back, set Load Run's checkpoint to {was}." if was != record["step"] else ""
-    return f"{run}: the last round is taken back, from step {was} to step {record['step']}.{back}"
-
-
 def on_shelf(run):
     """Where Load LoRA finds a run's LoRA."""
     return Path(folder_paths.get_output_directory()) / "loras" / "d3po" / f"{run}.safetensors"
@@ -365,13 +351,6 @@ def on_shelf(run):
 def events_folder(run):
     """Where TensorBoard finds a run's metrics: beside the runs, so that one look compares them all."""
     return Path(folder_paths.get_output_directory()) / "d3po" / "tensorboard" / run
-
-
-def remove_events(folder):
-    for path in folder.glob("events.out.tfevents.*"):
-        path.unlink()
-    with suppress(OSError):  # it is not there, or something that is not ours is in it
-        folder.rmdir()
 
 
 def training_of(lora, untrained=False):

@@ -57,14 +57,20 @@ class D3POSaveLoRA(io.ComfyNode):
                 ui={"text": ["Nothing was saved: no round has taught this LoRA anything yet"]}
             )
         tensors = dict(lora) if naming == COMFYUI else renamed(model, training, naming)
-        folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        path, described = Path(folder) / f"{name}_{counter:05}_.safetensors", metadata(training, name)
-        if naming == DIFFUSERS:  # which takes B as it is: it has the scale
-            described |= {"ss_network_alpha": described["ss_network_dim"]}
-        write_lora(path, tensors, described)
-        return io.NodeOutput(ui={"text": [str(Path(subfolder) / path.name)]})
+        return io.NodeOutput(ui={"text": [export(training, tensors, filename_prefix, naming)]})
+
+
+def export(training, tensors, filename_prefix, naming=COMFYUI):
+    """Write a LoRA file with a number behind its name, which no file has yet: its path in the output
+    folder."""
+    folder, name, counter, subfolder, prefix = folder_paths.get_save_image_path(
+        filename_prefix, folder_paths.get_output_directory()
+    )
+    path, described = Path(folder) / f"{name}_{counter:05}_.safetensors", metadata(training, name)
+    if naming == DIFFUSERS:  # which takes B as it is: it has the scale
+        described |= {"ss_network_alpha": described["ss_network_dim"]}
+    write_lora(path, tensors, described)
+    return str(Path(subfolder) / path.name)
 
 
 def renamed(model, training, naming):

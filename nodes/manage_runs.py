@@ -1,6 +1,5 @@
 """The runs on disk at a glance, and what can be done with one."""
 
-import asyncio
 import time
 from datetime import datetime
 
@@ -8,9 +7,9 @@ from comfy_api.latest import io
 from server import PromptServer
 
 from ..d3po_core.runs import store
-from .library import events_folder, on_shelf, remove_events, runs_root, take_back_round
-from .lora_files import remove_lora
-from .routes import Refused, answering
+from .library import runs_root
+from .routes import answering, in_thread, texts_in
+from .run_actions import as_it_is, branch_run, delete_run, take_back_round
 from .types import CATEGORY
 
 UNDO = "undo last round"
@@ -74,7 +73,7 @@ class D3POManageRuns(io.ComfyNode):
     def execute(cls, action, run="", new_name="", checkpoint=store.LATEST, confirm=""):
         lines = {
             "list": list,
-            "branch": lambda: cls.branch(run, new_name, checkpoint),
+            "branch": lambda: [branch_run(run, new_name, checkpoint), ""],
             "delete": lambda: cls.delete(run, confirm),
             UNDO: lambda: [take_back_round(run), ""],
         }[action]()
@@ -82,25 +81,15 @@ class D3POManageRuns(io.ComfyNode):
         return io.NodeOutput(text, ui={"text": [text]})
 
     @classmethod
-    def branch(cls, run, new_name, checkpoint):
-        step = store.branch(runs_root(), run, new_name, checkpoint)
-        return [f"{new_name}: begins at step {step} of {run}", ""]
-
-    @classmethod
     def delete(cls, run, confirm):
-        folder = store.existing(runs_root(), run)
-        saved = [entry for entry in store.list_runs(runs_root()) if entry.name == run and not entry.problem]
-        wanted = f"{run} {saved[0].step}" if saved else run  # so that it cannot mean a later run of this name
+        store.existing(runs_root(), run)
+        wanted = as_it_is(run)
         if confirm != wanted:
             raise ValueError(
                 f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
                 "deleted"
             )
-        left = store.delete(runs_root(), run)
-        remove_lora(on_shelf(run), run)
-        remove_events(events_folder(run))
-        lines = [f"left in {folder}, as it is not the run's own: {', '.join(left)}"] if left else []
-        return [f"{run}: deleted", *lines, ""]
+        return [*delete_run(run), ""]
 
 
 def table(listed):
@@ -140,11 +129,5 @@ def _share(accuracy):
 @answering
 async def post_undo(body):
     """{"run"}: take back a saved run's last round, for Save Run's button; the reply says where it is now."""
-    if body.keys() != {"run"} or not isinstance(body["run"], str):
-        raise Refused(400, "the body must have run, which is text, and nothing else")
-    try:
-        return {"told": await asyncio.to_thread(take_back_round, body["run"])}
-    except ValueError as error:
-        raise Refused(404, str(error)) from error
-    except OSError as error:
-        raise Refused(500, str(error)) from error
+    (run,) = texts_in(body, "run")
+    return {"told": await in_thread(take_back_round, run)}

@@ -150,6 +150,24 @@ def answering(answer):
     return handle
 
 
+def texts_in(body, *names):
+    """The texts of a body's fields, which are these and no others. Raises Refused."""
+    if body.keys() != {*names} or not all(isinstance(value, str) for value in body.values()):
+        raise Refused(400, f"the body must have {' and '.join(names)}, which are text, and nothing else")
+    return [body[name] for name in names]
+
+
+async def in_thread(work, *arguments):
+    """What work(*arguments) returns, while the server has others to serve: a disk may be slow. Raises Refused
+    where it cannot be done."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except ValueError as error:
+        raise Refused(404, str(error)) from error
+    except OSError as error:
+        raise Refused(500, str(error)) from error
+
+
 def asked_for(body):
     """(Wait, {set: Judgement}) of a request's body, of the sets that are waited for. Raises Refused."""
     if body.keys() != {"prompt_id", "node", "picks"}:

@@ -127,10 +127,9 @@ def learning(workflow, leash):
 
 def end(body):
     """End the train step that a request names, after its update. Raises routes.Refused."""
-    if body.keys() != {"prompt_id", "node"} or not all(isinstance(value, str) for value in body.values()):
-        raise routes.Refused(400, "the body must have prompt_id and node, which are text, and nothing else")
+    key = tuple(routes.texts_in(body, "prompt_id", "node"))
     with _lock:
-        live = _learning.get((body["prompt_id"], body["node"]))
+        live = _learning.get(key)
         if live is None:
             raise routes.Refused(404, "nothing is training there: it has ended, or never began")
         live.enough = True
