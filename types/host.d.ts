@@ -13,6 +13,7 @@ interface HostWidget {
 }
 
 interface HostWidgetOptions {
+  values?: string[] | (() => string[])
   hidden?: boolean
   serialize?: boolean
   read_only?: boolean
@@ -32,6 +33,7 @@ type Hook<Result = void> = (this: HostNode, ...values: unknown[]) => Result
 interface HostNode {
   id: number
   title: string
+  pos: [x: number, y: number]
   size: [width: number, height: number]
   graph: HostGraph | null
   subgraph?: HostGraph
@@ -77,6 +79,7 @@ interface NodeDefinition {
 interface HostGraph {
   id: string
   subgraphs?: Map<string, HostGraph>
+  add(node: HostNode): void
   getLink(id: number): { target_id: number } | undefined
   getNodeById(id: string | number | undefined): HostNode | null | undefined
 }
@@ -172,19 +175,47 @@ interface Extension {
   onNodeOutputsUpdated?(outputs: Record<string, NodeOutput>): void
 }
 
+interface SidebarTab {
+  id: string
+  type: "custom"
+  icon: string
+  title: string
+  tooltip: string
+  render(place: HTMLElement): void
+  destroy(): void
+}
+
+interface Question {
+  title: string
+  message: string
+  type: "delete"
+  itemList: string[]
+}
+
+type OfTheMouse = "processMouseWheel" | "processMouseDown" | "processMouseMove" | "processMouseUp"
+
+interface HostCanvas extends Record<OfTheMouse, (event: Event) => void> {
+  graph: HostGraph
+  canvas: HTMLCanvasElement
+  ds: { scale: number; offset: [x: number, y: number] }
+  selected_nodes?: Record<string, HostNode>
+  selectNode(node: HostNode): void
+}
+
 interface App {
   graph: HostGraph
   rootGraph?: HostGraph
-  canvas: Record<
-    "processMouseWheel" | "processMouseDown" | "processMouseMove" | "processMouseUp",
-    (event: Event) => void
-  >
+  canvas: HostCanvas
   extensionManager: {
+    registerSidebarTab(tab: SidebarTab): void
+    command: { execute(id: string): Promise<void> }
+    dialog: { confirm(question: Question): Promise<boolean | null> }
     toast: { add(toast: Toast): void }
     setting: { get(name: string): unknown }
     workflow?: { activeWorkflow?: { changeTracker?: { captureCanvasState?(): void; checkState?(): void } } }
   }
   queuePrompt(number: number, batch: number): Promise<unknown>
+  refreshComboInNodes(): Promise<void>
   registerExtension(extension: Extension): void
 }
 
@@ -201,6 +232,7 @@ interface Api {
 
 declare const LiteGraph: {
   vueNodesMode?: boolean
+  createNode(type: string): HostNode
   registered_node_types: Record<string, { nodeData: NodeDefinition }>
 }
 

@@ -58,6 +58,13 @@ let heard = 0 // how often runs have told of themselves
 
 export const root = () => app.rootGraph ?? app.graph
 
+/** Tell ComfyUI that the workflow has changed, for its undo and its draft. */
+export function tellWorkflow() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+  if (tracker?.captureCanvasState) tracker.captureCanvasState()
+  else tracker?.checkState?.()
+}
+
 /** Send JSON to the server.
  *  @param {string} path
  *  @param {object} body */

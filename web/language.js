@@ -16,12 +16,14 @@ export function tr(text, values = {}) {
   return said
 }
 
+/** The language of ComfyUI's page, as "en" or "zh-TW". */
+export const language = () => String(app.extensionManager.setting.get("Comfy.Locale") ?? "en")
+
 app.registerExtension({
   name: "D3PO.Language",
   async init() {
-    const language = String(app.extensionManager.setting.get("Comfy.Locale") ?? "en")
-    if (language === "en") return
+    if (language() === "en") return
     const answer = await api.fetchApi("/i18n").catch(() => null)
-    known = (await answer?.json().catch(() => null))?.[language]?.d3po ?? {}
+    known = (await answer?.json().catch(() => null))?.[language()]?.d3po ?? {}
   }
 })

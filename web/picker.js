@@ -13,6 +13,7 @@ import {
   root,
   setsOf,
   setsOfRun,
+  tellWorkflow,
   WIN_RATE
 } from "./inbox.js"
 import { Picks } from "./picks.js"
@@ -59,13 +60,6 @@ const widgets = new Set()
 /** By the element that ComfyUI places.
  *  @type {WeakMap<Element, Widget>} */
 const owners = new WeakMap()
-
-/** Tell ComfyUI that the workflow has changed, for its undo and its draft. */
-function tellWorkflow() {
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
-  if (tracker?.captureCanvasState) tracker.captureCanvasState()
-  else tracker?.checkState?.()
-}
 
 export class Widget {
   picks = new Picks(() => this.blind || hasAnswered())

@@ -97,7 +97,7 @@ export const listOf = (keys) =>
  *  which users move about. In Nodes 2.0 they reach the canvas by themselves.
  *  @param {HTMLElement} element */
 export function leaveToCanvas(element) {
-  /** @param {keyof App["canvas"]} name
+  /** @param {OfTheMouse} name
    *  @param {(event: MouseEvent) => boolean} wanted
    *  @returns {(event: MouseEvent) => void} */
   const handOn = (name, wanted) => (event) => {

@@ -1,9 +1,8 @@
 // Save Run's button that takes back the last round.
 
 import { app } from "../../scripts/app.js"
-import { post } from "./inbox.js"
 import { tr } from "./language.js"
-import { hearing, tell } from "./told.js"
+import { hearing, request, tell } from "./told.js"
 
 const NAME = "undo last round"
 
@@ -29,9 +28,8 @@ async function undo(node) {
     tell(node.title, "warn", "Which run? Write its name in 'run', or press Run first.")
     return
   }
-  const reply = await post("/d3po/undo", { run }).catch(() => null)
-  const said = await reply?.json().catch(() => null)
-  tell(node.title, reply?.ok ? "success" : "warn", said?.told ?? said?.error ?? "The server does not answer.")
+  const said = await request(node.title, "/d3po/undo", { run })
+  if (said) tell(node.title, "success", said.told ?? "")
 }
 
 const heard = hearing(isSaveRun, hear)

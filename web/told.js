@@ -1,7 +1,7 @@
 // What nodes give as they run, heard by the page, and what the page tells of a node.
 
 import { app } from "../../scripts/app.js"
-import { nodeAt } from "./inbox.js"
+import { nodeAt, post } from "./inbox.js"
 import { tr } from "./language.js"
 
 /** The parts of an extension that hear what nodes give: as they run, and again where a workflow is shown once
@@ -34,4 +34,17 @@ export const hearing = (isOurs, hear) => ({
  *  @param {number} seconds */
 export function tell(summary, severity, detail, seconds = 15) {
   app.extensionManager.toast.add({ severity, summary, detail: tr(detail), life: 1000 * seconds })
+}
+
+/** Send JSON to the server: what it says, or null where it refuses, which is told.
+ *  @param {string} summary
+ *  @param {string} path
+ *  @param {object} body
+ *  @returns {Promise<{ told?: string, file?: string } | null>} */
+export async function request(summary, path, body) {
+  const reply = await post(path, body).catch(() => null)
+  const said = await reply?.json().catch(() => null)
+  if (reply?.ok) return said
+  tell(summary, "warn", said?.error ?? "The server does not answer.")
+  return null
 }
