@@ -3,14 +3,20 @@
 import hashlib
 import math
 import random
+import time
+from contextlib import suppress
+from pathlib import PureWindowsPath
 
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
+from ..d3po_core.runs.compared import keep_compared
+from ..d3po_core.runs.store import LATEST, run_folder
 from ..d3po_core.training.win_rate import WinRate
-from . import routes
+from . import host, routes
+from .library import runs_root
 from .picking import are_there, finished, sets_in
 from .stored import ImageSet
 from .types import CATEGORY
@@ -105,7 +111,7 @@ class D3POWinRate(io.ComfyNode):
                 io.Float.Output(display_name="high", tooltip="Upper end of its 95% interval."),
                 io.String.Output(display_name="report", tooltip="Answers, win rate and what they say."),
             ],
-            hidden=[io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.extra_pnginfo, io.Hidden.dynprompt, io.Hidden.unique_id],
             has_intermediate_output=True,
             is_output_node=True,
         )
@@ -134,6 +140,7 @@ class D3POWinRate(io.ComfyNode):
         if pairs and (complete or verdict != "open"):
             text = "\n".join(report(rate, verdict, name_a[0], name_b[0]))
             outputs = [rate.share, *rate.interval(), text]
+            keep_with_run(run_compared(cls.hidden.dynprompt, cls.hidden.unique_id), rate)
         else:
             text = OPEN.format(len(pairs)) if pairs else SAME
             outputs = [ExecutionBlocker(None)] * 4
@@ -233,3 +240,39 @@ def report(rate, verdict, name_a, name_b):
         "same": "Enough answers: there is no difference to be seen, at most 10 points either way",
         "open": "Not beyond chance: 50% lies in the interval. More pairs make it narrower",
     }[verdict]
+
+
+# --- the run that was compared ---
+
+
+def keep_with_run(run, rate):
+    """Keep a session's WinRate with a run, for the tab in the sidebar."""
+    with suppress(ValueError, OSError):  # it is the answers that must not be lost, and the workflow has them
+        if run:
+            keep_compared(run_folder(runs_root(), run), rate, time.time())
+
+
+def run_compared(graph, node_id):
+    """The run whose LoRA is all that the second side's pictures have and the first's have not, by the graph
+    above; None for any other two sides."""
+    inputs = graph.get_node(node_id)["inputs"]
+    first, second = (loras_above(graph, inputs[side][0]) for side in ("images_a", "images_b"))
+    own = second - first
+    if first - second or len(own) != 1:
+        return None
+    return own.pop()[0]
+
+
+def loras_above(graph, node_id):
+    """What nodes above load: {(the run whose latest LoRA it is, or None; what is named)}."""
+    loras = set()
+    for node in host.nodes_above(graph, node_id):
+        inputs = node["inputs"]
+        if node["class_type"] == "D3POLoadRun":
+            run, checkpoint = inputs["run"], inputs.get("checkpoint", LATEST)
+            is_known = isinstance(run, str) and checkpoint == LATEST
+            loras.add((run if is_known else None, f"{run} {checkpoint}"))
+        elif "lora_name" in inputs:
+            file = PureWindowsPath(str(inputs["lora_name"]))  # which takes both kinds of slashes
+            loras.add((file.stem if file.parts[:-1] == ("d3po",) else None, str(file)))
+    return loras

@@ -106,7 +106,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.glob("*.partial")
-        if re.fullmatch(r".+\.(safetensors|png)\.\w+\.partial", path.name)
+        if re.fullmatch(r".+\.(safetensors|png|json)\.\w+\.partial", path.name)
     ]
 
 

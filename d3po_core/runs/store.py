@@ -6,6 +6,7 @@ checkpoints/step-000123.safetensors   the same of earlier steps: the last few, a
 progress.safetensors                  a train step that has not ended yet (progress.py)
 progress-best.safetensors             that train step after its best update so far
 pictures/0123456789abcdef.png         what pictures have become (looks.py)
+win-rate.json                         what the last blind comparison said (compared.py)
 
 No file is ever changed, only replaced by a whole one.
 """
@@ -34,6 +35,7 @@ from .checkpoints import (
     left_alone,
     state_path,
 )
+from .compared import COMPARISON, Compared, comparison_of
 from .files import NotOurs, leftovers, read, read_curves, read_record, unsound, write
 from .history import Curves
 from .lineage import LONGEST, SHAPE, branch_names, identity, is_past, why_not  # noqa: F401
@@ -78,6 +80,7 @@ class Summary:
     labels: int = 0
     best_step: int | None = None
     look: LookFiles | None = None
+    compared: Compared | None = None
     problem: str = ""
 
 
@@ -315,7 +318,7 @@ def _parts(folder: Path) -> tuple[Path, Path]:
 
 def _own_files(folder: Path) -> list[Path]:
     """All that this pack writes into a run's folder. It ends with run.safetensors, which makes it a run."""
-    whole = [*(folder / file for file in progress.FILES), *checkpoint_files(folder)]
+    whole = [*(folder / file for file in (*progress.FILES, COMPARISON)), *checkpoint_files(folder)]
     whole += [*picture_files(folder), folder / STATE]
     return [
         *(path for part in (folder, *_parts(folder)) for path in leftovers(part)),
@@ -360,4 +363,5 @@ def _summary(root: Path, folder: Path, files: list[Path]) -> Summary:
         progress.labels(record["rounds"]),
         best.step if best else None,
         look_of(folder, record),
+        comparison_of(folder),
     )

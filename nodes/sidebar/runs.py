@@ -38,9 +38,17 @@ def shown(run):
         "prompts": run.look["prompts"],
     }
     lora = f"d3po/{run.name}.safetensors" if on_shelf(run.name).is_file() else None
-    said = {name: value for name, value in asdict(run).items() if name != "look"}
+    said = {name: value for name, value in asdict(run).items() if name not in ("look", "compared")}
     confirm = run.name if run.problem else f"{run.name} {run.step}"
-    return said | {"pictures": pictures, "lora": lora, "as_it_is": confirm}
+    said |= {"pictures": pictures, "lora": lora, "as_it_is": confirm}
+    return said | {"win_rate": run.compared and in_numbers(run.compared)}
+
+
+def in_numbers(compared):
+    """The last session of D3PO Win Rate with a run."""
+    rate = compared.rate
+    low, high = rate.interval()
+    return {"share": rate.share, "low": low, "high": high, "answers": rate.answers, "when": compared.when}
 
 
 def as_file(run, name):

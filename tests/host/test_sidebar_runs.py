@@ -6,7 +6,7 @@ import pytest
 
 from d3po_core.runs.store import load_record
 from tests.host.answers import NO_TEXT, PATHS, encode
-from tests.host.graphs import TEXT, loop, node, probe, stage, unique
+from tests.host.graphs import TEXT, loop, node, probe, stage, stock_image, unique
 
 LORA = "LoraLoaderModelOnly"
 
@@ -14,6 +14,17 @@ LORA = "LoraLoaderModelOnly"
 def named(host, run):
     """What is told of a run, or None."""
     return next((one for one in host.get("/d3po/runs")["runs"] if one["name"] == run), None)
+
+
+def blind(run, picks=None):
+    """A blind session over one pair: of the base, and of a run's LoRA."""
+    return stage() | {
+        "run": node("D3POLoadRun", model=["loader", 0], run=run),
+        **stock_image(name="base"),
+        **stock_image(("run", 0), name="tuned"),
+        "session": node("D3POWinRate", images_a=["base_decode", 0], images_b=["tuned_decode", 0],
+                        picks=json.dumps({"sets": picks or {}}), name_a="base", name_b="LoRA"),
+    }  # fmt: skip
 
 
 def ask(client, what, **body):
@@ -28,6 +39,20 @@ def run(host):
     host.run(loop(name, seed=301))
     host.run(loop(name, dict(vae=["loader", 2]), seed=302))
     return name
+
+
+def test_a_blind_session_is_kept_with_the_run_whose_lora_it_was_of(host, run):
+    (pair,) = host.run(blind(run))["outputs"]["session"]["d3po"]
+    assert named(host, run)["win_rate"] is None, "until it is complete it would sway"
+    host.run(blind(run, {pair["set"]: {"pairs": [[1, 0]]}}))
+    rate = named(host, run)["win_rate"]
+    assert (rate["share"], rate["answers"]) == (1, 1) and rate["low"] == pytest.approx(0.2065, abs=1e-4)
+    turned = blind(run)
+    turned["session"]["inputs"] |= {"images_a": ["tuned_decode", 0], "images_b": ["base_decode", 0]}
+    (pair,) = host.run(turned)["outputs"]["session"]["d3po"]
+    turned["session"]["inputs"]["picks"] = json.dumps({"sets": {pair["set"]: {"pairs": [[1, 0]]}}})
+    assert "win rate of LoRA: 100%" in host.run(turned)["outputs"]["session"]["text"][0]
+    assert named(host, run)["win_rate"] == rate, "the second side was the base"
 
 
 def test_runs_are_told_with_their_pictures_and_what_is_done_is_on_disk(host, client, run, lora_file):
