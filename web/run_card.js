@@ -4,34 +4,15 @@ import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
 import { apply } from "./apply_lora.js"
 import { BeforeAfter } from "./before_after.js"
-import { language, tr } from "./language.js"
+import { tr } from "./language.js"
 import { Place } from "./place.js"
+import { factsOf, moment, progressOf, sizeOf, steps } from "./run_words.js"
 import { address, h } from "./stage.js"
 import { request, tell } from "./told.js"
 
 /** @typedef {import("./before_after.js").Pictures} Pictures */
+/** @typedef {import("./run_words.js").Run} Run */
 /** @typedef {import("./stage.js").Reference} Reference */
-
-/**
- * @typedef {object} Run as the server tells of it
- * @property {string} name
- * @property {number} step
- * @property {number} rounds
- * @property {number} sets that it has learned from
- * @property {number} labels how many of their candidates somebody looked at
- * @property {string} model its family and a name of its weights
- * @property {number} rank
- * @property {number | null} accuracy on held-out preferences
- * @property {number | null} best of its checkpoints
- * @property {number | null} best_step
- * @property {number} size in bytes
- * @property {number} changed in seconds
- * @property {number[]} checkpoints
- * @property {string} problem why it cannot be read, or ""
- * @property {Pictures | null} pictures
- * @property {string | null} lora its name in Load LoRA's list
- * @property {string} as_it_is what confirms that it is to be deleted as it is now
- */
 
 const UNSEEN = "This run has learned without a VAE. Wire one to the train step to see what pictures become."
 const ELSEWHERE =
@@ -41,26 +22,9 @@ const GOES =
   "The run is deleted for good as it is now, with its checkpoints and pictures, and its LoRA goes from " +
   "Load LoRA's list."
 
-/** @param {number} value */
-const percent = (value) => `${Math.round(100 * value)}%`
-/** @param {number} bytes */
-const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`
 /** Words that are nobody's to translate.
  *  @param {string | number} said */
 const plain = (said) => document.createTextNode(String(said))
-/** @param {number} n
- *  @param {string} one
- *  @param {string} many */
-const counted = (n, one, many) => tr(n === 1 ? one : many, { n })
-/** @param {number} n */
-const steps = (n) => counted(n, "1 step", "{n} steps")
-
-/** @param {number} seconds */
-function when(seconds) {
-  const date = new Date(1000 * seconds)
-  return date.toLocaleString(language(), { dateStyle: "medium", timeStyle: "short" })
-}
-
 /** @param {Reference} reference
  *  @param {string} alt */
 const lazy = (reference, alt) =>
@@ -114,21 +78,24 @@ export class RunCard {
   }
 
   /** @param {Run} run */
-  #about({ name, problem, rounds: made, step, changed }) {
-    const facts = problem
-      ? [h("span", { class: "d3po-problem" }, plain(problem))]
-      : [
-          h("span", {}, plain(`${counted(made, "1 round", "{n} rounds")} · ${steps(step)}`)),
-          h("span", {}, plain(when(changed)))
-        ]
-    return h("span", { class: "d3po-about" }, h("b", { dir: "auto" }, plain(name)), ...facts)
+  #about(run) {
+    const facts = run.problem ? [run.problem] : [progressOf(run), moment(run.changed)]
+    const kind = run.problem ? "d3po-problem" : "d3po-fact"
+    return h(
+      "span",
+      { class: "d3po-about" },
+      h("b", { dir: "auto" }, plain(run.name)),
+      ...facts.map((said) => h("span", { class: kind, dir: "auto" }, plain(said)))
+    )
   }
 
   /** What is seen only once a person has opened it. */
   #fill() {
     const run = this.#run
     if (!run || !this.element.open || this.body.childElementCount) return
-    this.body.append(...(run.problem ? [] : [this.#pictures(run), this.#facts(run)]), ...this.#actions(run))
+    const whole = () => [this.#pictures(run), this.#facts(run)]
+    const damaged = () => [h("p", { class: "d3po-problem", dir: "auto" }, plain(run.problem))]
+    this.body.append(...(run.problem ? damaged() : whole()), ...this.#actions(run))
   }
 
   /** @param {Run} run */
@@ -150,25 +117,13 @@ export class RunCard {
   }
 
   /** @param {Run} run */
-  #facts({ sets, labels, accuracy, best, best_step, model, rank, size, checkpoints }) {
-    const [family, weights] = model.split(" ")
-    const held = accuracy === null ? "" : percent(accuracy)
-    const kept =
-      best === null || !held
-        ? ""
-        : ` (${tr("best {share} at step {n}", { share: percent(best), n: best_step ?? 0 })})`
-    /** @type {[string, string][]} */
-    const facts = [
-      ["learned from", `${counted(sets, "1 set", "{n} sets")}, ${tr("{n} candidates", { n: labels })}`],
-      ["agrees with held-out picks", held + kept],
-      ["base model", family],
-      ["rank", String(rank)],
-      ["size", megabytes(size)],
-      ["checkpoints", checkpoints.join(", ")]
-    ]
-    const told = facts.filter(([, said]) => said)
-    const pairs = told.flatMap(([name, said]) => [h("dt", { textContent: name }), h("dd", {}, plain(said))])
-    return h("dl", { title: weights ?? "" }, ...pairs)
+  #facts(run) {
+    const pairs = factsOf(run).flatMap(([name, said, title]) => {
+      const told = h("dd", { dir: "auto" }, plain(said))
+      told.title = title
+      return [h("dt", { textContent: name }), told]
+    })
+    return h("dl", {}, ...pairs)
   }
 
   /** @param {Run} run */
@@ -270,7 +225,7 @@ export class RunCard {
   /** @param {Run} run */
   async #delete({ name, step, problem, size, lora, as_it_is }) {
     const goes = [
-      problem ? name : `${name}, ${steps(step)}, ${megabytes(size)}`,
+      problem ? name : `${name}, ${steps(step)}, ${sizeOf(size)}`,
       ...(lora ? [`loras/${lora}`] : [])
     ]
     const sure = await app.extensionManager.dialog.confirm({

@@ -6,7 +6,7 @@ import { tr } from "./language.js"
 import { RunCard } from "./run_card.js"
 import { h } from "./stage.js"
 
-/** @typedef {import("./run_card.js").Run} Run */
+/** @typedef {import("./run_words.js").Run} Run */
 /** @typedef {import("./sidebar.js").SidePanel} SidePanel */
 
 const FEW = 6 // runs that are found without a search

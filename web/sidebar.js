@@ -28,8 +28,10 @@ class Sidebar {
       "div",
       {
         class: "d3po-root d3po-sidebar",
-        // the canvas has keys of its own
-        onkeydown: (event) => event.key !== "Escape" && event.stopPropagation()
+        onkeydown: (event) => {
+          const { key, ctrlKey, metaKey } = event
+          if (key !== "Escape" && !ctrlKey && !metaKey) event.stopPropagation() // else Delete takes nodes
+        }
       },
       h("div", { class: "d3po-sections", role: "group", "aria-label": "What to look at" }, ...this.tabs),
       ...this.panels.map((panel) => panel.element)
