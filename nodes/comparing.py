@@ -248,7 +248,7 @@ def report(rate, verdict, name_a, name_b):
 def keep_with_run(run, rate):
     """Keep a session's WinRate with a run, for the tab in the sidebar."""
     with suppress(ValueError, OSError):  # it is the answers that must not be lost, and the workflow has them
-        if run:
+        if run and rate.answers:
             keep_compared(run_folder(runs_root(), run), rate, time.time())
 
 

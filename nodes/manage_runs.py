@@ -9,7 +9,7 @@ from server import PromptServer
 from ..d3po_core.runs import store
 from .library import runs_root
 from .routes import answering, in_thread, texts_in
-from .run_actions import as_it_is, branch_run, delete_run, take_back_round
+from .run_actions import Unconfirmed, branch_run, delete_run, take_back_round
 from .types import CATEGORY
 
 UNDO = "undo last round"
@@ -82,14 +82,13 @@ class D3POManageRuns(io.ComfyNode):
 
     @classmethod
     def delete(cls, run, confirm):
-        store.existing(runs_root(), run)
-        wanted = as_it_is(run)
-        if confirm != wanted:
+        try:
+            return [*delete_run(run, confirm), ""]
+        except Unconfirmed as wanted:
             raise ValueError(
-                f"confirm: write {wanted!r} here to delete this run, as it is now, for good. Nothing was "
-                "deleted"
-            )
-        return [*delete_run(run), ""]
+                f"confirm: write {str(wanted)!r} here to delete this run, as it is now, for good. Nothing "
+                "was deleted"
+            ) from None
 
 
 def table(listed):

@@ -10,6 +10,10 @@ from .lora_files import metadata, remove_lora, write_lora
 from .types import TrainingState
 
 
+class Unconfirmed(Exception):
+    """A run is not what a person has confirmed. Nothing was deleted."""
+
+
 def take_back_round(run):
     """Put a run, and its copy for Load LoRA, back to where its last round began; what was done in words."""
     tensors, record, was = undo_round(runs_root(), run)
@@ -40,14 +44,18 @@ def state_of(tensors, record):
 
 
 def as_it_is(run):
-    """A run's name and its steps, by which it is deleted: so that it cannot mean a later run of this name."""
-    saved = [entry for entry in store.list_runs(runs_root()) if entry.name == run and not entry.problem]
-    return f"{run} {saved[0].step}" if saved else run
+    """What confirms that a run, of which this is the Summary, is to be deleted as it is now: its name and its
+    steps, so that it cannot mean a later run of this name."""
+    return run.name if run.problem else f"{run.name} {run.step}"
 
 
-def delete_run(run):
-    """Remove a run and its copy for Load LoRA, for good; what was done in lines."""
+def delete_run(run, confirm):
+    """Remove a run and its copy for Load LoRA, for good; what was done in lines. Raises Unconfirmed, with
+    what confirms it, where confirm is something else."""
     folder = store.existing(runs_root(), run)
+    (wanted,) = (as_it_is(entry) for entry in store.list_runs(runs_root()) if entry.name == run)
+    if confirm != wanted:
+        raise Unconfirmed(wanted)
     left = store.delete(runs_root(), run)
     remove_lora(on_shelf(run), run)
     _remove_events(events_folder(run))

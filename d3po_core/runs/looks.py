@@ -69,10 +69,13 @@ def read_look(folder: Path, record: Record) -> Look | None:
     look = look_of(folder, record)
     if look is None:
         return None
-    before, now = (
-        tuple((folder / PICTURES / name).read_bytes() for name in names)
-        for names in (look["before"], look["now"])
-    )
+    try:
+        before, now = (
+            tuple((folder / PICTURES / name).read_bytes() for name in names)
+            for names in (look["before"], look["now"])
+        )
+    except OSError:  # another process has just saved to the run
+        return None
     return Look(before, now, tuple(look["prompts"]))
 
 

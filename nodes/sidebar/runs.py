@@ -18,7 +18,7 @@ from ...d3po_core.runs import store
 from ...d3po_core.runs.looks import PICTURES
 from ..library import on_shelf, runs_root
 from ..routes import Refused, answering, in_thread, texts_in
-from ..run_actions import as_it_is, branch_run, delete_run, export_run
+from ..run_actions import Unconfirmed, as_it_is, branch_run, delete_run, export_run
 
 routes = PromptServer.instance.routes
 
@@ -39,8 +39,7 @@ def shown(run):
     }
     lora = f"d3po/{run.name}.safetensors" if on_shelf(run.name).is_file() else None
     said = {name: value for name, value in asdict(run).items() if name not in ("look", "compared")}
-    confirm = run.name if run.problem else f"{run.name} {run.step}"
-    said |= {"pictures": pictures, "lora": lora, "as_it_is": confirm}
+    said |= {"pictures": pictures, "lora": lora, "as_it_is": as_it_is(run)}
     return said | {"win_rate": run.compared and in_numbers(run.compared)}
 
 
@@ -69,14 +68,13 @@ async def post_branch(body):
 @routes.post("/d3po/runs/delete")
 @answering
 async def post_delete(body):
-    return {"told": "\n".join(await in_thread(delete_confirmed, *texts_in(body, "run", "confirm")))}
-
-
-def delete_confirmed(run, confirm):
-    store.existing(runs_root(), run)
-    if confirm != as_it_is(run):
-        raise Refused(409, f"{run} has changed since you were asked, so it was left as it is. Look again")
-    return delete_run(run)
+    run, confirm = texts_in(body, "run", "confirm")
+    try:
+        return {"told": "\n".join(await in_thread(delete_run, run, confirm))}
+    except Unconfirmed:
+        raise Refused(
+            409, f"{run} has changed since you were asked, so it was left as it is. Look again"
+        ) from None
 
 
 @routes.post("/d3po/runs/export")

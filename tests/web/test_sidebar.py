@@ -71,6 +71,10 @@ def test_a_run_is_seen_applied_branched_taken_back_and_deleted(tab, page, host):
     (loader,) = page.evaluate("() => app.graph.serialize().nodes")
     assert loader["type"] == "LoraLoaderModelOnly" and f"d3po/{run}.safetensors" in loader["widgets_values"]
     keep(page, "sidebar", "applied")
+    one.get_by_role("button", name="apply").click()
+    told(page, "wire your model through it")
+    first, second = page.evaluate("() => app.graph.serialize().nodes.map(({pos, size}) => [pos[0], size[0]])")
+    assert second[0] >= sum(first), "beside what is selected"
 
     one.get_by_role("button", name="branch").click()
     page.keyboard.type(new)
