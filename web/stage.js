@@ -43,7 +43,7 @@ export function h(tag, properties = {}, ...children) {
 export const find = (element, selector) => /** @type {HTMLElement} */ (element.querySelector(selector))
 
 /** @param {Reference} image */
-const address = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`)
+export const address = (image) => api.apiURL(`/view?${new URLSearchParams(image)}`)
 
 /** Decoded images by address, the most recently wanted ones.
  *  @type {Map<string, Picture>} */
