@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from . import sidebar  # noqa: F401
 from .clip_scorers import D3POAestheticScorer, D3POCLIPScorer
 from .comparing import D3POCompare, D3POWinRate
 from .datasets import D3PODatasetStatistics, D3POLoadPreferences, D3POLoadSets, D3POSaveToDataset

@@ -173,6 +173,16 @@ interface Extension {
   onNodeOutputsUpdated?(outputs: Record<string, NodeOutput>): void
 }
 
+interface SidebarTab {
+  id: string
+  type: "custom"
+  title: string
+  icon: string
+  tooltip: string
+  render(element: HTMLElement): void
+  destroy(): void
+}
+
 interface App {
   graph: HostGraph
   rootGraph?: HostGraph
@@ -181,6 +191,7 @@ interface App {
     (event: Event) => void
   >
   extensionManager: {
+    registerSidebarTab(tab: SidebarTab): void
     toast: { add(toast: Toast): void }
     setting: { get(name: string): unknown }
     workflow?: { activeWorkflow?: { changeTracker?: { captureCanvasState?(): void; checkState?(): void } } }
