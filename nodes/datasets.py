@@ -4,6 +4,7 @@ import json
 from itertools import islice
 
 from comfy_api.latest import io
+from server import PromptServer
 
 from . import host
 from .prompts import prompts_of
@@ -95,6 +96,7 @@ class D3POSaveToDataset(io.ComfyNode):
         def write():
             with handle.open(create=True) as store:
                 added = sum(keep(store, *each, model_name) for each in sets)
+            PromptServer.instance.send_sync("d3po.kept", {"dataset": dataset[0], "sets": added})
             return f"{dataset[0]}: {added} new of {len(sets)} sets"
 
         text = written_by_first(write)

@@ -5,6 +5,7 @@ largest.
 
     python dev.py bench speed       what recording, the kept reference and the shared passes save or cost
     python dev.py bench picker      how long the picker takes from a key to the next pair (needs Chromium)
+    python dev.py bench judging     how long one who judges waits for pictures while runs record (Chromium)
     python dev.py bench dataset     a dataset of 10,000 sets: to open, to look over, to train from
     python dev.py bench methods     every method on one dataset: accuracy, objective, KL, time, memory (slow)
     python dev.py bench schedules   how the paper's weighting shares the gradient over each schedule's steps
@@ -39,6 +40,7 @@ LEARNING = {
 # what is measured in a module of its own: (module, function, the options that it takes)
 ELSEWHERE = {
     "picker": ("bench_picker", "measure", ["keys"]),
+    "judging": ("bench_judging", "measure", ["runs", "pace"]),
     "dataset": ("bench_dataset", "measure", ["sets", "indexed"]),
     "methods": ("bench_methods", "main", ["seeds", "only", "write"]),
     "schedules": ("bench_schedules", "main", ["write"]),
@@ -192,6 +194,8 @@ def main():
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keys", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=4, help="judging: how many are queued")
+    parser.add_argument("--pace", type=float, default=3.0, help="judging: seconds that a set takes")
     parser.add_argument("--sets", type=int, default=600)
     parser.add_argument(
         "--indexed", type=int, default=10_000, help="dataset: sets that are in the index alone"

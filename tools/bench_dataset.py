@@ -147,6 +147,9 @@ def measure(sets, indexed):
             "20 sets that one annotator has not judged",
             lambda: dataset.sets(judged=False, annotator="zoe", limit=20),
         )
+        timed("what the sidebar lists of it", lambda: dataset.overview("ann"))
+        timed("the newest page to look through", lambda: dataset.browse("ann"))
+        timed("a page by prompt", lambda: dataset.browse("ann", search="prompt"))
         size = recorded(0).states.nbytes * 2 / 2**20
         for i in range(sets):
             dataset.add_set(f"set {i}", trajectory=recorded(i))

@@ -145,13 +145,14 @@ interface ServerEvents {
   "d3po.waiting": import("../web/inbox.js").Shown
   "d3po.closed": import("../web/inbox.js").Closed
   "d3po.learning": import("../web/learning.js").Learning
+  "d3po.kept": { dataset: string; sets: number }
   executed: { prompt_id: string; node: string; output?: NodeOutput }
   execution_success: { prompt_id: string }
   execution_error: { prompt_id: string }
   execution_interrupted: { prompt_id: string }
   execution_cached: { prompt_id?: string; nodes: string[] }
   reconnected: unknown
-  status: unknown
+  status: { exec_info?: { queue_remaining: number } } | null
 }
 
 interface Toast {

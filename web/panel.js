@@ -22,6 +22,7 @@ import { KEYS, KEYS_ALWAYS } from "./words.js"
  * @property {() => void} end continue with the answers there are
  * @property {(event: KeyboardEvent) => (() => void) | null} actOf what a key does now
  * @property {() => void} unflip
+ * @property {() => void} closed the expanded view was left
  */
 
 export class Panel {
@@ -75,7 +76,7 @@ export class Panel {
     this.answers = h("div", { class: "d3po-answers" })
     this.told = h("div", { class: "d3po-told", hidden: true })
     this.root = this.#root(stage)
-    this.#place = new Place(this.root, "Pair preference picker, expanded")
+    this.#place = new Place(this.root, "Pair preference picker, expanded", does.closed)
   }
 
   /** The element that stands in the node. */

@@ -45,7 +45,10 @@ import { isEnough, resultOf } from "./win_rate.js"
  * @property {() => void} cancel stop the run that waits
  * @property {boolean} blind whether nothing may tell one candidate from the other
  * @property {boolean} enough whether a blind session can end, though sets are left
- * @property {string} next what there is to say of the next round, or ""
+ * @property {string} next what there is to say where no set is left, or ""
+ * @property {string} empty what there is to say while there is no set
+ * @property {boolean} goesOn whether a run goes on with the picks
+ * @property {() => void} [closed] the expanded view was left
  */
 
 /** @type {Settings} */
@@ -63,6 +66,8 @@ const owners = new WeakMap()
 
 export class Widget {
   picks = new Picks(() => this.blind || hasAnswered())
+  empty = "Press Run: the candidates will be shown here."
+  goesOn = true
   /** @type {number | undefined} */
   #timer
   /** @type {(() => void)[]} */

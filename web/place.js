@@ -7,9 +7,13 @@ import { find, h } from "./stage.js"
 
 /** The place of an element in its node, and the dialog that it opens in. It has a button "expand". */
 export class Place {
+  #closed
+
   /** @param {HTMLElement} root
-   *  @param {string} label of the dialog */
-  constructor(root, label) {
+   *  @param {string} label of the dialog
+   *  @param {() => void} closed called when the dialog was left */
+  constructor(root, label, closed = () => {}) {
+    this.#closed = closed
     this.root = root
     this.element = h("div", { class: "d3po-place" }, root)
     this.dialog = h("dialog", {
@@ -47,6 +51,7 @@ export class Place {
     this.element.append(this.root)
     this.dialog.remove()
     this.root.focus()
+    this.#closed()
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { datasetsPanel } from "./datasets_panel.js"
 import { tr } from "./language.js"
 import { runsPanel } from "./runs_panel.js"
 import { h } from "./stage.js"
@@ -14,7 +15,10 @@ import { h } from "./stage.js"
  */
 
 /** @type {[title: string, make: () => SidePanel][]} */
-const PANELS = [["Runs", runsPanel]]
+const PANELS = [
+  ["Runs", runsPanel],
+  ["Datasets", datasetsPanel]
+]
 
 class Sidebar {
   #shown = 0
@@ -94,7 +98,7 @@ app.registerExtension({
       type: "custom",
       icon: "pi pi-thumbs-up",
       title: "D3PO",
-      tooltip: tr("D3PO: what you have trained"),
+      tooltip: tr("D3PO: what you have trained and judged"),
       render: (place) => {
         sidebar ??= new Sidebar()
         sidebar.show(place)

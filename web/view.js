@@ -53,7 +53,8 @@ export class View {
       cancel: () => this.model.cancel(),
       end: () => this.#set && this.model.run(this.#set),
       actOf: (event) => this.#actOf(event),
-      unflip: () => this.#flip(false)
+      unflip: () => this.#flip(false),
+      closed: () => this.model.closed?.()
     })
     this.refresh()
   }
@@ -149,7 +150,7 @@ export class View {
     this.#flipped = false
     const state = { waiting: Boolean(entry?.waiting), enough: question !== undefined && this.model.enough }
     this.panel.show(settings, question?.kind ?? (entry ? "done" : "empty"), state, entry?.text ?? "")
-    this.panel.tell(picks.problem || (entry ? "" : "Press Run: the candidates will be shown here."))
+    this.panel.tell(picks.problem || (entry ? "" : this.model.empty))
     this.#drawProgress()
     if (question) this.#drawAnswers(question)
     else this.#drawDone()
@@ -242,10 +243,12 @@ export class View {
     status.textContent = ""
     if (!entry) return
     const open = this.model.sets().filter((other) => !this.model.picks.finished(other.set)).length
-    status.textContent = judgedOf(open, this.model.next)
+    const { goesOn, next } = this.model
+    status.textContent = open || goesOn ? judgedOf(open, next) : next
     answers.append(button("review", "[", "look again", () => this.#goTo(this.#asked.questions.length - 1)))
     if (open) answers.append(button("onward", "}", "next set", () => this.#next()))
-    else answers.append(button("continue", "Enter", "continue the run", () => this.model.run(entry)))
+    else if (goesOn)
+      answers.append(button("continue", "Enter", "continue the run", () => this.model.run(entry)))
   }
 
   /** @param {Entry} entry */

@@ -65,6 +65,17 @@ def judgement_in(text: str, candidates: int) -> Judgement:
     return Judgement.parse(json.loads(text), candidates)
 
 
+def history_entry(row: Row) -> HistoryEntry:
+    """A row of judgements, with its set's number of candidates. Raises ValueError or the like for
+    nonsense."""
+    return HistoryEntry(
+        row["annotator"],
+        row["judgement"] and judgement_in(row["judgement"], row["candidates"]),
+        datetime.fromisoformat(row["time"]),
+        row["tool"],
+    )
+
+
 def pairs_in(text: str, candidates: int) -> list[Pair]:
     """The strict pairs that the index has of a judgement. Raises ValueError or the like for anything else."""
     pairs = [tuple(pair) for pair in json.loads(text)]

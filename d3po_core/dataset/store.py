@@ -43,8 +43,9 @@ from typing import Any
 
 from ..candidates.judgement import Judgement, Pair
 from .annotators import join, join_liked
+from .browsing import Shown, browse, count, overview
 from .index import NONSENSE, DatasetError
-from .rows import HistoryEntry, judgement_in, pairs_in
+from .rows import HistoryEntry, history_entry, judgement_in, pairs_in
 from .sets import Sets, as_json, insert_row, many, utc
 from .statistics import statistics
 
@@ -118,18 +119,14 @@ class Dataset(Sets):
 
     def judgements(self, set_id: str) -> list[HistoryEntry]:
         """A set's history of judgements, HistoryEntries, oldest first."""
-        candidates = self._row(set_id)["candidates"]
-        rows = self._index.read("SELECT * FROM judgements WHERE set_id = ? ORDER BY number", [set_id])
+        self._row(set_id)
+        rows = self._index.read(
+            "SELECT judgements.*, candidates FROM judgements JOIN sets ON sets.id = set_id "
+            "WHERE set_id = ? ORDER BY number",
+            [set_id],
+        )
         with self._telling(set_id):
-            return [
-                HistoryEntry(
-                    row["annotator"],
-                    row["judgement"] and judgement_in(row["judgement"], candidates),
-                    datetime.fromisoformat(row["time"]),
-                    row["tool"],
-                )
-                for row in rows
-            ]
+            return [history_entry(row) for row in rows]
 
     def pairs(
         self, set_id: str, annotators: str | Iterable[str] | None = None, joining: str = "all"
@@ -177,6 +174,37 @@ class Dataset(Sets):
         (annotators.agreement), of very many sets by some; oldest, newest (when a set was created, or None)
         """
         return self._index.together(lambda index: statistics(index, held_out))
+
+    def overview(self, annotator: str) -> dict[str, Any]:
+        """What there is at a glance, JSON values by name; no file but the index is read, and of that little.
+
+        sets; unjudged (how many of those with images `annotator` has not judged); annotators {name: how many
+        judgements count}; newest (when the last set was created, or None)
+        """
+        return self._index.together(lambda index: overview(index, annotator))
+
+    def browse(
+        self,
+        annotator: str,
+        which: str = "all",
+        search: str = "",
+        order: str = "newest",
+        limit: int = 24,
+        offset: int = 0,
+    ) -> list[Shown]:
+        """A page of sets to look at; no file but the index is read.
+
+        which   "all", "judged" by `annotator`, or "unjudged", which are those with images
+        search  only sets whose prompt has this text in it, capital letters or not; "" all
+        order   "newest" or "oldest" first
+        """
+        return self._index.together(
+            lambda index: browse(index, annotator, which, search, order, limit, offset)
+        )
+
+    def count(self, annotator: str, which: str = "all", search: str = "") -> int:
+        """How many sets there are to `browse`."""
+        return self._index.together(lambda index: count(index, annotator, which, search))
 
     def tidy(self, older_than: float = DAY) -> int:
         """Remove what stopped writers left over: files in the payload folders, named as ours are, that the

@@ -1,3 +1,3 @@
 """What the tab in the sidebar asks of the server."""
 
-from . import runs  # noqa: F401
+from . import datasets, runs  # noqa: F401
