@@ -1,5 +1,6 @@
 """The picks so far as a judge of further candidates."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import comfy.utils
@@ -7,8 +8,9 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
-from ..d3po_core.taste.features import Eye
+from ..d3po_core.taste.features import LEVELS, Eye
 from ..d3po_core.taste.head import best_over_worst, clearest, learned
+from ..d3po_core.taste.liking import Tastes
 from . import host
 from .stored import DatasetType, ImageSet, preferences_in, told, version
 from .train.report import as_data
@@ -68,15 +70,18 @@ class D3POTastePreference(io.ComfyNode):
             raise ValueError(
                 "trajectory: these candidates are images alone, and this judge looks at recorded ones"
             )
-        taste, seen, _ = taste_of(model, picks, trajectory)
-        more = [
-            Preferences(candidates, best_over_worst(taste.scores(own)), source=TASTE)
-            for candidates, own in zip(trajectory, seen)
-            if taste.trusted
-        ]
+        taste, seen, places = taste_of(model, picks, trajectory)
+        own_picks, more = picks.all, []
+        if taste.trusted:
+            liking = every_look(model, picks, taste, places)
+            own_picks = [replace(clearest(p), taste=liking) for p in picks.all]
+            more = [
+                Preferences(candidates, best_over_worst(taste.scores(own)), source=TASTE, taste=liking)
+                for candidates, own in zip(trajectory, seen)
+            ]
         text = told("\n".join([*report(taste, picks), judged_report(taste, len(trajectory))]), picks.left_out)
         return io.NodeOutput(
-            [*(map(clearest, picks.all) if taste.trusted else picks.all), *more],
+            [*own_picks, *more],
             accuracy(taste),
             text,
             ui={"text": [text], "figures": [as_data({"accuracy": accuracy(taste), "judged": len(more)})]},
@@ -142,6 +147,13 @@ def taste_of(model, picks, further=()):
     return taste, seen[len(sets) :], places
 
 
+def every_look(model, picks, taste, places):
+    """The Tastes of all looks, of which `taste_of` has learned the first."""
+    sets, rewards = [p.candidates for p in picks.judged], [p.rewards for p in picks.judged]
+    others = [learned(look(model, sets, places, number)[0], rewards) for number in range(1, len(LEVELS))]
+    return Tastes((taste, *others), places)
+
+
 def earlier_picks(model, preferences, dataset, left_out):
     """Preferences that a dataset holds of its annotator and this base model, but for sets that are judged
     anew. `left_out` as each_whole has it."""
@@ -154,12 +166,13 @@ def earlier_picks(model, preferences, dataset, left_out):
         return preferences_in(dataset.name, store, rows, dataset.annotator, JOININGS[0], 0, left_out)
 
 
-def look(model, sets, places=()):
-    """(each set's features, the places that they were seen at). Given, those are looked at."""
+def look(model, sets, places=(), number=0):
+    """(each set's features by an Eye's look of this number, the places that they were seen at). Given, those
+    are looked at."""
     bar = comfy.utils.ProgressBar(len(sets))
 
     def work(session):
-        eye = Eye(session.network, session.device, PER_PASS, places)
+        eye = Eye(session.network, session.device, PER_PASS, places, number)
         seen = []
         for candidates in sets:
             images = host.finished(model, candidates)

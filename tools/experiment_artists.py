@@ -39,6 +39,8 @@ RECIPES = {
     "recommended": {},
     "picks alone": dict(unjudged=0),
     "own prompts": dict(others=0),
+    "taste guidance": dict(settings=dict(method="taste guidance")),
+    "taste guidance, picks alone": dict(unjudged=0, settings=dict(method="taste guidance")),
     "paper": dict(strength=PAPER, unjudged=0, replay=False),
     "HERO": dict(strength=PAPER) | hero.RECIPE,
 } | {

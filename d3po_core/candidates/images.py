@@ -96,6 +96,10 @@ class CleanCandidates:
         sigma = torch.as_tensor(sigma).to(x0)
         return (1 - sigma if self.prediction == "flow" else 1) * x0 + sigma * noise.to(x0)
 
+    def share(self, sigma: Scalar) -> Tensor:
+        """How much of x0 is in x at noise level sigma, 0-d float64: 1, or 1 - sigma for flow."""
+        return self.noised(torch.ones((), dtype=torch.float64), sigma, torch.zeros(()))
+
     def target_scale(self, sigma: Scalar) -> Tensor:
         """|d x0 / d prediction| at a fixed x, a 0-d tensor. x0's error divided by it is the prediction's.
 

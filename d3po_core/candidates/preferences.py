@@ -6,8 +6,11 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
+from .images import CleanCandidates
 from .judgement import Pair, check_candidates
+from .ode import Denoise
 
 
 class Candidates(Protocol):
@@ -44,6 +47,22 @@ class Candidates(Protocol):
         levels."""
 
 
+class Liking(Protocol):
+    """How much an artist is held to like any pictures, as something that can be climbed.
+
+    name  of all that it depends on
+    """
+
+    name: str
+
+    def gradient(
+        self, network: Module, denoise: Denoise, images: CleanCandidates, x0: Tensor, draw: int
+    ) -> Tensor:
+        """Of its liking of clean latents x0 [n, C, H, W], with respect to them; shaped as they are. network
+        is what denoise(x, sigma) runs, images say what x0 are pictures of, and draw is any number: which of
+        the ways of looking is taken."""
+
+
 @dataclass(frozen=True)
 class Preferences:
     """One judged set: its candidates, and what was said of them.
@@ -52,6 +71,7 @@ class Preferences:
     scores  one for each candidate, higher is better, None where there is none; () where only comparisons are
             known
     liked   True (thumb up), False (thumb down) or None for each candidate; () where nobody said
+    taste   what the artist's picks taught of their taste, for the method that learns from it; or None
     """
 
     candidates: Candidates
@@ -59,6 +79,7 @@ class Preferences:
     source: str = ""
     scores: tuple[float | None, ...] = ()
     liked: tuple[bool | None, ...] = ()
+    taste: Liking | None = None
 
     def __post_init__(self) -> None:
         check_candidates(self.pairs, self.candidates.count)

@@ -40,6 +40,7 @@ def trained_on(preferences: Iterable[Preferences]) -> list[JudgedSet]:
             "said": said(p.pairs, p.scores, p.liked),
             "made": name_of(p.candidates.settings),
         }
+        | ({"taste": p.taste.name} if p.taste else {})
         for p in preferences
     ]
 

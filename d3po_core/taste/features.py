@@ -18,7 +18,7 @@ from ..training.randomness import Device, generator_of
 
 MOST_BLOCKS = 8  # evenly among all, from the first to the last
 CELLS = 4  # a side, of the grid whose means tell where something is
-LEVEL = 1 / 16  # of the noise levels, from the least
+LEVELS = 1 / 16, 1 / 8, 3 / 16, 1 / 4  # of the noise levels, from the least
 SEES = 0.01  # what a block gives for two images differs by this, of its size, where it sees them
 Outputs: TypeAlias = tuple[Tensor, ...]
 T = TypeVar("T")
@@ -30,6 +30,7 @@ class Eye:
     network   as denoise runs it
     per_pass  how many candidates go through it together
     places    of the blocks, as another Eye on such a network has found them
+    look      which of LEVELS it looks at, and with which noise
 
     Without places the first images that it sees say which blocks these are; it sees all others by the same.
     """
@@ -40,9 +41,10 @@ class Eye:
         device: Device = "cpu",
         per_pass: int = 4,
         places: Sequence[tuple[int, int]] = (),
+        look: int = 0,
     ) -> None:
         self.network, self.device, self.per_pass = network, device, per_pass
-        self.places = [*places]
+        self.places, self.look = [*places], look
 
     def features(
         self, images: CleanCandidates, denoise: Denoise, latents: Tensor | None = None
@@ -55,30 +57,35 @@ class Eye:
 
         Raises ValueError for a network in which no blocks are found, or features that are not finite.
         """
-        sigma = images.sigmas[int(LEVEL * len(images.sigmas))]
         latents = (images.latents[:] if latents is None else latents).to(self.device)
-        noise = torch.randn(1, *latents.shape[1:], generator=generator_of("taste")).to(latents)
-        noised = images.noised(latents, sigma, noise)
-
-        def seen(x: Tensor) -> dict[int, Outputs]:
-            with torch.no_grad(), watched(self.network, len(x)) as outputs:
-                denoise(x, sigma.to(x).expand(len(x)))
-            return outputs
-
-        if not self.places:
-            nothing = images.noised(0 * latents[:1], sigma, noise)
-            self.places = telling(seen(torch.cat([noised[:1], nothing])))
-        if not self.places:
-            raise ValueError(
-                "model: no blocks were found in its network, so there is nothing to see taste by"
-            )
-        parts = [summaries(seen(some), self.places) for some in noised.split(self.per_pass)]
+        with torch.no_grad():
+            if not self.places:
+                two = torch.cat([latents[:1], 0 * latents[:1]])
+                self.places = telling(self._seen(images, denoise, two))
+            if not self.places:
+                raise ValueError(
+                    "model: no blocks were found in its network, so there is nothing to see taste by"
+                )
+            parts = [self.parts(images, denoise, some) for some in latents.split(self.per_pass)]
         made = [torch.cat(of_block) for of_block in zip(*parts)]
         if not all(part.isfinite().all() for part in made):
             raise ValueError(
                 "the network overflowed while it looked at the candidates. Run it in bf16 or fp32"
             )
         return made
+
+    def parts(self, images: CleanCandidates, denoise: Denoise, latents: Tensor) -> list[Tensor]:
+        """`features` of latents [n, C, H, W] in one pass, with gradients where these are on."""
+        return summaries(self._seen(images, denoise, latents), self.places)
+
+    def _seen(self, images: CleanCandidates, denoise: Denoise, latents: Tensor) -> dict[int, Outputs]:
+        sigma = images.sigmas[int(LEVELS[self.look] * len(images.sigmas))]
+        named = ("taste", self.look) if self.look else ("taste",)
+        noise = torch.randn(1, *latents.shape[1:], generator=generator_of(*named)).to(latents)
+        x = images.noised(latents, sigma, noise)
+        with watched(self.network, len(x)) as outputs:
+            denoise(x, sigma.to(x).expand(len(x)))
+        return outputs
 
 
 @contextmanager

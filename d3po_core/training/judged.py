@@ -14,11 +14,11 @@ from ..candidates.images import CleanCandidates
 from ..candidates.ode import Denoise
 from ..candidates.preferences import Candidates, Preferences
 from ..candidates.trajectory import Trajectory
-from .methods import LIKED, METHODS, NOISED, PAIRS, RECORDED, Method
+from .methods import LIKED, METHODS, NOISED, PAIRS, RECORDED, TASTE, Method
 from .randomness import generator_of
 from .reference import Reference
 from .settings import Settings
-from .terms import NoisedDraw, Term, TrajectoryStep
+from .terms import GuidedDraw, NoisedDraw, Term, TrajectoryStep
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class JudgedSet(ABC):
         self.mask = None if mask is None else mask.to(self.device).clone()
         members = method.taking_part(self.preferences)
         place = {member: i for i, member in enumerate(members)}
-        given = () if method.of == LIKED else self.preferences.pairs
+        given = () if method.of in (LIKED, TASTE) else self.preferences.pairs
         pairs = [(place[w], place[l]) for w, l in given if w in place and l in place]
         self.members = torch.tensor(members)
         self.places = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
@@ -150,7 +150,11 @@ class NoisedSet(JudgedSet):
             denoise = self.example.denoise
             if unconditional and dropout and torch.rand((), generator=generator) < dropout:
                 denoise = unconditional
-            yield partial(NoisedDraw, self, sigma, noise, denoise)
+            if self.method.of == TASTE:
+                look = int(torch.randint(2**31, (), generator=generator))
+                yield partial(GuidedDraw, self, sigma, noise, denoise, look)
+            else:
+                yield partial(NoisedDraw, self, sigma, noise, denoise)
 
     def measured(self, draws: int) -> Iterator[Term]:
         for sigma, noise in self.candidates.draws(draws, generator_of(self.candidates.set_id)):

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..candidates.preferences import Preferences
     from .terms import Term, Values
 
-PAIRS, LABELS, REWARDS, LIKED = "pairs", "labels", "rewards", "liked candidates"
+PAIRS, LABELS, REWARDS, LIKED, TASTE = "pairs", "labels", "rewards", "liked candidates", "taste"
+GUIDED = 2  # candidates of a set: what is learned of a taste holds for any of them
 RECORDED, NOISED = "recorded steps", "noised images"
 RECORDED_NOISE = "noised images, recorded noise"
 
@@ -22,7 +23,8 @@ class Method:
     """How an update learns.
 
     loss       loss(term, values) -> scalar; values (terms.Values) hold weighted log-ratios
-    of         PAIRS, LABELS (liked or not), REWARDS, or LIKED: what must have been said of candidates
+    of         PAIRS, LABELS (liked or not), REWARDS, or LIKED: what must have been said of candidates; or
+               TASTE: that they come with one
     terms      RECORDED or NOISED where it learns from nothing else, "" where it learns from either
     reference  False: training needs no pass of the reference
     sampler    True: values hold how far the policy is from the one that sampled
@@ -44,6 +46,8 @@ class Method:
         """Indices of the candidates that take part, sorted; none where there is nothing to learn."""
         if self.of == PAIRS:
             return sorted({candidate for pair in preferences.pairs for candidate in pair})
+        if self.of == TASTE:
+            return list(range(min(GUIDED, preferences.candidates.count))) if preferences.taste else []
         if self.of == REWARDS:
             rewards = preferences.rewards
             return sorted(rewards) if len(set(rewards.values())) > 1 else []
@@ -59,6 +63,8 @@ class Method:
             LABELS: "no candidate is liked or disliked. Give thumbs, or pick at least one winner",
             REWARDS: "all candidates of a set are rated alike. Pick at least one winner, or record "
             "candidates that differ more",
+            TASTE: "there is no taste to go by. Put D3PO Taste Preference between your picks and the train "
+            "step; if it stands there, more picks make the taste sure enough",
             LIKED: "no candidate is liked. Give a thumb up, or pick at least one winner",
         }[self.of]
 
@@ -163,4 +169,5 @@ METHODS = {
     "reward-weighted": Method(rwr, of=REWARDS, beta=False),
     "DiffusionNFT": Method(nft, of=REWARDS, terms=NOISED, sampler=True, beta=False),
     "supervised": Method(sft, of=LIKED, beta=False),
+    "taste guidance": Method(sft, of=TASTE, terms=NOISED, beta=False),
 }

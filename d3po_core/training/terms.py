@@ -1,5 +1,5 @@
 """The terms whose mean is an update's loss, whatever the method: a step of a trajectory (as in D3PO), a
-noised draw of clean candidates (as in Diffusion-DPO).
+noised draw of clean candidates (as in Diffusion-DPO), or of what a taste makes of these.
 
 Both hold a policy against the reference by log-ratios. Diffusion-DPO's is that of unit Gaussians around the
 two predictions of the target, (reference error - error) / 2 with errors as mean squares over the latent; the
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..candidates import kernels
 from ..candidates.kernels import per_candidate_mean
 from ..candidates.ode import Denoise
-from . import losses, metrics
+from . import losses, metrics, tilted
 from .randomness import seed
 
 if TYPE_CHECKING:
@@ -232,6 +232,30 @@ class NoisedDraw(Term):
             sampler_error=None if sampled is None else sampled - clean,
             direction=self.inside(clean - x0).detach() if self.method.direction else None,
         )
+
+
+class GuidedDraw(NoisedDraw):
+    """The same towards what the reference would predict if liked pictures were more probable (tilted.py), in
+    place of the clean candidates. `look` is Liking.gradient's draw."""
+
+    def __init__(
+        self, judged: "NoisedSet", sigma: Tensor, noise: Tensor, denoise: Denoise, look: int
+    ) -> None:
+        super().__init__(judged, sigma, noise, denoise)
+        reference, images, taste = judged.reference, judged.candidates, judged.preferences.taste
+        assert taste is not None  # else no candidate takes part
+
+        def liked(x0: Tensor) -> Tensor:
+            with reference.adapter.off():
+                return taste.gradient(reference.adapter.root, judged.example.denoise, images, x0, look)
+
+        with reference.acting():
+            shifts = [
+                tilted.shift(denoise, self.x[chunk], sigma, images.share(sigma), self.ref_x0[chunk], liked)
+                for chunk in self.chunks()
+            ]
+        self.clean = self.ref_x0 + torch.cat(shifts)
+        self.ref_error = self._error(slice(None), self.ref_x0)
 
 
 def accuracy(margin: Tensor) -> Tensor:

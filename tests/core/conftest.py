@@ -11,7 +11,7 @@ from d3po_core.candidates.preferences import Preferences
 from d3po_core.candidates.trajectory import Trajectory
 from d3po_core.training.adapter import Adapter
 from d3po_core.training.loop import Example
-from tests.core.judged import JUDGED, Predictor, images
+from tests.core.judged import JUDGED, Likes, Predictor, images
 from tests.core.rounds import Round
 
 SIGMAS = (14.6, 4.0, 1.5, 0.5, 0.0)
@@ -187,7 +187,7 @@ def drawn(setup):
         stir(adapter, size=size)
         denoise = Predictor(adapter.root)
         return adapter, [
-            Example(Preferences(images(each["scores"], seed, dtype), **each), denoise, denoise)
+            Example(Preferences(images(each["scores"], seed, dtype), **each, taste=Likes()), denoise, denoise)
             for seed, each in enumerate(judged)
         ]
 

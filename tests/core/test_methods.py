@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from d3po_core.training.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS
+from d3po_core.training.methods import LABELS, LIKED, METHODS, NOISED, PAIRS, RECORDED, REWARDS, TASTE
 from tests.core.gradients import assert_same, inside, log_p
-from tests.core.judged import JUDGED, MASK, SETTINGS, USUAL_MARGIN, masked, update
+from tests.core.judged import JUDGED, MASK, SETTINGS, USUAL_MARGIN, Likes, masked, update, wanted
 
 STEPS = [name for name, method in METHODS.items() if method.terms != NOISED]
 DRAWS = [name for name, method in METHODS.items() if method.terms != RECORDED]
@@ -109,6 +109,7 @@ LOSSES = {
     "DPOK": lambda t, s: ddpo(t, s) + s.kl_weight * mean(t["kl"]),
     "reward-weighted": rwr,
     "DiffusionNFT": nft,
+    "taste guidance": lambda t, s: mean(t["guided"][:2]),
     "supervised": lambda t, s: -mean([r for r, up in zip(t["r"], t["liked"]) if up]),
 }
 
@@ -121,6 +122,7 @@ def parts(name, judged):
         REWARDS: len(judged["scores"]),
         LIKED: sum(map(bool, judged["liked"])),
         LABELS: sum(up is not None for up in judged["liked"]),
+        TASTE: 2,
     }[of]
 
 
@@ -162,10 +164,24 @@ def log_probs(example):
         ]
 
 
-def draws_of(adapter, settings, example, passes, start):
+def towards(adapter, denoise, noised, level, draw):
+    """What a taste pulls the reference's x0 towards: 2 sigma^2 of its gradient, through the whole Jacobian."""
+
+    def ref_x0(x):
+        return x - level * denoise.predict(x, level[None])
+
+    with adapter.off():
+        jacobian = torch.autograd.functional.jacobian(ref_x0, noised).reshape(noised.numel(), -1)
+        made = ref_x0(noised).detach()
+    slope = (wanted(draw, made) - made).flatten()
+    return 2 * level**2 * (jacobian.T @ slope).view_as(noised)
+
+
+def draws_of(adapter, settings, example, passes, start, looks=()):
     """What the losses take, of each noised draw.
 
-    `passes` are the (x, sigma) that the policy was given, `start` the weights of the policy that sampled."""
+    `passes` are the (x, sigma) that the policy was given, `start` the weights of the policy that sampled, and
+    `looks` the draws that a taste was asked with."""
     images, denoise = example.candidates.latents, example.denoise
     adapter.hold("sampled", start)
 
@@ -173,9 +189,10 @@ def draws_of(adapter, settings, example, passes, start):
         return inside(example.candidates, values).square().mean()
 
     used = METHODS[settings.method].taking_part(example.preferences)
-    for x, sigma in passes:
+    for number, (x, sigma) in enumerate(passes):
+        draw = looks[number] if looks else 0
         noise, level = (x[0] - images[used[0]]) / sigma[0], sigma[0]
-        term = {name: [] for name in ("r", "kl", "e", "g", "v", "o", "x0")}
+        term = {name: [] for name in ("r", "kl", "e", "g", "v", "o", "x0", "guided")}
         term |= {"beta": settings.dpo_beta, "drawn": True}
         for image in images:
             noised = (image + level * noise)[None]
@@ -190,6 +207,10 @@ def draws_of(adapter, settings, example, passes, start):
             term["e"].append(error)
             term["r"].append((ref_error - error) / 2)
             term["kl"].append(squares(predicted - ref) / 2)
+            x0, ref_x0 = (noised - level * made for made in (predicted, ref))
+            pull = towards(adapter, denoise, noised, level, draw)
+            of_policy, of_ref = (squares((made - ref_x0 - pull) / level) for made in (x0, ref_x0))
+            term["guided"].append((of_policy - of_ref) / 2)
             for name, x0 in (
                 ("v", noised - level * predicted),
                 ("o", noised - level * sampled),
@@ -258,19 +279,23 @@ def test_a_recording_is_held_against_the_policy_that_made_it_whatever_the_lora_b
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", DRAWS)
-def test_on_noised_images_an_update_is_the_method_written_out(toy, drawn, name, mask):
+def test_on_noised_images_an_update_is_the_method_written_out(monkeypatch, toy, drawn, name, mask):
     adapter, examples = drawn()
     examples, start = masked(examples, mask), adapter.weights()
     toy.stir(adapter, seed=3)
-    settings = replace(SETTINGS, method=name)
+    settings, asked = replace(SETTINGS, method=name), []
+    gradient = Likes.gradient
+    monkeypatch.setattr(Likes, "gradient", lambda *a: (asked.append(a[-1]), gradient(*a))[1])
     ours, metrics = update(adapter, settings, examples, start)
-    seen, n = examples[0].denoise.seen, settings.draws_per_set
+    seen, n, looks = examples[0].denoise.seen, settings.draws_per_set, asked
+    if METHODS[name].of == TASTE:
+        seen = seen[1::2]  # the first of two is the reference, on its way to the taste's gradient
     theirs, value = expected(
         settings,
         JUDGED,
         adapter,
         [
-            draws_of(adapter, settings, example, seen[i * n : (i + 1) * n], start)
+            draws_of(adapter, settings, example, seen[i * n : (i + 1) * n], start, looks[i * n : (i + 1) * n])
             for i, example in enumerate(examples)
         ],
     )

@@ -3,19 +3,21 @@
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
-from d3po_core.taste.features import Eye
+from d3po_core.taste.features import LEVELS, Eye
 from d3po_core.taste.head import best_over_worst, clearest, learned
+from d3po_core.taste.liking import Tastes
 from d3po_core.taste.movement import Pictures, View, carried_on, held_back, length
 from d3po_core.training import metrics
 from d3po_core.training.loop import Example, Trainer
 from d3po_core.training.methods import METHODS, RECORDED
+from d3po_core.training.methods import TASTE as OF_TASTE
 from d3po_core.training.presets import RECOMMENDED, resolved, sized
 from d3po_core.training.step_settings import GUIDANCE
 from tools.lab.artists import Artist, chance
@@ -140,6 +142,7 @@ class Evenings:
 
     def run(self):
         settings, self.step = self.settings(1)
+        self.method = METHODS[settings.method]
         shape = {
             name: getattr(self.step, name) for name in ("rank", "alpha", "targets", "adapter", "dropout")
         }
@@ -149,8 +152,13 @@ class Evenings:
                 began = time.monotonic()
                 new = self.candidates(round_)
                 picks = self.judged if self.plan.replay else new
-                further = self.by_taste(round_, adapter)
+                taste = self.taste(adapter)
+                further = self.by_taste(round_, adapter, taste) if taste else []
                 sets = [*(map(clearest, picks) if further else picks), *further]
+                if taste and self.method.of == OF_TASTE:
+                    with adapter.off():
+                        liking = self.every_look(taste)
+                    sets = [replace(p, taste=liking) for p in sets]
                 looked = time.monotonic()
                 last = self.learn(trainer, sets)
                 trained = time.monotonic()
@@ -178,8 +186,7 @@ class Evenings:
 
     def learn(self, trainer, sets):
         """A round of training: the last update's metrics; {} where there is nothing to learn from."""
-        method = METHODS[trainer.settings.method]
-        sets = [p for p in sets if method.taking_part(p)]
+        sets = [p for p in sets if self.method.taking_part(p)]
         if not sets:
             return {}
         trainer.settings, _ = self.settings(len(sets))
@@ -224,20 +231,36 @@ class Evenings:
         """How much the artist likes each candidate."""
         return TASTES[self.plan.taste](self.studio.pictures(trajectory.states[-1]))
 
-    def by_taste(self, round_, adapter):
-        """Further sets, judged as the picks so far were."""
-        plan, rng, self.told = self.plan, chance("further", self.plan.seed, round_), None
-        pool = [*self.trained, *self.further]
-        prompts = [caption(*pool[(round_ * plan.unjudged + i) % len(pool)]) for i in range(plan.unjudged)]
-        judged = [p for p in self.judged if len(set(p.rewards.values())) > 1]
-        if not prompts or not judged:
-            return []
-        seeds = [rng.randrange(2**32) for _ in prompts]
+    def taste(self, adapter):
+        """The Taste learned from all picks so far, where it is wanted and to be trusted."""
+        self.told, judged = None, self.telling()
+        if not judged or not (self.plan.unjudged or self.method.of == OF_TASTE):
+            return None
         with adapter.off():
             taste = learned([self.seen(p.candidates) for p in judged], [p.rewards for p in judged])
         self.told = taste.accuracy.share if taste.accuracy else None
-        if not taste.trusted:
+        return taste if taste.trusted else None
+
+    def telling(self):
+        """The picks so far that prefer anything."""
+        return [p for p in self.judged if len(set(p.rewards.values())) > 1]
+
+    def every_look(self, taste):
+        """The Tastes of all looks."""
+        judged, tastes = self.telling(), [taste]
+        for number in range(1, len(LEVELS)):
+            eye = Eye(self.studio.network, per_pass=FURTHER, places=self.eye.places, look=number)
+            tastes.append(learned([self.features(p.candidates, eye) for p in judged], [p.rewards for p in judged]))
+        return Tastes(tuple(tastes), self.eye.places)
+
+    def by_taste(self, round_, adapter, taste):
+        """Further sets, judged as the picks so far were."""
+        plan, rng = self.plan, chance("further", self.plan.seed, round_)
+        pool = [*self.trained, *self.further]
+        prompts = [caption(*pool[(round_ * plan.unjudged + i) % len(pool)]) for i in range(plan.unjudged)]
+        if not prompts:
             return []
+        seeds = [rng.randrange(2**32) for _ in prompts]
         recorded = self.studio.record(prompts, seeds, FURTHER, STEPS, CFG, policy=of_round(round_))
         with adapter.off():
             return [
@@ -248,11 +271,12 @@ class Evenings:
     def seen(self, candidates):
         """Their features; kept, as they never change."""
         if id(candidates) not in self._seen:
-            images = self.studio.finished(candidates)
-            denoise = self.studio.denoiser(images.settings["prompt"])
-            found = self.eye.features(images, denoise)
-            self._seen[id(candidates)] = candidates, found
+            self._seen[id(candidates)] = candidates, self.features(candidates, self.eye)
         return self._seen[id(candidates)][1]
+
+    def features(self, candidates, eye):
+        images = self.studio.finished(candidates)
+        return eye.features(images, self.studio.denoiser(images.settings["prompt"]))
 
     def as_learned(self, trajectory):
         return trajectory if self.step.learn_from == RECORDED else self.studio.finished(trajectory)
@@ -267,7 +291,7 @@ class Evenings:
             prompt = images.settings["prompt"]
             views.append(View(images, self.studio.denoiser(prompt, CFG), self.studio.denoiser(prompt)))
         pictures = Pictures(trainer, views, per_pass=12)
-        hold = carried_on if any(p.source == TASTE for p in sets) else held_back
+        hold = carried_on if any(p.source == TASTE or p.taste for p in sets) else held_back
         moved, left = hold(trainer, pictures.moved, length(trainer.settings.leash, self.labels))
         return {metrics.MOVED: moved, "left": left}
 

@@ -1,0 +1,52 @@
+"""A learned taste as something that pictures can be led along: its gradient, by several ways of looking.
+
+A taste that is learned from a few dozen picks also likes what merely happened to go with them, and a gradient
+finds such things. Ways of looking that differ, each with a taste of its own from the same picks, agree in what
+the artist meant and less in the rest.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..candidates.images import CleanCandidates
+from ..candidates.ode import Denoise
+from .features import LEVELS, Eye
+from .head import Taste
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """tastes  learned from the same picks, one for each of an Eye's looks, in their order
+    places  of the blocks that the eyes look at
+    """
+
+    tastes: tuple[Taste, ...]
+    places: Sequence[tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        if len(self.tastes) != len(LEVELS):
+            raise ValueError(f"there are {len(self.tastes)} tastes for {len(LEVELS)} looks")
+
+    @cached_property
+    def name(self) -> str:
+        """Of what they have learned."""
+        weights = torch.cat([taste.weights for taste in self.tastes])
+        return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
+
+    def gradient(
+        self, network: Module, denoise: Denoise, images: CleanCandidates, x0: Tensor, draw: int
+    ) -> Tensor:
+        """As candidates/preferences.py has it for Liking: draw says which look is taken."""
+        look = draw % len(self.tastes)
+        eye = Eye(network, x0.device, len(x0), self.places, look)
+        with torch.enable_grad():
+            x0 = x0.detach().requires_grad_()
+            liked = self.tastes[look].liking(eye.parts(images, denoise, x0))
+            (gradient,) = torch.autograd.grad(liked.sum(), x0)
+        return gradient
