@@ -82,10 +82,6 @@ class Sidebar {
   }
 }
 
-/** Made when it is first shown.
- *  @type {Sidebar | undefined} */
-let sidebar
-
 app.registerExtension({
   name: "D3PO.Sidebar",
   async init() {
@@ -93,18 +89,16 @@ app.registerExtension({
     document.head.append(h("link", { rel: "stylesheet", href }))
   },
   setup() {
+    const sidebar = new Sidebar()
     app.extensionManager.registerSidebarTab({
       id: "d3po",
       type: "custom",
       icon: "pi pi-thumbs-up",
       title: "D3PO",
       tooltip: tr("D3PO: what you have trained and judged"),
-      render: (place) => {
-        sidebar ??= new Sidebar()
-        sidebar.show(place)
-      },
-      destroy: () => sidebar?.hide()
+      render: (place) => sidebar.show(place),
+      destroy: () => sidebar.hide()
     })
-    api.addEventListener("execution_success", () => sidebar?.refresh())
+    api.addEventListener("execution_success", () => sidebar.refresh())
   }
 })

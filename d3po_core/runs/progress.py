@@ -34,15 +34,18 @@ FILE, BEST_FILE = FILES = "progress.safetensors", "progress-best.safetensors"
 
 def trained_on(preferences: Iterable[Preferences]) -> list[JudgedSet]:
     """Which sets, and what was said of them, in order."""
-    return [
-        {
-            "set": p.candidates.set_id,
-            "said": said(p.pairs, p.scores, p.liked),
-            "made": name_of(p.candidates.settings),
-        }
-        | ({"taste": p.taste.name} if p.taste else {})
-        for p in preferences
-    ]
+    sets: list[JudgedSet] = []
+    for p in preferences:
+        sets.append(
+            {
+                "set": p.candidates.set_id,
+                "said": said(p.pairs, p.scores, p.liked),
+                "made": name_of(p.candidates.settings),
+            }
+        )
+        if p.taste:
+            sets[-1]["taste"] = p.taste.name
+    return sets
 
 
 def labels(rounds: Iterable[Round]) -> int:

@@ -16,6 +16,7 @@ class JudgedSet(TypedDict, total=False):
     made        a name of how it was made
     candidates  how many it has, where what was said can be compared with the picks later
     labels      how many it has, where somebody looked at them
+    taste       a name of the taste that it comes with, where there is one
     """
 
     set: str
@@ -23,6 +24,7 @@ class JudgedSet(TypedDict, total=False):
     made: str
     candidates: int
     labels: int
+    taste: str
 
 
 class LookFiles(TypedDict):

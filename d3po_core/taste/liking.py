@@ -1,8 +1,8 @@
 """A learned taste as something that pictures can be led along: its gradient, by several ways of looking.
 
-A taste that is learned from a few dozen picks also likes what merely happened to go with them, and a gradient
-finds such things. Ways of looking that differ, each with a taste of its own from the same picks, agree in what
-the artist meant and less in the rest.
+A taste that is learned from a few dozen picks also likes what merely happened to go with them, and a
+gradient finds such things. Ways of looking that differ, each with a taste of its own from the same picks,
+agree in what the artist meant and less in the rest.
 """
 
 import hashlib

@@ -185,7 +185,8 @@ class Settings:
         "How to learn. Of pairs: D3PO (images without a recording: Diffusion-DPO), IPO and the other kinds "
         "of DPO, MaPO (needs no reference). Of thumbs, or of who is above and below the average: "
         "Diffusion-KTO. Of scores, wins minus losses, or thumbs: DiffusionNFT, DDPO, DPOK, reward-weighted. "
-        "Of the liked alone: supervised. D3PO Train Settings shows what the method uses.",
+        "Of the liked alone: supervised. Of the taste that D3PO Taste Preference has learned: taste "
+        "guidance. D3PO Train Settings shows what the method uses.",
         options=tuple(METHODS),
     )
     caption_dropout: float = setting(

@@ -1,9 +1,9 @@
 """What a denoiser would predict if pictures that are liked more were more probable.
 
-Preference tuning with a KL to the reference p looks for the policy p(x0) exp(strength r(x0)) (arXiv 2305.18290,
-equation 4), r being how much a picture is liked. By Tweedie's formula the denoiser of x = a x0 + sigma noise is
-D(x) = (x + sigma^2 grad log p(x)) / a. Tilting adds log E[exp(strength r) | x] to log p(x), to first order
-strength E[r | x], and E[r | x] is about r(D(x)): so to D(x) it adds
+Preference tuning with a KL to the reference p looks for the policy p(x0) exp(strength r(x0)) (arXiv
+2305.18290, equation 4), r being how much a picture is liked. By Tweedie's formula the denoiser of
+x = a x0 + sigma noise is D(x) = (x + sigma^2 grad log p(x)) / a. Tilting adds log E[exp(strength r) | x] to
+log p(x), to first order strength E[r | x], and E[r | x] is about r(D(x)): so to D(x) it adds
 
     strength sigma^2 / a  d r(D(x)) / d x.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..candidates.ode import Denoise
 
-STRENGTH = 2.0  # r is in standard deviations among candidates of a prompt: they are to be liked by as many more
+STRENGTH = 2.0  # standard deviations among candidates of a prompt, which r counts in: liked by so many more
 LEAST = 0.02  # of a: where a flow model's x is noise alone, its x0 is the same whatever x is
 
 
@@ -43,4 +43,5 @@ def shift(
         made = denoise(x, sigma.to(x).expand(len(x)))
         (through,) = torch.autograd.grad(made, x, (slope / size).to(made))
     sigma, share = sigma.to(x), share.to(x).clamp(min=LEAST)
-    return STRENGTH * sigma**2 / share * size.to(x) * through
+    added: Tensor = STRENGTH * sigma**2 / share * size.to(x) * through
+    return added

@@ -165,7 +165,7 @@ def log_probs(example):
 
 
 def towards(adapter, denoise, noised, level, draw):
-    """What a taste pulls the reference's x0 towards: 2 sigma^2 of its gradient, through the whole Jacobian."""
+    """What a taste adds to the reference's x0: 2 sigma^2 of its gradient, through the whole Jacobian."""
 
     def ref_x0(x):
         return x - level * denoise.predict(x, level[None])

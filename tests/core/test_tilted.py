@@ -1,4 +1,4 @@
-"""Guidance towards a taste against what can be worked out: the denoiser of a Gaussian whose mean was tilted."""
+"""Guidance towards a taste against what can be worked out: the denoiser of a Gaussian that was tilted."""
 
 import pytest
 import torch

@@ -138,6 +138,18 @@ def test_what_a_taste_vouches_for_is_carried_on_but_not_past_a_kl_that_training_
     assert 0 <= figures["pictures moved"] < 2.0
 
 
+def test_a_taste_guides_where_there_is_one(host):
+    graph = strength(with_taste(with_prompts(judged(candidates=5), PROMPTS)) | train_nodes())
+    graph["train"]["inputs"] |= {"method": "taste guidance", "epochs": 1}
+    graph["losses"] = probe("LossMap", "train", 2)
+    graph["train"]["inputs"]["preferences"] = ["judge", 0]
+    assert "there is no taste to go by" in host.run(graph)["outputs"]["train"]["text"][0]
+    graph["train"]["inputs"]["preferences"] = ["taste", 0]
+    entry = host.run(graph)
+    (figures,) = entry["outputs"]["train"]["figures"]
+    assert figures["updates"] == 1 and 0 < figures["pictures moved"] <= 0.85
+
+
 def test_the_last_round_is_taken_back_by_the_page_and_by_manage_runs(host, run_file, lora_file):
     run = unique("spoiled")
     host.run(loop(run, seed=1))

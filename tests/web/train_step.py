@@ -20,6 +20,7 @@ OF_METHOD = {
     "reward-weighted": EITHER | {"reward_beta"},
     "DiffusionNFT": EITHER | {"nft_beta", "kl_weight"},
     "supervised": EITHER,
+    "taste guidance": EITHER,
 }
 ALL_OWN = set().union(*OF_METHOD.values())
 CLEAN = {"clip", "beta", "weighting", "step_fraction", "guidance", "window_start", "window_end"}
@@ -32,6 +33,7 @@ SHARED = {
     "reward-weighted": {"clip", "beta", "dpo_beta"},
     "DiffusionNFT": CLEAN | {"dpo_beta"},
     "supervised": {"clip", "beta", "dpo_beta"},
+    "taste guidance": CLEAN | {"dpo_beta"},
 }
 HIDDEN = {method: SHARED.get(method, {"clip"}) | ALL_OWN - own for method, own in OF_METHOD.items()}
 OF_SOME = set().union(*HIDDEN.values())

@@ -250,7 +250,9 @@ class Evenings:
         judged, tastes = self.telling(), [taste]
         for number in range(1, len(LEVELS)):
             eye = Eye(self.studio.network, per_pass=FURTHER, places=self.eye.places, look=number)
-            tastes.append(learned([self.features(p.candidates, eye) for p in judged], [p.rewards for p in judged]))
+            tastes.append(
+                learned([self.features(p.candidates, eye) for p in judged], [p.rewards for p in judged])
+            )
         return Tastes(tuple(tastes), self.eye.places)
 
     def by_taste(self, round_, adapter, taste):
