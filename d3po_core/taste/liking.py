@@ -7,7 +7,7 @@ agree in what the artist meant and less in the rest.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -39,6 +39,20 @@ class Tastes:
         weights = torch.cat([taste.weights for taste in self.tastes])
         return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
 
+    @cached_property
+    def _copies(self) -> list[Taste]:
+        """The tastes in tensors that gradients go through: they take none that was made in inference mode."""
+        return [
+            replace(
+                taste,
+                scales=[part.clone() for part in taste.scales],
+                origin=[part.clone() for part in taste.origin],
+                known=[part.clone() for part in taste.known],
+                weights=taste.weights.clone(),
+            )
+            for taste in self.tastes
+        ]
+
     def gradient(
         self, network: Module, denoise: Denoise, images: CleanCandidates, x0: Tensor, draw: int
     ) -> Tensor:
@@ -47,6 +61,6 @@ class Tastes:
         eye = Eye(network, x0.device, len(x0), self.places, look)
         with torch.enable_grad():
             x0 = x0.detach().requires_grad_()
-            liked = self.tastes[look].liking(eye.parts(images, denoise, x0))
+            liked = self._copies[look].liking(eye.parts(images, denoise, x0))
             (gradient,) = torch.autograd.grad(liked.sum(), x0)
         return gradient

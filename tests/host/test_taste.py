@@ -147,7 +147,7 @@ def test_a_taste_guides_where_there_is_one(host):
     graph["train"]["inputs"]["preferences"] = ["taste", 0]
     entry = host.run(graph)
     (figures,) = entry["outputs"]["train"]["figures"]
-    assert figures["updates"] == 1 and 0 < figures["pictures moved"] <= 0.85
+    assert figures["updates"] and 0 < figures["pictures moved"] <= 0.85
 
 
 def test_the_last_round_is_taken_back_by_the_page_and_by_manage_runs(host, run_file, lora_file):
