@@ -78,6 +78,7 @@ interface NodeDefinition {
 
 interface HostGraph {
   id: string
+  extra?: Record<string, unknown>
   subgraphs?: Map<string, HostGraph>
   add(node: HostNode): void
   getLink(id: number): { target_id: number } | undefined
@@ -201,6 +202,7 @@ interface HostCanvas extends Record<OfTheMouse, (event: Event) => void> {
   ds: { scale: number; offset: [x: number, y: number] }
   selected_nodes?: Record<string, HostNode>
   selectNode(node: HostNode): void
+  setDirty(nodes: boolean, ground: boolean): void
 }
 
 interface App {

@@ -2,7 +2,9 @@
 
 import json
 
-from tests.web.picker import complaints, set_renderer
+import pytest
+
+from tests.web.picker import complaints, keep, set_renderer
 from tools.host import ROOT
 
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -41,6 +43,29 @@ def test_no_node_of_an_example_covers_another(page, renderer):
         assert len(boxes) > 5
         found[file.stem] = overlapping(boxes)
     assert not any(found.values()), found
+    complaints(page)
+
+
+@pytest.mark.frontend
+def test_an_example_opens_on_what_comes_first_and_is_read_without_zooming(page):
+    """As the template browser opens it."""
+    open_ = """async (workflow) => {
+      await app.loadGraphData(workflow, true, true, "first", {openSource: "template"})
+      for (let i = 0; i < 6; i++) await new Promise(requestAnimationFrame)
+      return [app.canvas.ds.scale, ...app.canvas.visible_area, "d3po_first_view" in app.rootGraph.extra]
+    }"""
+    first = {}
+    for file in FILES:
+        workflow = json.loads(file.read_text("utf-8"))
+        scale, x, y, width, height, again = page.evaluate(open_, workflow)
+        keep(page, "template", file.stem)
+        first[file.stem] = scale
+        assert not again  # saved again, it has the view that it was left with
+        if wanted := workflow["extra"].get("d3po_first_view"):
+            assert x <= wanted[0] and wanted[0] + wanted[2] <= x + width
+            assert y <= wanted[1] and wanted[1] + wanted[3] <= y + height
+    assert min(first.values()) > 0.55, first
+    page.evaluate("() => app.canvas.ds.reset()")
     complaints(page)
 
 
