@@ -43,7 +43,8 @@ def visible(picker):
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+# the renderers differ in where the widget stands, and not in what it shows
+@pytest.mark.parametrize("renderer, mode", [("canvas", "pairs"), *(("nodes 2.0", mode) for mode in MODES)])
 def test_the_main_states_are_drawn(picker, renderer, mode):
     one = asked(picker, candidates=MODES[mode], mode=mode, renderer=renderer, size=256)
     try:
