@@ -137,8 +137,9 @@ class Evenings:
         self.eye = Eye(studio.network, per_pass=FURTHER)
 
     def settings(self, sets):
-        plan = self.plan
-        return resolved({"seed": plan.seed} | sized(plan.strength, sets, self.studio.flow) | plan.settings)
+        plan, flow = self.plan, self.studio.flow
+        preset = sized(plan.strength, sets, flow, plan.settings.get("method", ""))
+        return resolved({"seed": plan.seed} | preset | plan.settings)
 
     def run(self):
         settings, self.step = self.settings(1)
