@@ -49,15 +49,15 @@ def test_no_node_of_an_example_covers_another(page, renderer):
 @pytest.mark.frontend
 def test_an_example_opens_on_what_comes_first_and_is_read_without_zooming(page):
     """As the template browser opens it."""
-    open_ = """async (workflow) => {
-      await app.loadGraphData(workflow, true, true, "first", {openSource: "template"})
+    open_ = """async ([workflow, name]) => {
+      await app.loadGraphData(workflow, true, true, name, {openSource: "template"})
       for (let i = 0; i < 6; i++) await new Promise(requestAnimationFrame)
       return [app.canvas.ds.scale, ...app.canvas.visible_area, "d3po_first_view" in app.rootGraph.extra]
     }"""
     first = {}
     for file in FILES:
         workflow = json.loads(file.read_text("utf-8"))
-        scale, x, y, width, height, again = page.evaluate(open_, workflow)
+        scale, x, y, width, height, again = page.evaluate(open_, [workflow, file.stem])
         keep(page, "template", file.stem)
         first[file.stem] = scale
         assert not again  # saved again, it has the view that it was left with
