@@ -36,13 +36,11 @@ PRESETS: dict[str, dict[str, Value]] = {
 # that times sigma, of at most 1, where other models' sigma is up to 15. The errors of their predictions, a
 # velocity's, are larger for that
 FLOW: dict[str, Value] = {"learning_rate": 9e-3, "dpo_beta": 300.0}
-# and for a method: what leads predictions has next to no noise, and goes less far by an update
-OF_METHOD: dict[str, dict[str, Value]] = {"taste guidance": {"learning_rate": 9e-3}}
 
 
-def sized(strength: str, sets: int, flow: bool = False, method: str = "") -> dict[str, Value]:
+def sized(strength: str, sets: int, flow: bool = False) -> dict[str, Value]:
     """What differs from the defaults under a preset's name where so many sets are learned from, by a flow
-    model or another, and by this method if it is not the preset's own.
+    model or another.
 
     As recommended, an update sees SETS of them, or fewer under as many more noises, and a round has about
     UPDATES: so a round of few takes as long as one of many, until there are hundreds.
@@ -54,7 +52,6 @@ def sized(strength: str, sets: int, flow: bool = False, method: str = "") -> dic
     return (
         preset
         | (FLOW if flow else {})
-        | OF_METHOD.get(method, {})
         | {
             "sets_per_update": together,
             "draws_per_set": -(-SETS // together),

@@ -36,7 +36,7 @@ class Plan:
             widgets.pop("epochs", None)
         method = widgets.get("method", Settings().method)
         sets = len(preferences) - len(passed_over(preferences, method))
-        settings, step = resolved(sized(strength, sets, flow, method) | widgets | (settings or {}))
+        settings, step = resolved(sized(strength, sets, flow) | widgets | (settings or {}))
         own = asdict(step)
         shape = {name: own.pop(name) for name in SHAPE}
         guidance = None if own.pop("guidance") == GUIDANCE[0] else 1.0

@@ -125,7 +125,5 @@ def test_as_recommended_a_round_is_as_long_with_few_sets_as_with_many(sets, toge
 
 
 def test_as_recommended_flow_models_learn_by_larger_steps_of_smaller_margins():
-    guided = sized("recommended", 12, method="taste guidance") | {"method": "taste guidance"}
-    assert resolved(guided)[0].learning_rate == 9e-3 and sized("paper", 12, method="taste guidance") == {}
     (usual, _), (flow, _) = (resolved(sized("recommended", 12, flow)) for flow in (False, True))
     assert flow == replace(usual, learning_rate=9e-3, dpo_beta=300.0)

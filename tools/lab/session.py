@@ -137,9 +137,8 @@ class Evenings:
         self.eye = Eye(studio.network, per_pass=FURTHER)
 
     def settings(self, sets):
-        plan, flow = self.plan, self.studio.flow
-        preset = sized(plan.strength, sets, flow, plan.settings.get("method", ""))
-        return resolved({"seed": plan.seed} | preset | plan.settings)
+        plan = self.plan
+        return resolved({"seed": plan.seed} | sized(plan.strength, sets, self.studio.flow) | plan.settings)
 
     def run(self):
         settings, self.step = self.settings(1)
