@@ -112,6 +112,21 @@ def test_the_gradient_is_the_same_to_the_bit(toy, dropout):
     assert any(g.any() for g in usual)
 
 
+def test_so_is_that_of_what_goes_in_where_no_weight_learns(toy):
+    net = toy.net()
+    adapter = Adapter(net, rank=2, targets="all linear and convolutions")
+    toy.stir(adapter)
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+
+    def slope():
+        return torch.autograd.grad(net(x, torch.tensor([9.0, 2.0, 0.5])).square().sum(), x)[0]
+
+    with adapter.off():
+        usual = slope()
+        with checkpointing_of(adapter).applied():
+            assert torch.equal(slope(), usual) and usual.any()
+
+
 def test_blocks_that_write_over_their_inputs_have_the_same_gradient_to_the_bit(toy, two_streams):
     adapter = Adapter(two_streams, rank=2, targets="all linear", dropout=0.3)
     toy.stir(adapter)
