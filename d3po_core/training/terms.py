@@ -247,7 +247,8 @@ class GuidedDraw(NoisedDraw):
 
         def liked(x0: Tensor) -> Tensor:
             with reference.adapter.off():
-                return taste.gradient(reference.adapter.root, judged.example.denoise, images, x0, look)
+                network, plain = reference.adapter.root, judged.example.denoise
+                return self.inside(taste.gradient(network, plain, images, x0, look))
 
         with reference.acting():
             shifts = [

@@ -164,7 +164,7 @@ def log_probs(example):
         ]
 
 
-def towards(adapter, denoise, noised, level, draw):
+def towards(adapter, denoise, noised, level, draw, mask):
     """What a taste adds to the reference's x0: 2 sigma^2 of its gradient, through the whole Jacobian."""
 
     def ref_x0(x):
@@ -173,7 +173,7 @@ def towards(adapter, denoise, noised, level, draw):
     with adapter.off():
         jacobian = torch.autograd.functional.jacobian(ref_x0, noised).reshape(noised.numel(), -1)
         made = ref_x0(noised).detach()
-    slope = (wanted(draw, made) - made).flatten()
+    slope = ((wanted(draw, made) - made) * (1.0 if mask is None else mask.double())).flatten()
     return 2 * level**2 * (jacobian.T @ slope).view_as(noised)
 
 
@@ -208,7 +208,7 @@ def draws_of(adapter, settings, example, passes, start, looks=()):
             term["r"].append((ref_error - error) / 2)
             term["kl"].append(squares(predicted - ref) / 2)
             x0, ref_x0 = (noised - level * made for made in (predicted, ref))
-            pull = towards(adapter, denoise, noised, level, draw)
+            pull = towards(adapter, denoise, noised, level, draw, example.candidates.mask)
             of_policy, of_ref = (squares((made - ref_x0 - pull) / level) for made in (x0, ref_x0))
             term["guided"].append((of_policy - of_ref) / 2)
             for name, x0 in (

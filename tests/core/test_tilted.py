@@ -7,7 +7,9 @@ from d3po_core.candidates.images import CleanCandidates
 from d3po_core.taste.features import LEVELS, Eye
 from d3po_core.taste.head import learned
 from d3po_core.taste.liking import Tastes
+from d3po_core.training.loop import Trainer
 from d3po_core.training.tilted import STRENGTH, shift
+from tests.core.gradients import still
 from tests.core.judged import Predictor
 from tests.core.noised import clean
 
@@ -36,6 +38,15 @@ def test_where_pictures_are_normal_and_the_taste_is_linear_it_is_the_tilted_deno
     found = shift(denoise, x, level, share, x0, lambda _: slope)
     tilted = denoise(x, level.double().expand(3), MEAN + STRENGTH * VARIANCE * slope)
     torch.testing.assert_close(x0 + found, tilted, rtol=1e-6, atol=1e-6)
+
+
+def test_training_brings_predictions_nearer_to_the_tilted_ones_than_the_reference_is(drawn):
+    adapter, examples = drawn(size=0.0, dtype=torch.float32)
+    settings = still(
+        method="taste guidance", learning_rate=5e-3, epochs=20, draws_per_set=4, sets_per_update=2
+    )
+    made = Trainer(adapter, settings).fit(examples)
+    assert made[0]["loss"] == 0 and max(metrics["loss"] for metrics in made[-5:]) < 0
 
 
 def test_the_gradient_of_every_look_is_that_of_its_taste(toy):
