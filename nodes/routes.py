@@ -153,7 +153,8 @@ def answering(answer):
 def texts_in(body, *names):
     """The texts of a body's fields, which are these and no others. Raises Refused."""
     if body.keys() != {*names} or not all(isinstance(value, str) for value in body.values()):
-        raise Refused(400, f"the body must have {' and '.join(names)}, which are text, and nothing else")
+        are = "are" if len(names) > 1 else "is"
+        raise Refused(400, f"the body must have {' and '.join(names)}, which {are} text, and nothing else")
     return [body[name] for name in names]
 
 
