@@ -20,7 +20,7 @@ def tab(page):
     page.evaluate("(blank) => app.loadGraphData(blank)", BLANK)
     page.evaluate(TOGGLE)
     shown = page.locator(TAB)
-    shown.wait_for()
+    shown.get_by_role("button", name="Runs", exact=True).click()  # another test may have left the other half
     yield shown
     clear_toasts(page)
     page.evaluate(TOGGLE)
