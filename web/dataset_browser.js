@@ -3,7 +3,7 @@
 import { button } from "./answers.js"
 import { ask } from "./dataset_judging.js"
 import { post } from "./inbox.js"
-import { tr } from "./language.js"
+import { moment, tr } from "./language.js"
 import { bestOf, inWords } from "./said.js"
 import { address, h } from "./stage.js"
 import { tell } from "./told.js"
@@ -33,10 +33,6 @@ export const thumbnail = (image, text, badge = "") =>
     h("img", { src: address(image), alt: text, title: text, loading: "lazy", decoding: "async" }),
     ...(badge ? [h("span", { class: "d3po-badge", "aria-hidden": "true" }, badge)] : [])
   )
-
-/** When something was made, in the page's way to write it.
- *  @param {string} time */
-export const when = (time) => new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })
 
 /** Show cards in the place of others. The button that has the focus keeps it.
  *  @param {HTMLElement} place
@@ -161,7 +157,7 @@ export class DatasetBrowser {
       h(
         "p",
         { class: "d3po-note" },
-        `${when(set.created)} · ${tr(set.held_out ? "held out" : "for training")}`
+        `${moment(new Date(set.created))} · ${tr(set.held_out ? "held out" : "for training")}`
       ),
       ...set.said.map(({ annotator, judgement }) =>
         h(

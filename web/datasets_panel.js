@@ -2,9 +2,9 @@
 
 import { api } from "../../scripts/api.js"
 import { button } from "./answers.js"
-import { DatasetBrowser, renew, thumbnail, when } from "./dataset_browser.js"
+import { DatasetBrowser, renew, thumbnail } from "./dataset_browser.js"
 import { ask, connect, Judging } from "./dataset_judging.js"
-import { tr } from "./language.js"
+import { counted, moment, tr } from "./language.js"
 import { resume } from "./outbox.js"
 import { find, h } from "./stage.js"
 import { tell } from "./told.js"
@@ -114,10 +114,7 @@ class Datasets {
         title,
         h("p", { class: "d3po-damage", dir: "auto" }, new Text(problem))
       )
-    const counts = [
-      sets === 1 ? tr("1 set") : tr("{n} sets", { n: sets }),
-      tr("{n} to judge", { n: unjudged })
-    ]
+    const counts = [counted(sets, "1 set", "{n} sets"), tr("{n} to judge", { n: unjudged })]
     const people = Object.entries(annotators).map(([who, count]) => `\u2068${who}\u2069 ${count}`)
     return h(
       "article",
@@ -128,7 +125,9 @@ class Datasets {
       ...(people.length
         ? [h("p", { class: "d3po-note" }, tr("judged: {who}", { who: people.join(", ") }))]
         : []),
-      ...(newest ? [h("p", { class: "d3po-note" }, tr("newest: {time}", { time: when(newest) }))] : []),
+      ...(newest
+        ? [h("p", { class: "d3po-note" }, tr("newest: {time}", { time: moment(new Date(newest)) }))]
+        : []),
       h(
         "div",
         { class: "d3po-line" },

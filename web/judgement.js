@@ -176,3 +176,9 @@ export function record(judged, n) {
   }
   return found
 }
+
+/** How many pairs each of n candidates wins more than it loses.
+ *  @param {Judgement | undefined} judged
+ *  @param {number} n
+ *  @returns {number[]} */
+export const standing = (judged, n) => record(judged, n).map(({ won, lost }) => won - lost)

@@ -19,6 +19,21 @@ export function tr(text, values = {}) {
 /** The language of ComfyUI's page, as "en" or "zh-TW". */
 export const language = () => String(app.extensionManager.setting.get("Comfy.Locale") ?? "en")
 
+/** Words for one, or for how many there are, which is {n} in them.
+ *  @param {number} n
+ *  @param {string} one
+ *  @param {string} many */
+export const counted = (n, one, many) => tr(n === 1 ? one : many, { n })
+
+/** A day as the page's language writes it.
+ *  @param {Date} date
+ *  @param {Intl.DateTimeFormatOptions} rest what is said beside the day */
+export const day = (date, rest = {}) => date.toLocaleString(language(), { dateStyle: "medium", ...rest })
+
+/** A day and the time of day.
+ *  @param {Date} date */
+export const moment = (date) => day(date, { timeStyle: "short" })
+
 app.registerExtension({
   name: "D3PO.Language",
   async init() {

@@ -4,9 +4,9 @@ import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
 import { apply } from "./apply_lora.js"
 import { BeforeAfter } from "./before_after.js"
-import { tr } from "./language.js"
+import { moment, tr } from "./language.js"
 import { Place } from "./place.js"
-import { factsOf, moment, progressOf, sizeOf, steps } from "./run_words.js"
+import { factsOf, progressOf, sizeOf, steps } from "./run_words.js"
 import { address, h } from "./stage.js"
 import { request, tell } from "./told.js"
 
@@ -79,7 +79,7 @@ export class RunCard {
 
   /** @param {Run} run */
   #about(run) {
-    const facts = run.problem ? [run.problem] : [progressOf(run), moment(run.changed)]
+    const facts = run.problem ? [run.problem] : [progressOf(run), moment(new Date(1000 * run.changed))]
     const kind = run.problem ? "d3po-problem" : "d3po-fact"
     return h(
       "span",

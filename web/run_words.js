@@ -1,6 +1,6 @@
 // What the sidebar says of a run.
 
-import { language, tr } from "./language.js"
+import { counted, day, tr } from "./language.js"
 
 /**
  * @typedef {object} WinRate
@@ -36,11 +36,6 @@ import { language, tr } from "./language.js"
 /** @param {number} value */
 const percent = (value) => `${Math.round(100 * value)}%`
 
-/** @param {number} n
- *  @param {string} one
- *  @param {string} many */
-const counted = (n, one, many) => tr(n === 1 ? one : many, { n })
-
 /** @param {number} bytes */
 export const sizeOf = (bytes) =>
   bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`
@@ -50,14 +45,6 @@ export const steps = (n) => counted(n, "1 step", "{n} steps")
 
 /** @param {Run} run */
 export const progressOf = ({ rounds, step }) => `${counted(rounds, "1 round", "{n} rounds")} · ${steps(step)}`
-
-/** @param {number} seconds
- *  @param {Intl.DateTimeFormatOptions} rest what is said beside the day */
-const dateOf = (seconds, rest = {}) =>
-  new Date(1000 * seconds).toLocaleString(language(), { dateStyle: "medium", ...rest })
-
-/** @param {number} seconds */
-export const moment = (seconds) => dateOf(seconds, { timeStyle: "short" })
 
 /** @param {Run} run */
 function heldOut({ step, accuracy, best, best_step }) {
@@ -79,7 +66,7 @@ export function factsOf(run) {
   ]
   if (run.win_rate) {
     const { share, low, high, answers, when } = run.win_rate
-    const won = `${percent(share)} (${percent(low)}–${percent(high)}) · ${dateOf(when)}`
+    const won = `${percent(share)} (${percent(low)}–${percent(high)}) · ${day(new Date(1000 * when))}`
     facts.push(["win rate", won, tr("{n} answers, with the 95% interval", { n: answers })])
   }
   facts.push(

@@ -1,6 +1,6 @@
 // What was said of a set, in words and marks.
 
-import { record } from "./judgement.js"
+import { standing } from "./judgement.js"
 import { tr } from "./language.js"
 
 /** @typedef {import("./judgement.js").Judgement} Judgement */
@@ -13,7 +13,7 @@ const MOST_PAIRS = 6 // in words
  *  @returns {number[]} */
 export function bestOf(judged, count) {
   if (judged.good) return judged.good
-  const score = record(judged, count).map(({ won, lost }) => won - lost)
+  const score = standing(judged, count)
   const most = Math.max(...score)
   return most > 0 ? score.flatMap((each, i) => (each === most ? [i] : [])) : []
 }

@@ -1,7 +1,7 @@
 // What the picker says: keys, labels and the summary of a judged set.
 
 import { thumb } from "./answers.js"
-import { record } from "./judgement.js"
+import { record, standing } from "./judgement.js"
 import { BAD, DOWN, FIRST, SECOND, SKIP, TIE, UP } from "./judging.js"
 import { tr } from "./language.js"
 
@@ -144,6 +144,6 @@ export function summaryOf(judged, count, candidate, place) {
  *  @param {Judgement | undefined} judged
  *  @param {number} count of candidates */
 export function byWins(judged, count) {
-  const score = record(judged, count).map(({ won, lost }) => won - lost)
+  const score = standing(judged, count)
   return score.map((_, i) => i).sort((a, b) => score[b] - score[a])
 }
