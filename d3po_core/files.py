@@ -26,6 +26,15 @@ def replace_whole(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file with this content there in one step."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    replace_whole(path, write)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents."""
     if not folder.is_dir():

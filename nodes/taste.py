@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..d3po_core.candidates.preferences import Preferences
 from ..d3po_core.dataset.annotators import JOININGS
-from ..d3po_core.taste.features import LEVELS, Eye
+from ..d3po_core.taste.features import Eye
 from ..d3po_core.taste.head import best_over_worst, clearest, learned
 from ..d3po_core.taste.liking import Tastes
 from . import host
@@ -150,8 +150,7 @@ def taste_of(model, picks, further=()):
 def every_look(model, picks, taste, places):
     """The Tastes of all looks, of which `taste_of` has learned the first."""
     sets, rewards = [p.candidates for p in picks.judged], [p.rewards for p in picks.judged]
-    others = [learned(look(model, sets, places, number)[0], rewards) for number in range(1, len(LEVELS))]
-    return Tastes((taste, *others), places)
+    return Tastes.learned(taste, places, rewards, lambda number: look(model, sets, places, number)[0])
 
 
 def earlier_picks(model, preferences, dataset, left_out):

@@ -2,7 +2,7 @@
 
 import { button } from "./answers.js"
 import { ask } from "./dataset_judging.js"
-import { post } from "./inbox.js"
+import { post, refusal } from "./inbox.js"
 import { moment, tr } from "./language.js"
 import { bestOf, inWords } from "./said.js"
 import { address, h } from "./stage.js"
@@ -200,10 +200,7 @@ export class DatasetBrowser {
     pressed.disabled = true
     const body = { dataset: this.name, set: set.set, annotator: this.#does.annotator() }
     const reply = await post("/d3po/datasets/withdraw", body).catch(() => null)
-    if (!reply?.ok) {
-      const why = (await reply?.json().catch(() => null))?.error
-      tell("D3PO", "error", why ?? "The server does not answer.")
-    }
+    if (!reply?.ok) tell("D3PO", "error", await refusal(reply))
     await this.refresh()
   }
 }

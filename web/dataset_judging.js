@@ -2,6 +2,7 @@
 // end by themselves.
 
 import { api } from "../../scripts/api.js"
+import { refusal } from "./inbox.js"
 import { tr } from "./language.js"
 import { outboxOf } from "./outbox.js"
 import { Picks } from "./picks.js"
@@ -45,7 +46,7 @@ let queued = 0 // runs
 export async function ask(route, query) {
   const reply = await api.fetchApi(`${route}?${new URLSearchParams(query)}`).catch(() => null)
   if (reply?.ok) return reply.json()
-  throw new Error((await reply?.json().catch(() => null))?.error ?? tr("The server does not answer."))
+  throw new Error(await refusal(reply))
 }
 
 /** Picks of which each goes to an outbox. */

@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { tr } from "./language.js"
 
 export const WIN_RATE = "D3POWinRate"
 const PICKERS = ["D3POPairPreference", WIN_RATE]
@@ -74,6 +75,12 @@ export const post = (path, body) =>
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body)
   })
+
+/** Why the server refuses what it was asked.
+ *  @param {Response | null} reply null where there was none
+ *  @returns {Promise<string>} */
+export const refusal = async (reply) =>
+  (await reply?.json().catch(() => null))?.error ?? tr("The server does not answer.")
 
 /** Call `heard` whenever the inbox changes, until the returned function is called.
  *  @param {() => void} heard */

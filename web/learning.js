@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
 import { button } from "./answers.js"
 import { BeforeAfter } from "./before_after.js"
-import { nodeOf, post, root } from "./inbox.js"
+import { nodeOf, post, refusal, root } from "./inbox.js"
 import { tr } from "./language.js"
 import { leaveToCanvas } from "./place.js"
 import { h } from "./stage.js"
@@ -133,7 +133,7 @@ class Curves {
     const reply = await post("/d3po/enough", { prompt_id, node }).catch(() => null)
     if (reply?.ok || reply?.status === 404) return // it has ended by itself
     this.enough.disabled = false
-    tell("D3PO", "warn", (await reply?.json().catch(() => null))?.error ?? "The server does not answer.")
+    tell("D3PO", "warn", await refusal(reply))
   }
 }
 

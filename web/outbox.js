@@ -1,8 +1,7 @@
 // What a person says of a dataset's sets, on its way to the server: it is kept in the browser until the
 // server has it on disk, also over a reload, and sent again where that fails.
 
-import { post } from "./inbox.js"
-import { tr } from "./language.js"
+import { post, refusal } from "./inbox.js"
 
 /** @typedef {import("./judgement.js").Judgement} Judgement */
 /** @typedef {import("./judging.js").Mode} Mode */
@@ -107,7 +106,7 @@ export class Outbox {
       : post("/d3po/datasets/withdraw", about)
     ).catch(() => null)
     if (reply?.ok) return ""
-    return (await reply?.json().catch(() => null))?.error ?? tr("The server does not answer.")
+    return refusal(reply)
   }
 
   /** @param {string} problem */

@@ -1,7 +1,7 @@
 // What nodes give as they run, heard by the page, and what the page tells of a node.
 
 import { app } from "../../scripts/app.js"
-import { nodeAt, post } from "./inbox.js"
+import { nodeAt, post, refusal } from "./inbox.js"
 import { tr } from "./language.js"
 
 /** The parts of an extension that hear what nodes give: as they run, and again where a workflow is shown once
@@ -43,8 +43,7 @@ export function tell(summary, severity, detail, seconds = 15) {
  *  @returns {Promise<{ told?: string, file?: string } | null>} */
 export async function request(summary, path, body) {
   const reply = await post(path, body).catch(() => null)
-  const said = await reply?.json().catch(() => null)
-  if (reply?.ok) return said
-  tell(summary, "warn", said?.error ?? "The server does not answer.")
+  if (reply?.ok) return reply.json().catch(() => null)
+  tell(summary, "warn", await refusal(reply))
   return null
 }

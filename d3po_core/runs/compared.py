@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import replace_whole
+from ..files import write_whole
 from ..training.win_rate import WinRate
 from .checkpoints import LATEST, state_path
 from .files import named
@@ -32,11 +32,7 @@ def keep_compared(folder: Path, rate: WinRate, when: float) -> None:
             return
         text = json.dumps(asdict(rate) | {"when": when})
         with named(folder / COMPARISON):
-            replace_whole(folder / COMPARISON, lambda partial: _fill(partial, text))
-
-
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
+            write_whole(folder / COMPARISON, text.encode())
 
 
 def comparison_of(folder: Path) -> Compared | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import make_folder, replace_whole
+from ..files import make_folder, write_whole
 from .files import leftovers, named
 from .record import LookFiles, Record
 
@@ -45,12 +45,8 @@ def _write(folder: Path, picture: bytes) -> str:
     if not path.exists():
         with named(path):
             make_folder(folder)
-            replace_whole(path, lambda partial: _fill(partial, picture))
+            write_whole(path, picture)
     return path.name
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def look_of(folder: Path, record: Record) -> LookFiles | None:

@@ -6,7 +6,7 @@ agree in what the artist meant and less in the rest.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from torch.nn import Module
 from ..candidates.images import CleanCandidates
 from ..candidates.ode import Denoise
 from .features import LEVELS, Eye
-from .head import Taste
+from .head import Features, Taste, learned
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class Tastes:
     def __post_init__(self) -> None:
         if len(self.tastes) != len(LEVELS):
             raise ValueError(f"there are {len(self.tastes)} tastes for {len(LEVELS)} looks")
+
+    @classmethod
+    def learned(
+        cls,
+        first: Taste,
+        places: Sequence[tuple[int, int]],
+        rewards: Sequence[dict[int, float]],
+        seen: Callable[[int], Sequence[Features]],
+    ) -> "Tastes":
+        """Of all looks, where the first look's taste is known: seen(look) gives the features of the same sets
+        at another, rewards are theirs."""
+        others = (learned(seen(look), rewards) for look in range(1, len(LEVELS)))
+        return cls((first, *others), places)
 
     @cached_property
     def name(self) -> str:

@@ -1,5 +1,7 @@
 """What pictures become is kept with a run's states: saved, branched, taken back, deleted."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -89,7 +91,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_run_as_it_was(root, monkeyp
     def full(path, content):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(looks, "_fill", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"pictures.*\.png could not be written.*the disk is full"):
         save(root, 12, [0, 2, 5, 9])
     assert store.load_run(root / "run")[1] == before and not leftovers(root / "run" / "pictures")

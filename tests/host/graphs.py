@@ -111,6 +111,12 @@ def choosing(picks="", candidates=4, sets=1, seed=None, **picker):
     }  # fmt: skip
 
 
+def keeping(dataset):
+    """A node that puts the candidates of `choosing` into a dataset."""
+    return node("D3POSaveToDataset", trajectory=["candidates", 0], images=["candidates", 1], dataset=dataset,
+                annotator="me")  # fmt: skip
+
+
 def train_nodes(name="train", model=("loader", 0), preferences=("judge", 0), **training):
     """A train step and the node of its settings, by their names."""
     wires = dict(model=list(model), preferences=list(preferences))

@@ -12,7 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from d3po_core.dataset.store import Dataset
-from tests.host.graphs import answer, answer_body, begin, choosing, found, live, messages, node, page, unique
+from tests.host.graphs import (
+    answer,
+    answer_body,
+    begin,
+    choosing,
+    found,
+    keeping,
+    live,
+    messages,
+    node,
+    page,
+    unique,
+)
 
 FIRST, SECOND = {"pairs": [[0, 1]]}, {"pairs": [[1, 0]]}
 pytestmark = pytest.mark.usefixtures("nothing_is_left_waiting")
@@ -38,15 +50,7 @@ def kept(base):
 def waiting(dataset, sets=1, picks="", seed=None):
     """Candidates that go into a dataset, and a picker that waits for their picks and keeps them there."""
     graph = choosing(picks, candidates=2, sets=sets, seed=seed, when_missing="wait", dataset=["keep", 2])
-    return graph | {
-        "keep": node(
-            "D3POSaveToDataset",
-            trajectory=["candidates", 0],
-            images=["candidates", 1],
-            dataset=dataset,
-            annotator="me",
-        )
-    }
+    return graph | {"keep": keeping(dataset)}
 
 
 def refusal(host, told, judgement):

@@ -6,7 +6,7 @@ import pytest
 
 from d3po_core.candidates.judgement import Judgement
 from tests.host.answers import PATHS, encode
-from tests.host.graphs import node, unique
+from tests.host.graphs import keeping, node, unique
 
 JUDGE, WITHDRAW = "/d3po/datasets/judge", "/d3po/datasets/withdraw"
 
@@ -15,13 +15,7 @@ def candidates(dataset, sets, seed=0):
     """Sets without a model go into a dataset."""
     return {
         "candidates": node("TestCandidates", seed=seed, candidates=3, sets=sets, size=64),
-        "save": node(
-            "D3POSaveToDataset",
-            trajectory=["candidates", 0],
-            images=["candidates", 1],
-            dataset=dataset,
-            annotator="me",
-        ),
+        "save": keeping(dataset),
     }
 
 

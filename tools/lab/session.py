@@ -10,7 +10,7 @@ import torch
 
 from d3po_core.candidates.judgement import Judgement
 from d3po_core.candidates.preferences import Preferences
-from d3po_core.taste.features import LEVELS, Eye
+from d3po_core.taste.features import Eye
 from d3po_core.taste.head import best_over_worst, clearest, learned
 from d3po_core.taste.liking import Tastes
 from d3po_core.taste.movement import Pictures, View, carried_on, held_back, length
@@ -247,13 +247,13 @@ class Evenings:
 
     def every_look(self, taste):
         """The Tastes of all looks."""
-        judged, tastes = self.telling(), [taste]
-        for number in range(1, len(LEVELS)):
-            eye = Eye(self.studio.network, per_pass=FURTHER, places=self.eye.places, look=number)
-            tastes.append(
-                learned([self.features(p.candidates, eye) for p in judged], [p.rewards for p in judged])
-            )
-        return Tastes(tuple(tastes), self.eye.places)
+        judged, places = self.telling(), self.eye.places
+
+        def seen(number):
+            eye = Eye(self.studio.network, per_pass=FURTHER, places=places, look=number)
+            return [self.features(p.candidates, eye) for p in judged]
+
+        return Tastes.learned(taste, places, [p.rewards for p in judged], seen)
 
     def by_taste(self, round_, adapter, taste):
         """Further sets, judged as the picks so far were."""
